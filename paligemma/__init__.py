@@ -1,0 +1,1 @@
+"""PaliGemma from scratch."""
