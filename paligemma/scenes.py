@@ -23,7 +23,8 @@ COLOURS = {
     "blue": (35, 75, 220), "purple": (130, 40, 165), "pink": (250, 150, 195), "black": (25, 25, 28),
 }
 SIZES = {"small": (12, 17), "large": (22, 28)}   # shortest and longest side of a box, in cells of the grid
-TASKS = ("caption", "colour", "shape", "size", "how many", "is there", "where", "relation", "detect", "segment")
+TASKS = ("caption", "colour", "shape", "size", "how many", "is there", "where", "relation", "detect",
+         "segment")
 
 # A named colour is a region, not a point: each shade is a random mixture of its three corners.
 _SHADES = {
@@ -78,7 +79,7 @@ class Scene:
     seed: int
     things: tuple[Thing, ...]
     background: tuple[int, int, int]          # rgb in the middle of the picture
-    gradient: tuple[float, float]             # how much brighter the bottom and the right edge are, in grey levels
+    gradient: tuple[float, float]             # how much brighter the bottom and right edges are, in grey levels
     softness: float                           # blur of the outlines, in cells of the grid
     noise: float                              # standard deviation of the pixel noise, in grey levels
 
@@ -126,7 +127,7 @@ def _choose(rng, options):
 
 
 def _place(rng, size: str, things: list[Thing]):
-    """A free box (y1, x1, y2, x2) in cells, at least two cells from every other box; None if none was found."""
+    """A free box (y1, x1, y2, x2) in cells, at least two cells from every other box; None if there is none."""
     low, high = SIZES[size]
     for _ in range(40):
         height = rng.integers(low, high + 1)
@@ -134,7 +135,7 @@ def _place(rng, size: str, things: list[Thing]):
         y, x = rng.integers(1, GRID - height), rng.integers(1, GRID - width)
         box = (y, x, y + height, x + width)
         others = [[round(edge * GRID) for edge in thing.box] for thing in things]
-        if all(box[2] + 2 <= o[0] or o[2] + 2 <= box[0] or box[3] + 2 <= o[1] or o[3] + 2 <= box[1] for o in others):
+        if all(max(o[0] - box[2], box[0] - o[2], o[1] - box[3], box[1] - o[3]) >= 2 for o in others):
             return box
     return None
 
@@ -156,7 +157,8 @@ def _outline(shape: str, angle: float) -> list[np.ndarray]:
     def around(count, radii, start=-90.0):
         """Points at these radii, one after another, round the middle; y grows downwards."""
         turn = np.deg2rad(start + 360 * np.arange(count) / count)
-        return np.resize(np.array(radii, dtype=float), count)[:, None] * np.stack([np.cos(turn), np.sin(turn)], 1)
+        radius = np.resize(np.array(radii, dtype=float), count)
+        return radius[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
     if shape in ("circle", "ring"):
         curves = [around(64, [1])] + ([around(64, [0.55])] if shape == "ring" else [])
@@ -185,7 +187,7 @@ def _coverage(shape: str, angle: float, box, size: int, supersample: int = 4) ->
     pen = ImageDraw.Draw(canvas)
     y1, x1, y2, x2 = (edge * size * supersample for edge in box)
     # PIL fills a polygon's last pixel too, so the far edges are one fine pixel nearer.
-    for curve, ink in zip(_outline(shape, angle), (255, 0)):
+    for curve, ink in zip(_outline(shape, angle), (255, 0), strict=False):
         points = curve * (x2 - x1 - 1, y2 - y1 - 1) + (x1, y1)
         pen.polygon([(float(x), float(y)) for x, y in np.round(points)], fill=ink)
     return canvas.resize((size, size), Image.Resampling.BOX)
@@ -231,9 +233,10 @@ def find(scene: Scene, description: str) -> list[int]:
     words = description.split()
     for word in words:
         if word not in SIZES and word not in COLOURS and word not in SHAPES and word != "thing":
-            raise ValueError(f"Cannot look for {description!r}: {word!r} is no size, colour or shape of this world.")
+            raise ValueError(f"Cannot look for {description!r}: {word!r} is no size, colour or shape here.")
     wanted = [word for word in words if word != "thing"]
-    return [i for i, t in enumerate(scene.things) if all(word in (t.size, t.colour, t.shape) for word in wanted)]
+    return [index for index, thing in enumerate(scene.things)
+            if all(word in (thing.size, thing.colour, thing.shape) for word in wanted)]
 
 
 def relation(a: Thing, b: Thing) -> str:
@@ -317,7 +320,8 @@ def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None
             if len(pieces) == 3:
                 clauses.append((name(clause), None, None))
             elif len(pieces) == 8 and pieces[-1] == "있다" and words.get(pieces[6]) in _RELATIONS:
-                clauses.append((name(" ".join(pieces[:3])[:-1]), words[pieces[6]], name(" ".join(pieces[3:6]))))
+                subject = " ".join(pieces[:3])[:-1]                       # without its particle
+                clauses.append((name(subject), words[pieces[6]], name(" ".join(pieces[3:6]))))
             else:
                 raise ValueError(f"Cannot read the clause {clause!r}.")
             continue
@@ -365,9 +369,9 @@ def _unique_descriptions(scene: Scene, thing: Thing, templates: tuple[str, ...])
 
 
 def _query(rng, scene: Scene, present: bool) -> str | None:
-    """Something to look for that is, or is not, in the scene. Absent things share a word with a present one."""
-    template = _choose(rng, ("{colour} {shape}", "{colour} {shape}", "{shape}", "{colour} thing", "{size} {shape}",
-                             "{size} {colour} {shape}"))
+    """Something to look for that is, or is not, in the scene; what is absent differs from a thing by a word."""
+    template = _choose(rng, ("{colour} {shape}", "{colour} {shape}", "{shape}", "{colour} thing",
+                             "{size} {shape}", "{size} {colour} {shape}"))
     for _ in range(20):
         thing = _choose(rng, scene.things)
         parts = {"size": thing.size, "colour": thing.colour, "shape": thing.shape}
@@ -397,8 +401,10 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
     if task == "caption":
         return "caption en", caption(scene)
     if task in ("colour", "shape", "size", "where"):
-        templates = {"colour": ("{shape}", "{size} {shape}"), "shape": ("{colour} thing", "{size} {colour} thing"),
-                     "size": ("{shape}", "{colour} {shape}"), "where": ("{shape}", "{colour} {shape}")}[task]
+        templates = {"colour": ("{shape}", "{size} {shape}"),
+                     "shape": ("{colour} thing", "{size} {colour} thing"),
+                     "size": ("{shape}", "{colour} {shape}"),
+                     "where": ("{shape}", "{colour} {shape}")}[task]
         descriptions = _unique_descriptions(scene, thing, templates)
         if not descriptions:
             return None
@@ -422,7 +428,7 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
         if other is thing:
             return None
         pair = [_unique_descriptions(scene, t, ("{shape}", "{colour} {shape}")) for t in (thing, other)]
-        dy, dx = (abs(a - b) for a, b in zip(thing.centre, other.centre))
+        dy, dx = (abs(a - b) for a, b in zip(thing.centre, other.centre, strict=True))
         if not all(pair) or abs(dy - dx) < 6 / GRID:
             return None
         a, b = (_choose(rng, descriptions) for descriptions in pair)
@@ -439,8 +445,9 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
         return "detect " + " ; ".join(queries), detection(scene, queries)
     if task == "segment":
         if codes is None:
-            raise ValueError("A 'segment' question needs codes=, a function from a thing to its 16 mask codes.")
-        descriptions = _unique_descriptions(scene, thing, ("{shape}", "{colour} {shape}", "{size} {colour} {shape}"))
+            raise ValueError("A 'segment' question needs codes=, a function from a thing to its 16 codes.")
+        templates = ("{shape}", "{colour} {shape}", "{size} {colour} {shape}")
+        descriptions = _unique_descriptions(scene, thing, templates)
         if not descriptions:
             return None
         description = _choose(rng, descriptions)
