@@ -1,0 +1,194 @@
+"""The set-up: project file, exact versions, conda environment, Makefile and README say the same thing."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+
+@pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def required(project):
+    """name -> Requirement, of the course and all its extras."""
+    lines = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        lines += extra
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+
+
+@pytest.fixture(scope="module")
+def pins(root):
+    """(Requirement) for each line of constraints.txt; a name may stand there twice, for two Python versions."""
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_every_constraint_is_one_exact_public_version(pins):
+    for pin in pins:
+        assert re.fullmatch(r"==[^,*+]+", str(pin.specifier)), f"{pin}: one exact version, no local build (+cpu)"
+        assert pin.url is None, f"{pin}: a package of the index, not a file"
+
+
+def test_every_requirement_has_a_pin_that_satisfies_it(required, pins):
+    for name, requirement in required.items():
+        versions = [next(iter(pin.specifier)).version for pin in pins if canonicalize_name(pin.name) == name]
+        assert versions, f"{name} is in pyproject.toml, but constraints.txt doesn't pin it"
+        for pinned in versions:
+            assert requirement.specifier.contains(pinned), f"{name}: {pinned} pinned, {requirement} required"
+
+
+def test_one_pin_for_each_package_on_this_machine(pins):
+    here = [canonicalize_name(pin.name) for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    assert sorted(here) == sorted(set(here)), "a package is pinned to two versions at once"
+
+
+def test_what_is_installed_is_what_is_pinned(pins):
+    wrong = []
+    for pin in pins:
+        if pin.marker is not None and not pin.marker.evaluate():
+            continue
+        try:
+            installed = Version(version(pin.name)).public
+        except PackageNotFoundError:
+            continue  # belongs to an extra or a system that isn't here
+        if not pin.specifier.contains(installed):
+            wrong.append(f"{pin.name} {installed}, pinned {pin.specifier}")
+    assert not wrong, "run `make test` or pip install -c constraints.txt again:\n" + "\n".join(wrong)
+
+
+def test_torch_and_transformers_as_tested(pins):
+    by_name = {canonicalize_name(pin.name): str(pin.specifier) for pin in pins}
+    assert by_name["torch"] == "==2.13.0"
+    assert "transformers" in by_name
+
+
+def test_environment_yml_installs_the_same(root, project):
+    environment = yaml.safe_load((root / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["name"] == "paligemma"
+    *conda, with_pip = environment["dependencies"]
+    # conda brings Python and pip alone, so that no version is decided in two places
+    assert {re.split(r"[=<>]", line)[0] for line in conda} == {"python", "pip"}
+    python = next(line for line in conda if line.startswith("python")).split("=")[-1]
+    assert Requirement(f"x{project['requires-python']}").specifier.contains(f"{python}.99")
+    lines = with_pip["pip"]
+    assert "-c constraints.txt" in lines
+    editable = [line for line in lines if line.startswith("-e ")]
+    assert len(editable) == 1 and len(lines) == 2
+    for extra in re.findall(r"\[(.*)\]", editable[0]):
+        assert set(extra.split(",")) <= set(project["optional-dependencies"])
+
+
+def test_package_imports_from_the_repository_and_nothing_of_the_extras(root):
+    """`import paligemma` works from any folder, with the course's own dependencies alone."""
+    code = (
+        "import sys, paligemma\n"
+        "extras = {'nbgrader', 'pytest', 'hypothesis', 'sphinx', 'playwright', 'skimage', 'IPython'} & set(sys.modules)\n"
+        "print(paligemma.__file__, sorted(extras))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root.parent, check=True)
+    path, extras = out.stdout.strip().rsplit(" ", 1)
+    assert path == str(root / "paligemma" / "__init__.py")
+    assert extras == "[]"
+
+
+def test_documents_and_extras_named_in_the_commands_exist(root, project):
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    workflow = "".join(p.read_text(encoding="utf-8") for p in (root / ".github" / "workflows").glob("*.yml"))
+    for text in (makefile, readme, workflow):
+        for extras in re.findall(r"['\" ]\.\[([a-z,]+)\]", text):
+            assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    for path in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", readme):
+        assert (root / path).exists(), f"README.md links to {path}, which is not there"
+    for target in re.findall(r"`make ([a-z]+)", readme):
+        assert re.search(rf"^{target}:", makefile, re.M), f"README.md names `make {target}`; the Makefile has none"
+
+
+def test_ci_and_readme_run_the_same_command(root):
+    script = root / ".ci" / "run"
+    assert script.read_text(encoding="utf-8").rstrip().endswith("make test")
+    assert "make test" in (root / "README.md").read_text(encoding="utf-8")
+    assert ".ci/run" in (root / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    if sys.platform != "win32":
+        assert script.stat().st_mode & 0o111, ".ci/run must be executable"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_makefile_reuses_the_environment(root, tmp_path):
+    """With the stamp in place nothing is installed again; a newer constraints.txt installs again."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(root / name, tmp_path / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").touch()
+    (tmp_path / ".venv" / ".course").touch()
+    plan = subprocess.run(["make", "-n", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "pip install" not in plan and "paligemma demo" in plan
+    (tmp_path / ".venv" / ".course").unlink()
+    plan = subprocess.run(["make", "-n", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "pip install" in plan and "--constraint constraints.txt" in plan
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_makefile_says_what_is_missing(root, tmp_path):
+    """No python3-venv, or an old Python: the message says what to do, and no half-made .venv stays behind."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(root / name, tmp_path / name)
+    broken = tmp_path / "python-without-venv"
+    broken.write_text('#!/bin/sh\nif [ "$1" = -m ]; then mkdir -p .venv; exit 1; fi\nexit 0\n', encoding="utf-8")
+    broken.chmod(0o755)
+    run = subprocess.run(["make", "demo", f"PYTHON={broken}"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode != 0 and "python3-venv" in run.stdout
+    assert not (tmp_path / ".venv").exists()
+    old = tmp_path / "python-too-old"
+    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    old.chmod(0o755)
+    run = subprocess.run(["make", "demo", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode != 0 and "3.11" in run.stdout
+
+
+def test_licence_and_citation(root, project):
+    assert "Apache License" in (root / "LICENSE").read_text(encoding="utf-8")
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"] == "Apache-2.0"
+
+
+def test_photographs_have_a_source_and_a_licence_and_are_small(root):
+    from PIL import Image
+
+    text = (root / "assets" / "README.md").read_text(encoding="utf-8")
+    pictures = sorted(p for p in (root / "assets").iterdir() if p.suffix in {".jpg", ".png"})
+    assert len(pictures) >= 5
+    for path in pictures:
+        row = next((line for line in text.splitlines() if line.startswith(f"| `{path.name}`")), None)
+        assert row is not None, f"{path.name} is not in assets/README.md"
+        assert re.search(r"CC0|public domain|CC BY 4\.0", row), f"{path.name}: which licence?"
+        assert path.stat().st_size < 400_000, f"{path.name} is larger than a course should download"
+        with Image.open(path) as picture:
+            picture.load()
+    for name in re.findall(r"^\| `([^`/]+)`", text, re.M):
+        assert (root / "assets" / name).exists(), f"assets/README.md names {name}, which is not there"
+
+
+def test_odd_photographs_are_odd(root):
+    """The three pictures that are there to be handled: grey, transparent, turned by EXIF."""
+    from PIL import Image, ImageOps
+
+    assets = root / "assets"
+    assert Image.open(assets / "camera_grey.png").mode == "L"
+    cut_out = Image.open(assets / "coffee_rgba.png")
+    assert cut_out.mode == "RGBA" and cut_out.getchannel("A").getextrema() == (0, 255)
+    turned, straight = Image.open(assets / "cat_exif.jpg"), Image.open(assets / "cat.jpg")
+    assert turned.size == straight.size[::-1] and ImageOps.exif_transpose(turned).size == straight.size
