@@ -79,7 +79,7 @@ class Scene:
     seed: int
     things: tuple[Thing, ...]
     background: tuple[int, int, int]          # rgb in the middle of the picture
-    gradient: tuple[float, float]             # how much brighter the bottom and right edges are, in grey levels
+    gradient: tuple[float, float]             # how much brighter bottom and right edges are, in grey levels
     softness: float                           # blur of the outlines, in cells of the grid
     noise: float                              # standard deviation of the pixel noise, in grey levels
 
@@ -127,7 +127,7 @@ def _choose(rng, options):
 
 
 def _place(rng, size: str, things: list[Thing]):
-    """A free box (y1, x1, y2, x2) in cells, at least two cells from every other box; None if there is none."""
+    """A free box (y1, x1, y2, x2) in cells, at least two cells from the other boxes; None if there is none."""
     low, high = SIZES[size]
     for _ in range(40):
         height = rng.integers(low, high + 1)
@@ -369,7 +369,7 @@ def _unique_descriptions(scene: Scene, thing: Thing, templates: tuple[str, ...])
 
 
 def _query(rng, scene: Scene, present: bool) -> str | None:
-    """Something to look for that is, or is not, in the scene; what is absent differs from a thing by a word."""
+    """Something to look for that is, or is not, in the scene; absent ones differ from a thing by a word."""
     template = _choose(rng, ("{colour} {shape}", "{colour} {shape}", "{shape}", "{colour} thing",
                              "{size} {shape}", "{size} {colour} {shape}"))
     for _ in range(20):
