@@ -127,7 +127,7 @@ def _choose(rng, options):
 
 
 def _place(rng, size: str, things: list[Thing]):
-    """A free box (y1, x1, y2, x2) in cells, at least two cells from the other boxes; None if there is none."""
+    """A free box (y1, x1, y2, x2) in cells, two or more cells from the other boxes; None if there is none."""
     low, high = SIZES[size]
     for _ in range(40):
         height = rng.integers(low, high + 1)

@@ -53,7 +53,8 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = state["added_tokens"][:4]
     tokenizer = Tokenizer.from_str(json.dumps(state))
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in LOCATIONS + SEGMENTS])
+    tokenizer.add_tokens(
+        [AddedToken(token, normalized=False, special=False) for token in LOCATIONS + SEGMENTS])
     tokenizer.add_special_tokens([AddedToken("<image>", normalized=False, special=True)])
     return tokenizer
 
@@ -61,8 +62,8 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 def build_processor(image_size: int = IMAGE_SIZE) -> PaliGemmaProcessor:
     """The processor in the form `transformers` saves and opens; a second or two."""
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=train_tokenizer(sentences()), pad_token="<pad>", eos_token="<eos>", bos_token="<bos>",
-        unk_token="<unk>", padding_side="left", clean_up_tokenization_spaces=False, model_max_length=512)
+        tokenizer_object=train_tokenizer(sentences()),
+        pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>", padding_side="left", clean_up_tokenization_spaces=False, model_max_length=512)
     image_processor = SiglipImageProcessor(
         size={"height": image_size, "width": image_size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     image_processor.image_seq_length = (image_size // PATCH_SIZE) ** 2
@@ -77,7 +78,8 @@ def config(vocab_size: int, image_token_id: int, image_size: int = IMAGE_SIZE, w
         "image_token_index": image_token_id, "projection_dim": width, "hidden_size": width,
         "text_config": {
             "model_type": "gemma", "hidden_size": width, "intermediate_size": 3 * width,
-            "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": width // 4,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": width // 4,
             "num_image_tokens": (image_size // PATCH_SIZE) ** 2, "vocab_size": vocab_size,
             "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 512,
         },
