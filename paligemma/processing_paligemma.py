@@ -173,7 +173,9 @@ class PaliGemmaProcessor:
 
     def decode(self, token_ids, skip_special_tokens: bool = True) -> str:
         """Token ids to text. `<loc>` and `<seg>` tokens stay: they are what the model says."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return self.tokenizer.decode(
+            token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
 
     def _length_limit(self, max_length: int | None) -> int | None:
         if max_length is None:  # tokenizers without a limit say so by a huge number
@@ -259,7 +261,7 @@ def _as_rows(text, images, suffix) -> tuple[list[str], list[list], list[str | No
     prompts = [_without_image_tokens(prompt, len(row)) for prompt, row in zip(prompts, pictures, strict=True)]
     for answer in suffixes:
         if answer is not None and IMAGE_TOKEN in answer:
-            raise ValueError(f"the suffix {answer[:60]!r} contains {IMAGE_TOKEN}, which stands for a picture: remove it")
+            raise ValueError(f"the suffix {answer[:60]!r} contains {IMAGE_TOKEN}, which means a picture: remove it")
     return prompts, pictures, list(suffixes)
 
 
