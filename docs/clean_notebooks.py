@@ -1,8 +1,8 @@
-"""Take out of executed notebooks what changes from run to run: widget states, their ids, and the language's version.
+"""Take out of executed notebooks what changes from run to run: widget states and their ids.
 
     python docs/clean_notebooks.py notebooks/*.ipynb
 
-The figures and printed texts stay. A cell that showed nothing but a widget keeps the text that stands in for it.
+The figures and printed texts stay; a cell that showed only a widget keeps the text that stands in for it.
 """
 
 import json

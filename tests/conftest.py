@@ -1,4 +1,4 @@
-"""What every test may use: the repository's folders, a quiet matplotlib, no network, and the trained small model."""
+"""What every test may use: the folders, a quiet matplotlib, no network, and the trained small model."""
 
 import os
 import random
