@@ -1,4 +1,4 @@
-"""What the tiny PaliGemma is made of: its sizes, its tokenizer and its processor files.
+"""What the tiny PaliGemma is made of: its sizes, its tokenizer and how its weights start.
 
 The tokenizer is of the same kind as Gemma's: byte-pair encoding over the raw text with spaces written as `▁`,
 unknown characters spelled in bytes, and special ids pad 0, eos 1, bos 2, unk 3. It is trained on the little
@@ -6,18 +6,24 @@ world's own sentences until every word is one token.
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
+import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PaliGemmaProcessor, PreTrainedTokenizerFast, SiglipImageProcessor
+from torch import nn
+from transformers import PreTrainedTokenizerFast
 
+from .modeling_gemma import GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from .modeling_siglip import SiglipVisionConfig
+from .processing_paligemma import PaliGemmaProcessor
 from .scenes import TASKS, ask, caption, make_scene
 
-IMAGE_SIZE, PATCH_SIZE = 64, 8
+IMAGE_SIZE, PATCH_SIZE, WIDTH = 64, 8, 128
 LOCATIONS = [f"<loc{i:04d}>" for i in range(1024)]
 SEGMENTS = [f"<seg{i:03d}>" for i in range(128)]
 
+
+# ------------------------------------------------------------------------------------------------- tokenizer
 
 def sentences(count: int = 3000) -> list[str]:
     """Prompts, answers and captions of the first `count` scenes, without location and segment tokens."""
@@ -60,37 +66,90 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def build_processor(image_size: int = IMAGE_SIZE) -> PaliGemmaProcessor:
-    """The processor in the form `transformers` saves and opens; a second or two."""
+    """The processor with a freshly trained tokenizer, the same every time; takes about two seconds."""
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=train_tokenizer(sentences()),
-        pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>", padding_side="left", clean_up_tokenization_spaces=False, model_max_length=512)
-    image_processor = SiglipImageProcessor(
-        size={"height": image_size, "width": image_size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    image_processor.image_seq_length = (image_size // PATCH_SIZE) ** 2
-    return PaliGemmaProcessor(image_processor=image_processor, tokenizer=tokenizer)
+        tokenizer_object=train_tokenizer(sentences()), model_max_length=512, padding_side="left",
+        pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
+        clean_up_tokenization_spaces=False)
+    return PaliGemmaProcessor(tokenizer, (image_size // PATCH_SIZE) ** 2, image_size)
 
 
-def config(vocab_size: int, image_token_id: int, image_size: int = IMAGE_SIZE, width: int = 128) -> dict:
-    """The contents of config.json, in the shape of the official checkpoints'."""
-    return {
-        "architectures": ["PaliGemmaForConditionalGeneration"], "model_type": "paligemma",
-        "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
-        "image_token_index": image_token_id, "projection_dim": width, "hidden_size": width,
-        "text_config": {
-            "model_type": "gemma", "hidden_size": width, "intermediate_size": 3 * width,
-            "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "head_dim": width // 4,
-            "num_image_tokens": (image_size // PATCH_SIZE) ** 2, "vocab_size": vocab_size,
-            "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 512,
-        },
-        "vision_config": {
-            "model_type": "siglip_vision_model", "hidden_size": width, "intermediate_size": 4 * width,
-            "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": image_size,
-            "patch_size": PATCH_SIZE, "projection_dim": width, "vision_use_head": False,
-        },
-    }
+# ----------------------------------------------------------------------------------------------------- model
+
+def build_model(processor: PaliGemmaProcessor, seed: int = 0, width: int = WIDTH) -> PaliGemmaForConditionalGeneration:
+    """An untrained tiny PaliGemma that fits the processor, with weights drawn by `seed`."""
+    config = PaliGemmaConfig(
+        vision_config=SiglipVisionConfig(
+            hidden_size=width, intermediate_size=4 * width, num_hidden_layers=4, num_attention_heads=4,
+            image_size=processor.image_size, patch_size=PATCH_SIZE),
+        text_config=GemmaConfig(
+            vocab_size=len(processor.tokenizer), hidden_size=width, intermediate_size=3 * width,
+            num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=width // 4),
+        image_token_index=processor.image_token_id,
+    )
+    model = PaliGemmaForConditionalGeneration(config)
+    initialise(model, seed)
+    smooth_locations(model.language_model.model.embed_tokens.weight, processor.tokenizer, seed)
+    return model
 
 
-def write_processor(folder: str | Path, image_size: int = IMAGE_SIZE) -> None:
-    """Write the tokenizer and processor files into `folder`."""
-    build_processor(image_size).save_pretrained(folder)
+def initialise(model: nn.Module, seed: int) -> None:
+    """Draw the weights of a transformer: unit variance passes through every layer at the start.
+
+    Linear maps get a standard deviation of 1 / sqrt(fan in), and those that write into the residual stream
+    less, because eight of them add up (Radford et al. 2019, section 2.3). Token embeddings get 1 / sqrt(width):
+    the decoder multiplies them by sqrt(width), and as the tied head they give logits of unit variance. Position
+    embeddings of the picture start as waves along y and x, so that neighbours begin alike.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    writers = ("out_proj", "o_proj", "fc2", "down_proj")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("embeddings.position_embedding.weight"):        # of the picture
+                parameter.copy_(picture_waves(*parameter.shape))
+            elif "embed" in name and name.endswith("weight") and "patch" not in name:
+                parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
+            elif parameter.ndim >= 2:
+                scale = 8 ** -0.5 if any(writer in name for writer in writers) else 1.0
+                parameter.normal_(std=scale * parameter[0].numel() ** -0.5, generator=generator)
+            elif name.endswith("bias") and "logit" not in name:
+                parameter.zero_()
+
+
+def picture_waves(count: int, width: int) -> torch.Tensor:
+    """Sines and cosines of the patch's row and column, [count, width], of standard deviation about 0.35."""
+    side = round(count ** 0.5)
+    frequencies = torch.pi * 2 ** torch.linspace(-1, 3, width // 4)                   # half a wave to 8 waves
+    angles = torch.arange(side)[:, None] / side * frequencies                         # [side, width / 4]
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)                            # [side, width / 2]
+    rows = waves[:, None, :].expand(side, side, -1)
+    columns = waves[None, :, :].expand(side, side, -1)
+    return 0.5 * torch.cat([rows, columns], dim=-1).reshape(count, width)
+
+
+def smooth_locations(embedding: torch.Tensor, tokenizer, seed: int) -> None:
+    """Start the location tokens as a smooth curve: near numbers get near vectors, as distances are near.
+
+    `embedding` [V, D] is changed in place. The vectors are random mixtures of slow waves along 0..1023, of the
+    same size as the other tokens'.
+    """
+    ids = torch.tensor(tokenizer.convert_tokens_to_ids(LOCATIONS))
+    place = torch.arange(1024)[:, None] / 1024                                        # [1024, 1]
+    waves = torch.arange(1, 25)[None, :] * torch.pi * place                           # [1024, 24]
+    features = torch.cat([waves.cos(), waves.sin()], dim=1) / torch.arange(1, 25).repeat(2) ** 0.5
+    mixture = torch.randn(features.shape[1], embedding.shape[1], generator=torch.Generator().manual_seed(seed + 1))
+    curve = features @ mixture
+    with torch.no_grad():
+        embedding[ids] = curve / curve.std() * embedding.shape[1] ** -0.5
+
+
+def soft_location_targets(tokenizer, sigma: float = 0.7, grid: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Targets for location tokens that count a near miss as nearly right.
+
+    Returns the ids of the grid + 1 tokens on whole cells [65], and for each the probabilities [65, 65] of a
+    bell of `sigma` cells around it. As one-hot targets, a box one pixel off would cost as much as a wrong one.
+    """
+    tokens = [LOCATIONS[round(cell / grid * 1023)] for cell in range(grid + 1)]
+    cells = torch.arange(grid + 1)
+    bell = torch.exp(-0.5 * ((cells[:, None] - cells[None, :]) / sigma) ** 2)
+    return torch.tensor(tokenizer.convert_tokens_to_ids(tokens)), bell / bell.sum(dim=1, keepdim=True)

@@ -1,0 +1,113 @@
+"""Training data of the little world: pictures drawn ahead, questions asked anew at every step.
+
+Seeds from TRAIN_SEEDS on are for training; everything below is held out, so any scene with a small seed, in a
+chapter or a test, is one that the shipped model has never seen.
+"""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from .scenes import Scene, ask, draw, make_scene
+
+TRAIN_SEEDS = 1_000_000                       # the first seed that training uses
+
+
+def render(scene: Scene, size: int, rng) -> Image.Image:
+    """Draw a scene the way a stranger's file might arrive: another size, compressed, a little paler or darker."""
+    if rng.random() < 0.4:
+        return draw(scene, size)
+    picture = draw(scene, int(size * rng.choice([0.9, 1.25, 1.5, 1.75, 2.0, 2.5])))
+    if rng.random() < 0.5:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=int(rng.integers(50, 96)))
+        picture = Image.open(file)
+    picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    gain, lift = rng.uniform(0.88, 1.08), rng.uniform(-8, 12)
+    return Image.fromarray(np.clip(np.asarray(picture) * gain + lift, 0, 255).astype(np.uint8))
+
+
+class Pictures:
+    """`count` training pictures [size, size, 3] uint8 on disk, drawn once (about 3 ms each) and kept in `folder`.
+
+    The file is memory-mapped, so several processes share one copy. It is written under a temporary name and
+    renamed when complete.
+    """
+
+    def __init__(self, count: int, size: int = 64, folder: str | Path = "runs", max_things: int = 4):
+        self.count, self.size, self.max_things = count, size, max_things
+        path = Path(folder) / f"pictures-{size}px-{count}-of-{max_things}.npy"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, size, size, 3))
+            for i in tqdm(range(count), desc="drawing pictures", unit=" pictures"):
+                pixels[i] = render(self.scene(i), size, np.random.default_rng([1, TRAIN_SEEDS + i]))
+            pixels.flush()
+            os.replace(partial, path)
+        self.pixels = np.load(path, mmap_mode="r")
+
+    def scene(self, index: int) -> Scene:
+        """The truth of picture `index`."""
+        return make_scene(TRAIN_SEEDS + index, self.max_things)
+
+    def batch(self, indices) -> torch.Tensor:
+        """Pictures as the processor would give them: float32 [B, 3, size, size] from -1 to 1."""
+        pixels = torch.from_numpy(self.pixels[np.asarray(indices)])                   # [B, H, W, 3]
+        return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def draw_questions(scenes: list[Scene], weights: dict[str, float], per_picture: int, rng, codes=None):
+    """Ask `per_picture` questions of different tasks about each scene, tasks drawn by their weights.
+
+    Returns a list of (index of the scene, task, prompt, answer).
+    """
+    tasks = list(weights)
+    keys_per_task = 1 / np.array([weights[task] for task in tasks])
+    rows = []
+    for index, scene in enumerate(scenes):
+        # Sorting exponential draws divided by the weights is a weighted draw without replacement.
+        order = np.argsort(rng.exponential(size=len(tasks)) * keys_per_task)
+        asked = 0
+        for position in order:
+            pair = ask(scene, tasks[position], rng, codes)
+            if pair is not None:
+                rows.append((index, tasks[position], *pair))
+                asked += 1
+            if asked == per_picture:
+                break
+    return rows
+
+
+def collate(tokenizer, prompts: list[str], answers: list[str], num_image_tokens: int, pad_to: int = 0) -> dict:
+    """Image tokens, prompt and answer of each row side by side, padded at the end. int64 tensors [R, L].
+
+    input_ids       <image> x N, <bos>, prompt, newline, answer, <eos>
+    attention_mask  1, and 0 on padding
+    token_type_ids  0 on image and prompt (which see each other), 1 on the answer (which is causal)
+    labels          the answer's tokens in their own places, -100 elsewhere: the model shifts by one
+    """
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    prompt_ids = tokenizer([prompt + "\n" for prompt in prompts], add_special_tokens=False)["input_ids"]
+    answer_ids = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+    prefixes = [[image_token] * num_image_tokens + [tokenizer.bos_token_id] + ids for ids in prompt_ids]
+    suffixes = [ids + [tokenizer.eos_token_id] for ids in answer_ids]
+    length = max(pad_to, max(len(p) + len(s) for p, s in zip(prefixes, suffixes, strict=True)))
+    batch = {
+        "input_ids": torch.full((len(prefixes), length), tokenizer.pad_token_id),
+        "attention_mask": torch.zeros(len(prefixes), length, dtype=torch.int64),
+        "token_type_ids": torch.zeros(len(prefixes), length, dtype=torch.int64),
+        "labels": torch.full((len(prefixes), length), -100),
+    }
+    for row, (prefix, suffix) in enumerate(zip(prefixes, suffixes, strict=True)):
+        start, end = len(prefix), len(prefix) + len(suffix)
+        batch["input_ids"][row, :end] = torch.tensor(prefix + suffix)
+        batch["attention_mask"][row, :end] = 1
+        batch["token_type_ids"][row, start:end] = 1
+        batch["labels"][row, start:end] = torch.tensor(suffix)
+    return batch
