@@ -6,10 +6,15 @@ from dataclasses import fields
 def known_fields(cls, values: dict, leave_out: tuple[str, ...] = ()) -> dict:
     """The entries of a published config.json that the dataclass `cls` has a field for.
 
-    Published files carry many keys that say nothing about the architecture (and "null" for "the usual value").
+    Published files carry many keys that say nothing about the architecture. A "null" means "none" where the field may
+    be None (a soft cap that is switched off), and "the usual value" elsewhere.
     """
-    names = {field.name for field in fields(cls)} - {"attention", *leave_out}
-    return {name: value for name, value in values.items() if name in names and value is not None}
+    types = {field.name: field.type for field in fields(cls) if field.name not in ("attention", *leave_out)}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in types and (value is not None or isinstance(None, types[name]))
+    }
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -86,12 +86,14 @@ class GemmaRotaryEmbedding(nn.Module):
 
     def __init__(self, dim: int, base: float = 10000.0):
         super().__init__()
-        # On the CPU even when the model is built on torch's "meta" device: it is not stored in checkpoints.
-        exponents = torch.arange(0, dim, 2, device="cpu").float() / dim
-        self.register_buffer("inv_freq", 1.0 / base**exponents, persistent=False)  # [d/2]
+        self.dim, self.base = dim, base
+
+    def inv_freq(self, device=None) -> torch.Tensor:
+        """theta^(-2i/d), float32 [d/2]. Not a buffer: model.to(torch.bfloat16) would round it, and so the angles."""
+        return 1.0 / self.base ** (torch.arange(0, self.dim, 2, device=device).float() / self.dim)
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        angles = position_ids[..., None].float() * self.inv_freq.float()  # [B, L, d/2]; float32: angles grow large
+        angles = position_ids[..., None].float() * self.inv_freq(position_ids.device)  # [B, L, d/2]
         angles = torch.cat([angles, angles], dim=-1)  # [B, L, d]
         return angles.cos().type_as(x), angles.sin().type_as(x)
 

@@ -34,7 +34,7 @@ class Gemma2Config(GemmaConfig):
     attn_logit_softcapping: float | None = 50.0
     final_logit_softcapping: float | None = 30.0
     sliding_window: int | None = 4096
-    layer_types: list[str] | None = None  # "sliding_attention" or "full_attention", one for each layer
+    layer_types: list | None = None  # "sliding_attention" or "full_attention", one for each layer
 
     def __post_init__(self):
         super().__post_init__()
