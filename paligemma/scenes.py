@@ -368,7 +368,7 @@ def _unique_descriptions(scene: Scene, thing: Thing, templates: tuple[str, ...])
     return [description for description in filled if len(find(scene, description)) == 1]
 
 
-def _query(rng, scene: Scene, present: bool) -> str | None:
+def make_query(rng, scene: Scene, present: bool) -> str | None:
     """Something to look for that is, or is not, in the scene; absent ones differ from a thing by a word."""
     template = _choose(rng, ("{colour} {shape}", "{colour} {shape}", "{shape}", "{colour} thing",
                              "{size} {shape}", "{size} {colour} {shape}"))
@@ -421,7 +421,7 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
         return f"answer en how many {plural} are there?", str(len(find(scene, query)))
     if task == "is there":
         present = bool(rng.random() < 0.5)
-        query = _query(rng, scene, present)
+        query = make_query(rng, scene, present)
         return query and (f"answer en is there {_article(query)}?", "yes" if present else "no")
     if task == "relation":
         other = _choose(rng, scene.things)
@@ -435,11 +435,11 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
         return f"answer en where is the {a} relative to the {b}?", relation(thing, other)
     if task == "detect":
         if rng.random() < 0.2:                # something that is not there: the answer is empty
-            query = _query(rng, scene, present=False)
+            query = make_query(rng, scene, present=False)
             return query and (f"detect {query}", "")
-        queries = [_query(rng, scene, present=True)]
+        queries = [make_query(rng, scene, present=True)]
         if rng.random() < 0.3:
-            second = _query(rng, scene, present=bool(rng.random() < 0.7))
+            second = make_query(rng, scene, present=bool(rng.random() < 0.7))
             if second and not set(find(scene, second)) & set(find(scene, queries[0])):
                 queries.append(second)
         return "detect " + " ; ".join(queries), detection(scene, queries)
