@@ -1,0 +1,288 @@
+"""Your code drives the model: put a class or function of yours in place of the package's, for a while.
+
+    with swap(model, GemmaRMSNorm=MyRMSNorm, rotate_half=my_rotate_half) as mine:
+        print(generate(mine, processor, images=[image], text=["caption en"]))
+
+Every GemmaRMSNorm of the model is then a MyRMSNorm with the same weights, and the package calls my_rotate_half where
+it called its own. Afterwards the model is as it was, whatever happened inside.
+"""
+
+import difflib
+import inspect
+import sys
+import typing
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from . import (
+    attention,
+    checkpoint,
+    contrastive,
+    generation,
+    kv_cache,
+    locations,
+    modeling_gemma,
+    modeling_gemma2,
+    modeling_siglip,
+    processing_paligemma,
+    segmentation,
+)
+
+# Where names are looked for, in this order.
+PARTS = (
+    modeling_siglip,
+    modeling_gemma,
+    modeling_gemma2,
+    processing_paligemma,
+    kv_cache,
+    generation,
+    locations,
+    segmentation,
+    contrastive,
+    attention,
+    checkpoint,
+)
+
+
+@contextmanager
+def swap(model: nn.Module | None, **parts):
+    """Inside the `with` block, `parts` stand in for the package's classes and functions of the same names.
+
+    A class of modules (GemmaRMSNorm=Mine) replaces every instance in `model`: yours is constructed with the same
+    arguments and takes over weights (a copy: what you do to them leaves the model's alone), dtype, device and mode.
+    The outermost goes first. What your container makes inside itself is its own business, except that parts it
+    takes from the package are replaced too when they are named. Anything else (rotate_half=mine, KVCache=Mine) replaces
+    the name in all modules of the package; for those alone `model` may be None.
+
+    Yields the model: the same object, or yours when the whole model's class was among the parts. Swaps may be nested.
+    Raises ValueError for a name that the package or the model does not have, and, in plain words, when a constructor
+    or the parameters do not fit. Torch's random state is left alone.
+    """
+    classes, names = {}, {}
+    for name, part in parts.items():
+        home = find_home(name)
+        if not callable(part):
+            raise TypeError(f"{name} is to be replaced by a {type(part).__name__}, expected a class or function")
+        is_module = inspect.isclass(vars(home)[name]) and issubclass(vars(home)[name], nn.Module)
+        (classes if is_module else names)[name] = part
+    if classes:
+        check_holds(model, classes)
+
+    with ExitStack() as undo:
+        for name, function in names.items():
+            replace_name(name, function, undo)
+        with torch.random.fork_rng(devices=[]):  # constructors draw weights; a learner's seed is the learner's
+            mine = replace_modules(model, classes, undo) if classes else model
+        yield mine
+
+
+def find_home(name: str):
+    """The module of the package that defines this class or function. Raises ValueError for an unknown name."""
+    for home in PARTS:
+        if getattr(vars(home).get(name), "__module__", None) == home.__name__ or is_replaced(home, name):
+            return home
+    known = sorted({
+        known for home in PARTS for known, value in vars(home).items()
+        if getattr(value, "__module__", None) == home.__name__ and not known.startswith("_")
+    })  # fmt: skip
+    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else "the names are those of the classes in paligemma/*.py"
+    raise ValueError(f"the package has no class or function {name}: {hint}")
+
+
+# ------------------------------------------------------------------------------------------------ functions
+
+replaced: list[tuple[str, object]] = []  # (name, stand-in) of the swaps that are open now
+
+
+def is_replaced(home, name: str) -> bool:
+    return any(name == other and vars(home).get(name) is stand_in for other, stand_in in replaced)
+
+
+def replace_name(name: str, stand_in, undo: ExitStack) -> None:
+    """Let every module of the package that refers to the package's `name` refer to `stand_in`."""
+    current = vars(find_home(name))[name]
+    for module_name, module in list(sys.modules.items()):
+        # The checks of the exercises compare with the package: they must never see the learner's.
+        if module_name.split(".")[0] != "paligemma" or module_name.startswith("paligemma.exercises"):
+            continue
+        if vars(module).get(name) is current:
+            undo.callback(setattr, module, name, current)
+            setattr(module, name, stand_in)
+    replaced.append((name, stand_in))
+    undo.callback(replaced.remove, (name, stand_in))
+
+
+# ------------------------------------------------------------------------------------------------ modules
+
+
+def stands_for(module: nn.Module) -> str | None:
+    """The package's name for this module: its class, or the class that an open swap has replaced by it."""
+    kind = type(module)
+    own = kind.__name__ if kind.__module__.split(".")[0] == "paligemma" else None
+    return vars(module).get("_stands_for", own)
+
+
+def check_holds(model, classes) -> None:
+    """Raise unless the model has at least one instance of each class."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model is a {type(model).__name__}, expected the module whose parts are to be replaced")
+    held = {stands_for(module) for module in model.modules()} - {None}
+    for name in classes:
+        if name not in held:
+            raise ValueError(f"this {type(model).__name__} holds no {name}; it holds {', '.join(sorted(held))}")
+
+
+def replace_modules(model: nn.Module, classes: dict, undo: ExitStack) -> nn.Module:
+    """Replace from the outside in; return the model, which is a new one when its own class is replaced."""
+    original = dict(model.named_modules())
+    done: dict[int, nn.Module] = {}  # a module that hangs in two places is replaced by one module
+
+    def replacement(module: nn.Module, path: str, current: nn.Module) -> nn.Module:
+        name = stands_for(module)
+        if name not in classes or module in done.values():
+            return module
+        if id(module) not in done:
+            reference = original if path in original else dict(current.named_modules())
+            done[id(module)] = build(name, classes[name], module, path, reference)
+        return done[id(module)]
+
+    def descend(module: nn.Module, prefix: str, root: nn.Module) -> None:
+        for name, child in list(module._modules.items()):
+            if child is None:
+                continue
+            path = f"{prefix}{name}"
+            new = replacement(child, path, root)
+            if new is not child:
+                undo.callback(module._modules.__setitem__, name, child)
+                module._modules[name] = new
+            descend(new, f"{path}.", root)
+
+    mine = replacement(model, "", model)
+    descend(mine, "", mine)
+    return mine
+
+
+def build(name: str, kind, old: nn.Module, path: str, tree: dict[str, nn.Module]) -> nn.Module:
+    """A `kind` in place of `old`, which stands at `path` of the model: same arguments, same weights."""
+    label = f"{name}={getattr(kind, '__name__', kind)}"
+    arguments = constructor_arguments(name, old, path, tree)
+    call = ", ".join(f"{key}={brief(value)}" for key, value in arguments.items())
+    try:
+        accepted = inspect.signature(kind).parameters
+        if set(arguments) <= set(accepted):
+            new = kind(**arguments)
+        else:  # the learner's own names: by position, as the package does it
+            new = kind(*arguments.values())
+    except Exception as error:
+        raise ValueError(
+            f"{label} cannot be constructed: {getattr(kind, '__name__', kind)}({call}) raised "
+            f"{type(error).__name__}: {error}. It must take the same arguments as paligemma's {name}"
+        ) from error
+    if not isinstance(new, nn.Module):
+        raise ValueError(f"{label} makes a {type(new).__name__}, expected a torch.nn.Module like paligemma's {name}")
+    problems = take_over(new, old)
+    if problems:
+        where = f" at {path}" if path else ""
+        raise ValueError(f"{label} does not fit the weights{where}:\n" + "\n".join(f"  - {line}" for line in problems))
+    vars(new)["_stands_for"] = name
+    for attribute in ("config", "device", "dtype") if not path else ():  # what `generate` asks the whole model for
+        if hasattr(old, attribute) and not hasattr(new, attribute):
+            setattr(new, attribute, getattr(old, attribute))
+    return new
+
+
+def brief(value) -> str:
+    return repr(value) if isinstance(value, int | float | str) else f"{type(value).__name__}(...)"
+
+
+def constructor_arguments(name: str, old: nn.Module, path: str, tree: dict[str, nn.Module]) -> dict:
+    """What the package's constructor of `name` was called with, read off the instance and those around it."""
+    home = vars(find_home(name))[name]
+    hints = typing.get_type_hints(home.__init__)
+    arguments = {}
+    for parameter in list(inspect.signature(home).parameters.values()):
+        key = parameter.name
+        if key == "config":
+            arguments[key] = find_config(old, path, tree, hints[key])
+        elif hasattr(old, key):
+            arguments[key] = getattr(old, key)
+        elif key == "dim" and hasattr(old, "weight"):
+            arguments[key] = old.weight.shape[0]
+        elif key == "layer_idx":  # layers count along their list: "model.layers.3.self_attn"
+            arguments[key] = int([step for step in path.split(".") if step.isdigit()][-1])
+        elif parameter.default is inspect.Parameter.empty:
+            raise ValueError(f"{name} cannot be swapped by itself: its `{key}` is not kept; swap what contains it")
+    return arguments
+
+
+def find_config(old: nn.Module, path: str, tree: dict[str, nn.Module], kind: type):
+    """The configuration of this type that lies nearest: its own, one of its parts', or one around it."""
+    steps = path.split(".") if path else []
+    scopes = [old] + [tree[".".join(steps[:n])] for n in range(len(steps), -1, -1) if ".".join(steps[:n]) in tree]
+    for scope in scopes:
+        for module in scope.modules():
+            if isinstance(getattr(module, "config", None), kind):
+                return module.config
+    raise ValueError(f"no {kind.__name__} was found around {path or 'the model'}: pass the whole model to swap")
+
+
+@torch.no_grad()
+def take_over(new: nn.Module, old: nn.Module) -> list[str]:
+    """Copy weights, dtype, device and mode from old to new. Returns what does not fit, in words."""
+    parameters, buffers = dict(old.named_parameters()), dict(old.named_buffers())
+    source = {**parameters, **{name: buffers[name] for name in old.state_dict() if name in buffers}}
+    # Tied weights are one tensor under several names: one of these suffices.
+    names_of: dict[int, list[str]] = {}
+    tensors = dict(new.named_parameters(remove_duplicate=False))
+    computed = dict(new.named_buffers())  # constants that the constructor works out: not in need of a source
+    for name, tensor in {**tensors, **computed}.items():
+        names_of.setdefault(id(tensor), []).append(name)
+
+    problems, used = [], set()
+    device = next((tensor.device for tensor in source.values()), torch.device("cpu"))
+    for names in names_of.values():
+        tensor = tensors.get(names[0], computed.get(names[0]))
+        found = next((name for name in names if name in source), None)
+        if found is None:
+            if names[0] in computed:
+                tensor.data = tensor.data.to(device)
+            else:
+                problems.append(f"yours has a parameter `{names[0]}` {list(tensor.shape)} that the package's has not")
+            continue
+        used.update(names)
+        theirs = source[found]
+        if tensor.shape != theirs.shape:
+            turned = "; it looks transposed" if list(tensor.shape) == list(theirs.shape)[::-1] else ""
+            problems.append(f"`{found}` has shape {list(tensor.shape)}, expected {list(theirs.shape)}{turned}")
+            continue
+        tensor.data = theirs.data.clone()
+        if isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(theirs.requires_grad)
+    for name in parameters:
+        if name not in used:
+            problems.append(f"parameter `{name}` {list(parameters[name].shape)} is missing{hidden(new, name)}")
+
+    new.train(old.training)
+    others = dict(old.named_modules())
+    for name, module in new.named_modules():  # "sdpa" or "eager", where it is a setting
+        setting = getattr(others.get(name), "attention", None)
+        if isinstance(setting, str) and isinstance(getattr(module, "attention", None), str):
+            module.attention = setting
+    return problems
+
+
+def hidden(new: nn.Module, name: str) -> str:
+    """Why a parameter may be invisible to torch, when it can be seen."""
+    *steps, last = name.split(".")
+    for depth in range(len(steps) + 1):
+        scope = dict(new.named_modules()).get(".".join(steps[:depth]))
+        step = (steps + [last])[depth]
+        value = vars(scope).get(step) if scope is not None else None
+        if isinstance(value, torch.Tensor):
+            return ": yours is a plain tensor, which torch does not count among the weights (nn.Parameter does)"
+        if isinstance(value, list | tuple) and any(isinstance(item, nn.Module) for item in value):
+            return f": `{step}` is a plain list, whose modules torch does not see (nn.ModuleList is seen)"
+    return ""
