@@ -1,11 +1,13 @@
-"""Look at the attention of a model without changing it."""
+"""Look at the attention of a model without changing it: record it, follow it through the layers, take a head away."""
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from .configuration import check_choice
+from .generation import generate
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -54,3 +56,91 @@ def record_attention(model: nn.Module):
             hook.remove()
         for name, module in modules.items():
             module.attention = settings[name]
+
+
+@dataclass
+class AnswerAttention:
+    """What each token of an answer looked at when it was chosen (see `answer_attention`)."""
+
+    text: str  # the answer
+    tokens: list[str]  # its A tokens, the last is EOS
+    decoder: torch.Tensor  # [layers, H, L, L]: all attention of the decoder, picture, prompt and answer
+    encoder: torch.Tensor  # [layers, H, N, N]: all attention of the image encoder
+    queries: torch.Tensor  # [A]: the positions at which the tokens were chosen, one before their own
+    grid: int  # patches along one side: N = grid * grid
+
+    def to_image(self, layer: int, head: int, token: int) -> torch.Tensor:
+        """The map of one head for one token over the patches, [grid, grid]; it sums to the picture's share."""
+        weights = self.decoder[layer, head, self.queries[token], : self.grid**2]
+        return weights.view(self.grid, self.grid)
+
+
+@torch.no_grad()
+def answer_attention(model, processor, image, prompt: str, answer: str | None = None) -> AnswerAttention:
+    """Ask once, and record what every token of the answer looks at. The answer is the model's own unless given.
+
+    The logits at a position choose the token after it, so the attention that chose token t is that of position t - 1.
+    """
+    if answer is None:
+        answer = generate(model, processor, [image], [prompt], max_new_tokens=64)[0]
+    inputs = processor(text=[prompt], images=[image], suffix=[answer])
+    with record_attention(model) as maps:
+        model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+    decoder = torch.cat([maps[name][0] for name in maps if name.startswith("language_model.")])  # [layers, H, L, L]
+    encoder = torch.cat([maps[name][0] for name in maps if name.startswith("vision_tower.")])  # [layers, H, N, N]
+    positions = inputs["token_type_ids"][0].nonzero().flatten()  # [A]
+    tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0, positions].tolist())
+    grid = round(processor.image_seq_length**0.5)
+    return AnswerAttention(answer, [str(token) for token in tokens], decoder, encoder, positions - 1, grid)
+
+
+def rollout(attention: torch.Tensor) -> torch.Tensor:
+    """Attention followed through all layers. [layers, H, L, L] -> [L, L], each row sums to 1
+
+    Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers": heads are averaged, half of each token's
+    weight stays with itself (the residual), and the layers' matrices are multiplied.
+    """
+    flow = torch.eye(attention.shape[-1])
+    for weights in attention.mean(dim=1):  # [L, L], first layer first
+        flow = (0.5 * weights + 0.5 * torch.eye(len(weights))) @ flow
+    return flow
+
+
+def box_patches(box, grid: int) -> torch.Tensor:
+    """How much of each patch lies inside a box (y1, x1, y2, x2) of fractions. [grid, grid], from 0 to 1"""
+    edges = torch.arange(grid + 1) / grid
+
+    def covered(low, high):  # [grid]: the covered part of each row (or column)
+        overlap = edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)
+        return overlap.clamp(min=0) * grid
+
+    y1, x1, y2, x2 = box
+    return covered(y1, y2)[:, None] * covered(x1, x2)[None, :]
+
+
+def share_inside(weights: torch.Tensor, box) -> float:
+    """The share of the attention to the picture [grid, grid] that falls inside the box, from 0 to 1.
+
+    Compare it with the box's share of the picture's area: even attention would have just that.
+    """
+    return float((weights * box_patches(box, len(weights))).sum() / weights.sum())
+
+
+@contextmanager
+def ablate_head(model, layer: int, head: int):
+    """Take one head of one decoder layer away inside the `with` block: what it found is replaced by zeros."""
+    attention = model.language_model.model.layers[layer].self_attn
+    if not 0 <= head < attention.num_heads:
+        raise ValueError(f"head is {head}, this layer has heads 0 to {attention.num_heads - 1}")
+
+    def silence(module, inputs):
+        (heads,) = inputs  # [B, L, H * d], the heads side by side
+        heads = heads.clone()
+        heads[..., head * attention.head_dim : (head + 1) * attention.head_dim] = 0
+        return (heads,)
+
+    hook = attention.o_proj.register_forward_pre_hook(silence)
+    try:
+        yield model
+    finally:
+        hook.remove()

@@ -1,0 +1,106 @@
+"""Take what was built in the notebooks out of them, and put it together.
+
+Chapter 10 runs a model that is made wholly of the classes in the chapters, as they stand there. Change one in its
+notebook, save, run chapter 10 again: the model is made of the changed one.
+"""
+
+import ast
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+
+# Which parts each chapter builds, under the names of the package.
+BUILT = {
+    "01_pictures.ipynb": ("resize", "rescale", "normalize", "process_images"),
+    "02_patches.ipynb": ("SiglipVisionEmbeddings",),
+    "03_attention.ipynb": ("SiglipAttention",),
+    "04_image_encoder.ipynb": (
+        "SiglipMLP",
+        "SiglipEncoderLayer",
+        "SiglipEncoder",
+        "SiglipVisionTransformer",
+        "SiglipVisionModel",
+    ),
+    "05_processor.ipynb": ("add_image_tokens_to_prompt", "PaliGemmaProcessor"),
+    "06_rmsnorm.ipynb": ("GemmaRMSNorm",),
+    "07_rope.ipynb": ("GemmaRotaryEmbedding", "rotate_half", "apply_rotary_pos_emb"),
+    "08_masks_and_gqa.ipynb": ("make_attn_mask", "additive_mask", "repeat_kv", "GemmaAttention"),
+    "09_decoder.ipynb": ("GemmaMLP", "GemmaDecoderLayer", "GemmaModel", "GemmaForCausalLM"),
+    "10_paligemma.ipynb": ("PaliGemmaMultiModalProjector", "PaliGemmaForConditionalGeneration"),
+}
+
+
+def gather(folder: str | os.PathLike = ".", chapters: dict[str, tuple[str, ...]] = BUILT) -> ModuleType:
+    """The named classes and functions of these notebooks, in one module where each finds the others by name.
+
+    Only imports, the definitions themselves and what they refer to are run, not the rest of a notebook; where a name
+    is defined several times, the last definition before the heading "Break it" counts. A part that a notebook
+    imports from the package is replaced by the one that an earlier chapter built.
+
+    Raises FileNotFoundError for a missing notebook and ValueError for a name that a notebook does not define.
+    """
+    module = ModuleType("notebooks")
+    built = {}
+    for filename, names in chapters.items():
+        path = Path(folder) / filename
+        statements = top_level(read_code(path), str(path.name))
+        for node in statements:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                run([node], module, path.name)
+        module.__dict__.update(built)
+        definitions = {name: node for node in statements for name in defined_names(node)}
+        missing = [name for name in names if name not in definitions]
+        if missing:
+            raise ValueError(f"{path.name} does not define {', '.join(missing)} before its heading 'Break it'")
+        run(needed(names, definitions, statements, skip=built), module, path.name)
+        built |= {name: module.__dict__[name] for name in names}
+    return module
+
+
+def read_code(path: Path) -> list[str]:
+    """The source of the code cells above the heading "Break it", without IPython's own commands."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no notebook {path}: give the folder that the chapters are in")
+    sources = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown" and source.startswith("## Break it"):
+            break
+        if cell["cell_type"] == "code":
+            lines = source.splitlines()
+            sources.append("\n".join("pass" if line.startswith(("%", "!")) else line for line in lines))
+    return sources
+
+
+def top_level(sources: list[str], filename: str) -> list[ast.stmt]:
+    """All statements of the cells, in order."""
+    return [node for source in sources for node in ast.parse(source, filename).body]
+
+
+def defined_names(node: ast.stmt) -> list[str]:
+    """The names that a class, a function or a plain assignment of a value defines."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return []
+
+
+def needed(names, definitions: dict[str, ast.stmt], statements: list[ast.stmt], skip) -> list[ast.stmt]:
+    """The definitions of `names` and of all that they refer to, in the order of the notebook."""
+    wanted, seen = list(names), set()
+    while wanted:
+        name = wanted.pop()
+        node = definitions.get(name)
+        if node is None or name in seen or (name in skip and name not in names):
+            continue
+        seen.add(name)
+        wanted += [child.id for child in ast.walk(node) if isinstance(child, ast.Name)]
+    chosen = {id(definitions[name]) for name in seen}
+    return [node for node in statements if id(node) in chosen]
+
+
+def run(nodes: list[ast.stmt], module: ModuleType, filename: str) -> None:
+    """Run these statements in the module."""
+    exec(compile(ast.Module(body=nodes, type_ignores=[]), filename, "exec"), module.__dict__)
