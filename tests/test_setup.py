@@ -97,9 +97,7 @@ def test_package_imports_from_the_repository_and_nothing_of_the_extras(root):
         "extras = {'nbgrader', 'pytest', 'hypothesis', 'sphinx', 'IPython'} & set(sys.modules)\n"
         "print(paligemma.__file__, sorted(extras))"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root.parent, check=True
-    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root.parent, check=True)
     path, extras = out.stdout.strip().rsplit(" ", 1)
     assert path == str(root / "paligemma" / "__init__.py")
     assert extras == "[]"
@@ -127,13 +125,18 @@ def test_ci_and_readme_run_the_same_command(root):
         assert script.stat().st_mode & 0o111, ".ci/run must be executable"
 
 
+with_make = pytest.mark.skipif(
+    sys.platform == "win32" or shutil.which("make") is None, reason="the Makefile is for systems with sh and make"
+)
+
+
 def dry_run(folder):
     """The commands that `make demo` would run in the folder."""
     run = subprocess.run(["make", "-n", "demo"], cwd=folder, capture_output=True, text=True, check=True)
     return run.stdout
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@with_make
 def test_makefile_reuses_the_environment(root, tmp_path):
     """With the stamp in place nothing is installed again; a newer constraints.txt installs again."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -148,7 +151,7 @@ def test_makefile_reuses_the_environment(root, tmp_path):
     assert "pip install" in plan and "--constraint constraints.txt" in plan
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@with_make
 def test_makefile_says_what_is_missing(root, tmp_path):
     """No python3-venv, or an old Python: the message says what to do, and no half-made .venv stays behind."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -165,6 +168,54 @@ def test_makefile_says_what_is_missing(root, tmp_path):
     old.chmod(0o755)
     run = subprocess.run(["make", "demo", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode != 0 and "3.11" in run.stdout
+
+
+@pytest.fixture(scope="module")
+def sanitize(root):
+    """What nbval does to an output before it compares, with the patterns of tests/nbval_sanitize.cfg."""
+    plugin = pytest.importorskip("nbval.plugin")
+    text = (root / "tests" / "nbval_sanitize.cfg").read_text(encoding="utf-8")
+    patterns = plugin.get_sanitize_patterns(text)
+    assert len(patterns) == text.count("regex:")
+
+    def apply(output):
+        for pattern, replacement in patterns:
+            output = re.sub(pattern, replacement, output)
+        return output
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "once, again",
+    [
+        ("<torch._C.Generator object at 0x7f06c8a1b2d0>", "<torch._C.Generator object at 0x7fd1e2a00990>"),
+        ("forward: 12.5 ms", "forward: 9 ms"),
+        ("12.1 \u00b5s a token", "9.7 \u00b5s a token"),
+        ("done in 41 s", "done in 3.5 s"),
+        (" 40%|####      | 4/10 [00:01<00:02,  2.9it/s]", "100%|##########| 10/10 [00:03<00:00,  3.1it/s]"),
+        ("22.8 GB/s", "17 GB/s"),
+        ("wrote /tmp/tmpab12/x.png", "wrote /var/folders/zz/T/tmpq/x.png"),
+    ],
+)
+def test_what_changes_from_run_to_run_is_not_compared(sanitize, once, again):
+    assert sanitize(once) == sanitize(again)
+
+
+@pytest.mark.parametrize(
+    "once, again",
+    [
+        ("max difference 3.0e-07", "max difference 3.0e-03"),
+        ("shape [2, 64, 128]", "shape [2, 65, 128]"),
+        ("a small red circle", "a small blue circle"),
+        ("<loc0123><loc0456> red circle", "<loc0124><loc0456> red circle"),
+        ("share inside 97%", "share inside 14%"),
+        ("3 steps, loss 1.25", "4 steps, loss 1.25"),
+        ("2,923,466,480 parameters", "2,924,351,216 parameters"),
+    ],
+)
+def test_what_matters_is_compared(sanitize, once, again):
+    assert sanitize(once) != sanitize(again)
 
 
 def test_licence_and_citation(root, project):
