@@ -154,10 +154,14 @@ class MaskTokenizer(nn.Module):
         """The 16 codes of a picture's mask [H, W] inside `box` (y1, x1, y2, x2 in fractions of the picture)."""
         return self.encode(crop_mask(mask, box)[None].to(self._vq_vae._embedding)).squeeze(0).tolist()
 
-    def codes_to_mask(self, codes: Sequence[int], box: Sequence[float], width: int, height: int) -> np.ndarray:
-        """16 codes and a box (y1, x1, y2, x2 in fractions) to the picture's mask, bool [height, width]."""
+    def codes_to_mask(self, codes: Sequence[int], box: Sequence[float], width: int, height: int,
+                      to_pixel=round) -> np.ndarray:
+        """16 codes and a box (y1, x1, y2, x2 in fractions) to the picture's mask, bool [height, width].
+
+        `to_pixel` as in `paste_mask`.
+        """
         mask = self.decode_signed(torch.as_tensor(codes)[None])[0]
-        return paste_mask(mask.cpu().float().numpy(), box, width, height, threshold=0.0)
+        return paste_mask(mask.cpu().float().numpy(), box, width, height, threshold=0.0, to_pixel=to_pixel)
 
 
 # ------------------------------------------------------------------------------------- between picture and 64 x 64
@@ -182,12 +186,18 @@ def crop_mask(mask: np.ndarray | torch.Tensor, box: Sequence[float]) -> torch.Te
     return F.interpolate(crop[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
 
 
-def paste_mask(mask: np.ndarray, box: Sequence[float], width: int, height: int, threshold: float = 0.5) -> np.ndarray:
+def paste_mask(mask: np.ndarray, box: Sequence[float], width: int, height: int, threshold: float = 0.5,
+               to_pixel=round) -> np.ndarray:
     """Stretch a mask [64, 64] over its box in a picture: bool [height, width], True where it exceeds `threshold`.
 
-    box (y1, x1, y2, x2) in fractions of the picture. The official evaluator's rule: the sides are cut down to whole
-    pixels by int(), the resize is PIL's bilinear, and the threshold comes after it (0 for values of -1 to +1, 0.5
-    for 0 to 1). A box too small to cover a pixel gives an empty mask, which the evaluator counts as a miss.
+    box (y1, x1, y2, x2) in fractions of the picture. As in the official evaluator, the resize is PIL's bilinear and
+    the threshold comes after it (0 for values of -1 to +1, 0.5 for 0 to 1). A box too small to cover a pixel gives an
+    empty mask, which the evaluator counts as a miss.
+
+    The evaluator makes whole pixels of the sides by int(); here they are rounded, as they are when training targets
+    are made (`crop_mask`). Row 40 of 64 is written as `<loc0639>` and read as 39.98: int() makes it 39, and boxes
+    move by up to a pixel. In a picture of 448 pixels nobody sees that; at 64 it ruins the masks. Pass `to_pixel=int`
+    for the evaluator's own figures.
     """
     mask = np.asarray(mask, dtype=np.float32)
     if mask.ndim != 2 or width < 1 or height < 1:
@@ -195,7 +205,7 @@ def paste_mask(mask: np.ndarray, box: Sequence[float], width: int, height: int, 
                          f"{list(mask.shape)}, width={width}, height={height}.")
     if len(box) != 4 or not all(0 <= side <= 1 for side in box):
         raise ValueError(f"A box is (y1, x1, y2, x2) in fractions of the picture, from 0 to 1; got {tuple(box)}.")
-    y1, x1, y2, x2 = int(box[0] * height), int(box[1] * width), int(box[2] * height), int(box[3] * width)
+    y1, x1, y2, x2 = (to_pixel(side * full) for side, full in zip(box, (height, width, height, width), strict=True))
     pasted = np.zeros((height, width), dtype=bool)
     if y1 < y2 and x1 < x2:
         resized = Image.fromarray(mask).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR)
