@@ -252,3 +252,13 @@ def test_odd_photographs_are_odd(root):
     assert cut_out.mode == "RGBA" and cut_out.getchannel("A").getextrema() == (0, 255)
     turned, straight = Image.open(assets / "cat_exif.jpg"), Image.open(assets / "cat.jpg")
     assert turned.size == straight.size[::-1] and ImageOps.exif_transpose(turned).size == straight.size
+
+
+def test_style(root):
+    """`ruff check` finds nothing in the package, the tests and the notebooks."""
+    pytest.importorskip("ruff", reason="ruff is not installed (extra `dev`)")
+    run = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "."],
+        cwd=root, capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
