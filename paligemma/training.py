@@ -375,7 +375,7 @@ def answer_states(model: PaliGemmaForConditionalGeneration, features, owner, bat
     return hidden[real], targets[real], row.expand(R, S)[real]
 
 
-def questions_loss(model, tokenizer, answer_loss: AnswerLoss, pixel_values, rows, chunks: int = 4,
+def questions_loss(model, tokenizer, answer_loss: AnswerLoss, pixel_values, rows, chunks: int = 8,
                    total_weight: float | None = None):
     """Loss of questions about pictures [P, 3, S, S]; `rows` are (picture, task, prompt, answer).
 
