@@ -173,6 +173,7 @@ def train(
     is_main = not dist.is_initialized() or dist.get_rank() == 0
     optimizers = make_optimizers(model, schedule)
     settings = json.loads(json.dumps(asdict(schedule)))       # as JSON keeps them: lists for tuples
+    del settings["save_every"]                                # changes nothing in the result
     first, log = 0, []
     state_path, log_path = folder / "state.pt", folder / "log.jsonl"
     try:
@@ -462,7 +463,7 @@ def run_stage0(args, device) -> None:
     config = build_model(processor).config.vision_config
     stage = Stage0(config, len(processor.tokenizer), args.seed).to(device)
     pictures = Pictures(args.pictures, folder=args.cache)
-    schedule = Schedule(cycles=((args.steps or 1400, 1.0),), seed=args.seed)
+    schedule = Schedule(cycles=((args.steps or 1400, 1.0),), seed=args.seed, save_every=args.save_every)
     out = Path(args.out or "runs/stage0")
 
     def finish(_):
@@ -511,7 +512,7 @@ def run_stage1(args, device) -> None:
                        (cycle.split("x") for cycle in args.cycles.split(",")))
     else:
         cycles = ((900, 1.0),) if args.quick else ((1100, 1.0), (3200, 0.6))
-    train_mixture(args, device, model, processor, Schedule(cycles=cycles, seed=args.seed),
+    train_mixture(args, device, model, processor, Schedule(cycles=cycles, seed=args.seed, save_every=args.save_every),
                   Path(args.out or "runs/stage1"), easy_steps=0 if args.start else 250)
 
 
@@ -520,7 +521,7 @@ def run_stage2(args, device) -> None:
     model = at_resolution(model, args.image_size)
     processor.image_size, processor.image_seq_length = args.image_size, model.config.vision_config.num_image_tokens
     model.to(device)
-    schedule = Schedule(cycles=((args.steps or 600, 0.3),), seed=args.seed)
+    schedule = Schedule(cycles=((args.steps or 600, 0.3),), seed=args.seed, save_every=args.save_every)
     train_mixture(args, device, model, processor, schedule, Path(args.out or "runs/stage2"), size=args.image_size)
 
 
@@ -627,6 +628,7 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--masks", default="assets/mask-tokenizer", help="folder of the mask tokenizer")
     parser.add_argument("--image-size", type=int, default=96, help="stage 2: pixels a side")
     parser.add_argument("--examples", type=int, default=400, help="stage 3: how many captions to learn from")
+    parser.add_argument("--save-every", type=float, default=60.0, help="seconds between two training states")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(arguments)
 
