@@ -10,6 +10,7 @@ Pictures may be given as a PIL image, as an array or tensor [H, W], [H, W, C] or
 Boxes are (y1, x1, y2, x2) in pixels, the order in which PaliGemma writes them.
 """
 
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -543,7 +544,7 @@ def show_histograms(arrays, bins=64, xlabel="value", columns=None, height=2.0):
             fontsize=7.5,
         )
         ax.set(title=title, xlabel=xlabel, ylabel="share of pixels" if i % (columns or len(arrays)) == 0 else "")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, ax.get_ylim()[1] * 1.2)  # room for the mean
         ax.locator_params(axis="x", nbins=5)
     handles, names = axes[0].get_legend_handles_labels()
     if handles:
@@ -608,9 +609,15 @@ def show_tokens(tokens, kinds, title=None, columns=16, longest_run=6, ax=None):
             fields += [(tokens[i], kinds[i])] * run
         i += run
 
-    lines = [fields[k : k + columns] for k in range(0, len(fields), columns)]
-    # A field is as wide as its text needs, at least one unit; a line is stretched to nothing.
-    widths = [[max(1.0, 0.18 * len(text) + 0.3) for text, _ in line] for line in lines]
+    # A field is as wide as its text needs, at least one unit; a line has at most 24 units and `columns` fields.
+    lines, widths = [[]], [[]]
+    for text, kind in fields:
+        width = max(1.0, 0.2 * len(text) + 0.4)
+        if lines[-1] and (len(lines[-1]) == columns or sum(widths[-1]) + width > 24):
+            lines.append([])
+            widths.append([])
+        lines[-1].append((text, kind))
+        widths[-1].append(width)
     total = max(sum(line) for line in widths)
     ax = _axes(ax, WIDTH, 0.42 * len(lines) + 0.75)
     for row, (line, line_widths) in enumerate(zip(lines, widths)):
@@ -635,7 +642,7 @@ def show_tokens(tokens, kinds, title=None, columns=16, longest_run=6, ax=None):
                 ha="center",
                 va="center",
                 color=ink,
-                fontsize=min(8, 90 / total + 2.5),
+                fontsize=min(8, 150 / total),
             )
             left += width
     ax.set(xlim=(0, total), ylim=(len(lines), 0), xticks=[], yticks=[], title=title or "", xlabel="", ylabel="")
@@ -886,3 +893,84 @@ def show_next_tokens(probabilities, tokenizer, written, top=4, steps=8, columns=
         if step + columns >= len(probabilities):
             ax.set_xlabel("probability")
     return axes
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What the model looks at (chapter 14)
+# ------------------------------------------------------------------------------------------------------------
+
+
+def figure_to_png(figure):
+    """The figure as the bytes of a PNG file, for a widget."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def show_answer_attention(image, maps, tokens, columns=5, boxes=None):
+    """One heat map over the picture for each token of an answer. Returns an array of Axes.
+
+    Args:
+        image: the picture. maps: [A, rows, columns], the attention of each token over the patches.
+        tokens: list of A str, the titles. boxes: for each token a box in pixels to outline, or None.
+    """
+    axes = _row(len(tokens), 1.75, columns=min(columns, len(tokens)))
+    for i, (ax, weights, token) in enumerate(zip(axes, maps, tokens)):
+        pixels, weights = to_picture(image), to_array(weights)
+        extent = (-0.5, pixels.shape[1] - 0.5, pixels.shape[0] - 0.5, -0.5)
+        ax.imshow(pixels @ np.array([0.299, 0.587, 0.114]), cmap="gray", vmin=0, vmax=1, extent=extent)
+        ax.imshow(weights, extent=extent, alpha=0.65, vmin=0)  # each map on its own scale: where, not how much
+        _frame(ax)
+        ax.set(xticks=[], yticks=[], title=token.replace("▁", " ").strip() or "␣")
+        if boxes is not None and boxes[i] is not None:
+            y1, x1, y2, x2 = boxes[i]
+            ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=RED, linewidth=1.5))
+    return axes
+
+
+def show_spread(groups, xlabel="", ylabel="share", reference=None, reference_label="", title=None, ax=None):
+    """For each group of numbers a box plot: median, quartiles, whiskers to the 5th and 95th percentile. Returns Axes.
+
+    Args: groups: {name: numbers}. reference: {name: number} to mark beside each, such as what chance would give.
+    """
+    ax = _axes(ax, WIDTH * 0.85, 2.8)
+    ax.boxplot(
+        [to_array(values) for values in groups.values()],
+        whis=(5, 95),
+        showfliers=False,
+        widths=0.5,
+        medianprops={"color": BLUE, "linewidth": 2},
+    )
+    if reference is not None:
+        places = range(1, len(groups) + 1)
+        ax.plot(places, [reference[name] for name in groups], "D", color=ORANGE, markersize=5, label=reference_label)
+        ax.legend()
+    ax.set_xticks(range(1, len(groups) + 1), list(groups))
+    ax.grid(True, axis="y")
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
+    return ax
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Published sizes (chapter 15)
+# ------------------------------------------------------------------------------------------------------------
+
+
+def show_model_sizes(sizes, title=None, ax=None):
+    """One horizontal bar for each model, divided into its parts, in billions of parameters. Returns Axes.
+
+    Args: sizes: {model: {part: number of parameters}}, the same parts for all.
+    """
+    ax = _axes(ax, WIDTH, 0.5 * len(sizes) + 1.1)
+    parts = list(next(iter(sizes.values())))
+    left = np.zeros(len(sizes))
+    for i, part in enumerate(parts):
+        widths = np.array([model[part] for model in sizes.values()]) / 1e9
+        ax.barh(list(sizes), widths, left=left, color=CYCLE[i], edgecolor="white", label=part, height=0.65)
+        left += widths
+    for y, total in enumerate(left):
+        ax.text(total + 0.2, y, f"{total:.1f}", va="center", fontsize=8)
+    ax.invert_yaxis()
+    ax.set(xlabel="billions of parameters", title=title or "", xlim=(0, left.max() * 1.08))
+    ax.legend(loc="upper right")
+    return ax

@@ -366,3 +366,44 @@ def test_save_figure_leaves_the_old_file_when_it_fails(tmp_path, picture, monkey
 def test_save_figure_needs_an_ending(tmp_path, picture):
     with pytest.raises(ValueError, match="ending"):
         vis.save_figure(vis.show_image(picture), tmp_path / "figure")
+
+
+class Names:
+    """A tokenizer as far as the figures need one."""
+
+    def convert_ids_to_tokens(self, token):
+        return ["▁red", "▁blue", "▁star"][token]
+
+
+def test_next_tokens_show_the_likeliest_first_and_fill_the_one_written():
+    axes = visualize.show_next_tokens(np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]), Names(), ["▁blue", "▁red"], top=2)
+    assert [bar.get_width() for bar in axes[0].patches] == [0.7, 0.2]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["blue", "star"]
+    filled = [bar.get_facecolor() for bar in axes[1].patches]
+    assert axes[1].get_title() == "2: red" and filled[0] != filled[1]
+
+
+def test_answer_attention_draws_a_map_and_a_box_for_each_token():
+    maps = np.arange(8.0).reshape(2, 2, 2)
+    axes = visualize.show_answer_attention(np.zeros((8, 8, 3)), maps, ["a", "▁b"], boxes=[(1, 2, 5, 8), None])
+    for ax, weights in zip(axes, maps, strict=True):
+        np.testing.assert_array_equal(ax.images[1].get_array(), weights)
+        assert ax.images[1].get_extent() == [-0.5, 7.5, 7.5, -0.5]
+    (box,) = axes[0].patches
+    assert (box.get_xy(), box.get_width(), box.get_height()) == ((1.5, 0.5), 6, 4)
+    assert not axes[1].patches and axes[1].get_title() == "b"
+
+
+def test_spread_shows_the_median_and_the_reference():
+    ax = visualize.show_spread({"a": [1.0, 2, 3], "b": [4.0, 4, 4]}, reference={"a": 0.5, "b": 0.6})
+    medians = [line.get_ydata()[0] for line in ax.lines if line.get_color() == visualize.BLUE]
+    assert medians == [2, 4]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
+    assert any(list(line.get_ydata()) == [0.5, 0.6] for line in ax.lines)
+
+
+def test_model_sizes_stack_the_parts_in_billions():
+    ax = visualize.show_model_sizes({"small": {"eye": 1e9, "rest": 2e9}, "large": {"eye": 1e9, "rest": 5e9}})
+    widths = [[bar.get_width() for bar in group] for group in ax.containers]
+    assert widths == [[1, 1], [2, 5]]
+    assert {text.get_text() for text in ax.texts} == {"3.0", "6.0"}
