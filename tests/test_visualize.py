@@ -376,7 +376,7 @@ class Names:
 
 
 def test_next_tokens_show_the_likeliest_first_and_fill_the_one_written():
-    axes = visualize.show_next_tokens(np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]), Names(), ["▁blue", "▁red"], top=2)
+    axes = vis.show_next_tokens(np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]), Names(), ["▁blue", "▁red"], top=2)
     assert [bar.get_width() for bar in axes[0].patches] == [0.7, 0.2]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["blue", "star"]
     filled = [bar.get_facecolor() for bar in axes[1].patches]
@@ -385,7 +385,7 @@ def test_next_tokens_show_the_likeliest_first_and_fill_the_one_written():
 
 def test_answer_attention_draws_a_map_and_a_box_for_each_token():
     maps = np.arange(8.0).reshape(2, 2, 2)
-    axes = visualize.show_answer_attention(np.zeros((8, 8, 3)), maps, ["a", "▁b"], boxes=[(1, 2, 5, 8), None])
+    axes = vis.show_answer_attention(np.zeros((8, 8, 3)), maps, ["a", "▁b"], boxes=[(1, 2, 5, 8), None])
     for ax, weights in zip(axes, maps, strict=True):
         np.testing.assert_array_equal(ax.images[1].get_array(), weights)
         assert ax.images[1].get_extent() == [-0.5, 7.5, 7.5, -0.5]
@@ -395,15 +395,15 @@ def test_answer_attention_draws_a_map_and_a_box_for_each_token():
 
 
 def test_spread_shows_the_median_and_the_reference():
-    ax = visualize.show_spread({"a": [1.0, 2, 3], "b": [4.0, 4, 4]}, reference={"a": 0.5, "b": 0.6})
-    medians = [line.get_ydata()[0] for line in ax.lines if line.get_color() == visualize.BLUE]
+    ax = vis.show_spread({"a": [1.0, 2, 3], "b": [4.0, 4, 4]}, reference={"a": 0.5, "b": 0.6})
+    medians = [line.get_ydata()[0] for line in ax.lines if line.get_color() == vis.BLUE]
     assert medians == [2, 4]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
     assert any(list(line.get_ydata()) == [0.5, 0.6] for line in ax.lines)
 
 
 def test_model_sizes_stack_the_parts_in_billions():
-    ax = visualize.show_model_sizes({"small": {"eye": 1e9, "rest": 2e9}, "large": {"eye": 1e9, "rest": 5e9}})
+    ax = vis.show_model_sizes({"small": {"eye": 1e9, "rest": 2e9}, "large": {"eye": 1e9, "rest": 5e9}})
     widths = [[bar.get_width() for bar in group] for group in ax.containers]
     assert widths == [[1, 1], [2, 5]]
     assert {text.get_text() for text in ax.texts} == {"3.0", "6.0"}
