@@ -465,7 +465,8 @@ def run_stage0(args, device) -> None:
     config = build_model(processor).config.vision_config
     stage = Stage0(config, len(processor.tokenizer), args.seed).to(device)
     pictures = Pictures(args.pictures, folder=args.cache)
-    schedule = Schedule(cycles=((args.steps or (700 if args.quick else 1400), 1.0),), seed=args.seed, save_every=args.save_every)
+    steps = args.steps or (700 if args.quick else 1400)
+    schedule = Schedule(cycles=((steps, 1.0),), seed=args.seed, save_every=args.save_every)
     out = Path(args.out or "runs/stage0")
 
     def finish(_):
@@ -622,7 +623,8 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="steps of the stage (stages 0, 2, 3)")
     parser.add_argument("--cycles", help="stage 1: steps x factor of each cycle, such as 1200x1.0,1800x0.5")
-    parser.add_argument("--quick", action="store_true", help="stages 0 and 1: words only and fewer steps, within 30 minutes on two cores")
+    parser.add_argument("--quick", action="store_true",
+                        help="stages 0 and 1: words only and fewer steps, within 30 minutes on two cores")
     parser.add_argument("--pictures", type=int, default=60_000, help="how many training pictures to draw")
     parser.add_argument("--per-step", type=int, help="pictures a step")
     parser.add_argument("--cache", default="runs", help="folder for the drawn pictures")
