@@ -974,3 +974,64 @@ def show_model_sizes(sizes, title=None, ax=None):
     ax.set(xlabel="billions of parameters", title=title or "", xlim=(0, left.max() * 1.08))
     ax.legend(loc="upper right")
     return ax
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Codes and masks (chapter 12)
+# ------------------------------------------------------------------------------------------------------------
+
+
+def show_codebook(vectors, codes, title=None, ax=None):
+    """Vectors in the plane, each joined to its nearest code, over the regions that the codes rule. Returns Axes.
+
+    Args: vectors: [n, 2]. codes: [K, 2]; the squares, numbered.
+    """
+    vectors, codes = to_array(vectors), to_array(codes)
+    if vectors.ndim != 2 or codes.ndim != 2 or vectors.shape[1] != 2 or codes.shape[1] != 2:
+        raise ValueError(f"show_codebook: vectors [n, 2] and codes [K, 2], not {vectors.shape} and {codes.shape}")
+    ax = _axes(ax, 3.6, 3.3)
+    both = np.concatenate([vectors, codes])
+    (x1, y1), (x2, y2) = both.min(axis=0) - 0.5, both.max(axis=0) + 0.5
+    xs, ys = np.meshgrid(np.linspace(x1, x2, 200), np.linspace(y1, y2, 200))
+    plane = np.stack([xs, ys], axis=-1)[:, :, None]  # [200, 200, 1, 2]
+    regions = ((plane - codes) ** 2).sum(axis=-1).argmin(axis=-1)
+    tints = [tuple(0.25 * np.array(matplotlib.colors.to_rgb(CYCLE[i % len(CYCLE)])) + 0.75) for i in range(len(codes))]
+    ax.imshow(
+        regions, cmap=ListedColormap(tints), vmin=0, vmax=len(codes) - 1, extent=(x1, x2, y1, y2), origin="lower",
+        aspect="auto",
+    )  # fmt: skip
+    nearest = ((vectors[:, None] - codes) ** 2).sum(axis=-1).argmin(axis=-1)
+    for vector, k in zip(vectors, nearest):
+        ax.plot(*zip(vector, codes[k]), color=GREY, linewidth=0.6)
+    ax.scatter(*vectors.T, s=14, color=BLACK, zorder=3, label="vector")
+    for k, code in enumerate(codes):
+        box = {"boxstyle": "square,pad=0.25", "facecolor": CYCLE[k % len(CYCLE)], "edgecolor": "white"}
+        ax.text(*code, str(k), color="white", fontsize=8, fontweight="bold", ha="center", va="center", bbox=box)
+    ax.set(title=title or "", xlabel="first number", ylabel="second number")
+    return ax
+
+
+def show_mask_codes(masks, codes, drawn, titles):
+    """Masks, the 4 x 4 codes of each, and what is drawn from the codes: three rows, one column a mask.
+
+    Args: masks, drawn: [n, H, W], 0 to 1. codes: [n, 16] whole numbers. titles: n str. Returns Axes [3, n].
+    """
+    masks, codes, drawn = to_array(masks), to_array(codes), to_array(drawn)
+    n = len(masks)
+    if not n == len(codes) == len(drawn) == len(titles) or codes.shape[1] != 16:
+        raise ValueError(f"show_mask_codes: {n} masks, codes {codes.shape}, {len(drawn)} drawn, {len(titles)} titles")
+    _, axes = plt.subplots(3, n, figsize=(WIDTH, 3 * WIDTH / max(n, 4) + 0.5), squeeze=False)
+    for column, (mask, grid, picture, title) in enumerate(zip(masks, codes.reshape(-1, 4, 4), drawn, titles)):
+        axes[0, column].imshow(mask.astype(float), cmap="gray", vmin=0, vmax=1)
+        axes[1, column].imshow(grid, vmin=0, vmax=127, alpha=0.75)
+        for (r, c), code in np.ndenumerate(grid):
+            axes[1, column].text(c, r, str(code), ha="center", va="center", fontsize=7, fontweight="bold",
+                                 color="white" if code < 64 else BLACK)  # fmt: skip
+        axes[2, column].imshow(picture.astype(float), cmap="gray", vmin=0, vmax=1)
+        axes[0, column].set_title(title)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        _frame(ax)
+    for row, name in enumerate(("mask", "16 codes", "drawn from them")):
+        axes[row, 0].set_ylabel(name)
+    return axes

@@ -407,3 +407,25 @@ def test_model_sizes_stack_the_parts_in_billions():
     widths = [[bar.get_width() for bar in group] for group in ax.containers]
     assert widths == [[1, 1], [2, 5]]
     assert {text.get_text() for text in ax.texts} == {"3.0", "6.0"}
+
+
+def test_codebook_shows_regions_of_the_nearest_code():
+    vectors, codes = np.array([[0.2, 0.1], [1.9, 0.3]]), np.array([[0.0, 0.0], [2.0, 0.0]])
+    ax = vis.show_codebook(vectors, codes)
+    regions = ax.images[0].get_array()
+    assert (regions[:, :99] == 0).all() and (regions[:, 101:] == 1).all()  # cut in the middle between the two
+    assert [line.get_xydata().tolist() for line in ax.lines] == [[[0.2, 0.1], [0, 0]], [[1.9, 0.3], [2, 0]]]
+    assert [text.get_text() for text in ax.texts] == ["0", "1"]
+    with pytest.raises(ValueError, match="codes"):
+        vis.show_codebook(vectors, np.zeros((2, 3)))
+
+
+def test_mask_codes_show_mask_numbers_and_drawing():
+    masks, codes = np.zeros((2, 8, 8)), np.arange(32).reshape(2, 16)
+    axes = vis.show_mask_codes(masks, codes, masks == 0, ["a", "b"])
+    assert axes.shape == (3, 2) and axes[0, 1].get_title() == "b"
+    np.testing.assert_array_equal(axes[1, 1].images[0].get_array(), codes[1].reshape(4, 4))
+    assert [text.get_text() for text in axes[1, 0].texts] == [str(i) for i in range(16)]
+    assert axes[0, 0].images[0].get_array().max() == 0 and axes[2, 0].images[0].get_array().min() == 1
+    with pytest.raises(ValueError, match="titles"):
+        vis.show_mask_codes(masks, codes, masks, ["a"])
