@@ -1035,3 +1035,108 @@ def show_mask_codes(masks, codes, drawn, titles):
     for row, name in enumerate(("mask", "16 codes", "drawn from them")):
         axes[row, 0].set_ylabel(name)
     return axes
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The decoder's parts (chapters 06 to 09)
+# ------------------------------------------------------------------------------------------------------------
+
+
+def show_matrices(matrices, xlabel="column", ylabel="row", vmin=None, vmax=None, cmap=None, columns=None, height=2.0):
+    """Several matrices side by side on one colour scale, so that they can be compared. Returns an array of Axes.
+
+    Args: matrices: {title: [rows, columns]}. The scale is that of all values together unless given.
+    """
+    arrays = {title: to_array(matrix) for title, matrix in matrices.items()}
+    low = min(array.min() for array in arrays.values()) if vmin is None else vmin
+    high = max(array.max() for array in arrays.values()) if vmax is None else vmax
+    axes = _row(len(arrays), height, columns)
+    for i, (ax, (title, array)) in enumerate(zip(axes, arrays.items())):
+        bare = {"annotate": False, "colour_bar": False, "ax": ax}
+        show_matrix(array, title, xlabel, ylabel, vmin=low, vmax=high, cmap=cmap, **bare)
+        ax.set_aspect("auto")
+        if i % (columns or len(arrays)):
+            ax.set_ylabel("")
+    axes[0].figure.colorbar(axes[0].images[0], ax=list(axes), label="value", pad=0.02)
+    return axes
+
+
+def show_clock_hands(angles, positions, names):
+    """Angles as hands on dials: one row for each frequency, one column for each position. Returns an array of Axes.
+
+    Args:
+        angles: [frequencies, positions] in radians, counted anticlockwise from the right, as in mathematics.
+        positions: what to write above the columns. names: what to write beside the rows.
+    """
+    angles = to_array(angles)
+    rows, columns = angles.shape
+    side = (WIDTH - 0.6) / columns
+    _, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * side + 0.4), squeeze=False)
+    turn = np.linspace(0, 2 * np.pi, 100)
+    for (r, c), angle in np.ndenumerate(angles):
+        ax = axes[r, c]
+        ax.plot(np.cos(turn), np.sin(turn), color=PALE, linewidth=1.2)
+        ax.plot([0, np.cos(angle)], [0, np.sin(angle)], color=CYCLE[r % len(CYCLE)], linewidth=2.2)
+        ax.plot(0, 0, "o", color=BLACK, markersize=2.5)
+        ax.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), xticks=[], yticks=[], aspect="equal")
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        if r == 0:
+            ax.set_title(str(positions[c]), fontweight="normal")
+        if c == 0:
+            ax.set_ylabel(names[r], rotation=0, ha="right", va="center")
+    return axes
+
+
+def show_attention_matrix(weights, blocks, title=None, ax=None):
+    """Attention of every token (row) to every token (column), with the blocks of the sequence marked off.
+
+    Args:
+        weights: [L, L], each row sums to 1. blocks: [(name, length), ...] that add up to L.
+    Returns Axes. The colours follow the logarithm of the weight, so that small ones can be told from none: weights
+    of exactly 0 stay white.
+    """
+    weights = to_array(weights)
+    length = sum(n for _, n in blocks)
+    if weights.shape != (length, length):
+        raise ValueError(f"show_attention_matrix: blocks {blocks} add up to {length}, the weights are {weights.shape}")
+    ax = _axes(ax, 4.6, 3.9)
+    scale = matplotlib.colors.LogNorm(vmin=1e-4, vmax=1, clip=True)
+    shown = ax.imshow(np.ma.masked_equal(weights, 0), norm=scale)
+    edges = np.cumsum([0] + [n for _, n in blocks])
+    for edge in edges[1:-1]:
+        ax.axhline(edge - 0.5, color=RED, linewidth=1.0)
+        ax.axvline(edge - 0.5, color=RED, linewidth=1.0)
+    middles = (edges[:-1] + edges[1:] - 1) / 2
+    ax.set_xticks(middles, [name for name, _ in blocks])
+    ax.set_yticks(middles, [name for name, _ in blocks])
+    ax.tick_params(length=0)
+    _frame(ax)
+    ax.set(title=title or "", xlabel="is seen (key)", ylabel="looks (query)")
+    ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.03, label="attention weight")
+    return ax
+
+
+def show_logit_lens(words, probabilities, inputs, layers, title=None, ax=None):
+    """What each layer would say next: the likeliest word at each layer and position. Returns Axes.
+
+    Args:
+        words: [layers][positions] of str. probabilities: [layers, positions], each word's, as the colour.
+        inputs: the token that stands at each position. layers: names of the rows; the first is drawn at the bottom.
+    """
+    probabilities = to_array(probabilities)
+    rows, columns = probabilities.shape
+    ax = _axes(ax, WIDTH, 0.42 * rows + 1.3)
+    shown = ax.imshow(probabilities, vmin=0, vmax=1, aspect="auto", origin="lower")
+    for (r, c), value in np.ndenumerate(probabilities):
+        word = words[r][c].replace("▁", " ").strip() or "␣"
+        colour = _text_colour(shown.cmap(shown.norm(float(value))))
+        ax.text(c, r, word, ha="center", va="center", color=colour, fontsize=min(8, 46 / max(len(word), 6)))
+    ax.set_yticks(range(rows), layers)
+    names = [name.replace("\n", "\\n").replace("▁", " ").strip() or "␣" for name in inputs]
+    ax.set_xticks(range(columns), names, rotation=40, ha="right")
+    ax.tick_params(length=0)
+    _frame(ax)
+    ax.set(title=title or "", xlabel="the token that stands at this position", ylabel="read after")
+    ax.figure.colorbar(shown, ax=ax, pad=0.02, label="probability of the word")
+    return ax

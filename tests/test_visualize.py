@@ -429,3 +429,37 @@ def test_mask_codes_show_mask_numbers_and_drawing():
     assert axes[0, 0].images[0].get_array().max() == 0 and axes[2, 0].images[0].get_array().min() == 1
     with pytest.raises(ValueError, match="titles"):
         vis.show_mask_codes(masks, codes, masks, ["a"])
+
+
+def test_matrices_share_one_scale_and_keep_their_values():
+    axes = vis.show_matrices({"a": np.array([[0.0, 2.0]]), "b": np.array([[-3.0, 1.0]])}, ylabel="token")
+    np.testing.assert_array_equal(shown(axes[1]), [[-3, 1]])
+    assert [ax.get_title() for ax in axes] == ["a", "b"]
+    assert {ax.images[0].get_clim() for ax in axes} == {(-3, 2)}
+    assert [ax.get_ylabel() for ax in axes] == ["token", ""]
+
+
+def test_clock_hands_point_where_the_angle_says():
+    axes = vis.show_clock_hands(np.array([[0, np.pi / 2]]), [0, 1], ["fast"])
+    ends = [ax.lines[1].get_xydata()[1] for ax in axes[0]]
+    np.testing.assert_allclose(ends, [[1, 0], [0, 1]], atol=1e-12)
+    assert axes[0, 0].get_ylabel() == "fast" and axes[0, 1].get_title() == "1"
+
+
+def test_attention_matrix_leaves_out_what_is_forbidden():
+    weights = np.array([[1.0, 0, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])
+    ax = vis.show_attention_matrix(weights, [("image", 2), ("answer", 1)])
+    drawn = ax.images[0].get_array()
+    np.testing.assert_array_equal(drawn.mask, weights == 0)
+    np.testing.assert_array_equal(drawn.filled(0), weights)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["image", "answer"]
+    with pytest.raises(ValueError, match="add up to 2"):
+        vis.show_attention_matrix(weights, [("image", 2)])
+
+
+def test_logit_lens_writes_each_word_on_its_field():
+    ax = vis.show_logit_lens([["▁a", "b"], ["c", "▁"]], [[0.1, 0.2], [0.9, 1.0]], ["\n", "▁a"], ["in", "out"])
+    assert texts(ax) == ["a", "b", "c", "␣"]
+    np.testing.assert_array_equal(shown(ax), [[0.1, 0.2], [0.9, 1.0]])
+    assert ax.images[0].get_clim() == (0, 1) and ax.get_ylim() == (-0.5, 1.5)  # the first layer at the bottom
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["\\n", "a"]
