@@ -54,9 +54,11 @@ def stream(
     ids, written = [], ""
     for tokens in generate_tokens(model, inputs, max_new_tokens, temperature, top_k, top_p, seed):
         ids.append(int(tokens))
-        # Decoded from the start each time: a letter may take several tokens, and comes out when it is whole.
+        # Decoded from the start each time: a letter outside the vocabulary is spelled in bytes, tokens such as <0xC3>,
+        # and what bytes say is certain only when the last of them is there.
         so_far = processor.decode(until_eos(ids, model.config.eos_token_id))
-        if not so_far.endswith("\N{REPLACEMENT CHARACTER}") and len(so_far) > len(written):
+        in_bytes = str(processor.tokenizer.convert_ids_to_tokens(ids[-1])).startswith("<0x")
+        if not in_bytes and len(so_far) > len(written):
             yield so_far[len(written) :]
             written = so_far
     if len(so_far) > len(written):  # it stopped in the middle of a letter
