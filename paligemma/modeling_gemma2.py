@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .configuration import check_choice
 from .modeling_gemma import (
     GemmaAttention,
     GemmaConfig,
@@ -46,6 +47,8 @@ class Gemma2Config(GemmaConfig):
             raise ValueError(
                 f"layer_types names {len(self.layer_types)} layers, the model has {self.num_hidden_layers}"
             )
+        for layer_type in self.layer_types:
+            check_choice("layer_types", layer_type, ("sliding_attention", "full_attention"))
 
 
 def softcap(x: torch.Tensor, cap: float | None) -> torch.Tensor:
