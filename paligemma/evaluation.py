@@ -60,7 +60,7 @@ def draw_vector(scene: Scene) -> Image.Image:
 
     rng = np.random.default_rng([2, scene.seed])
     width, height = int(rng.integers(80, 320)), int(rng.integers(80, 320))
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="none")   # whatever the style says
     canvas = FigureCanvasAgg(figure)
     figure.set_facecolor(VECTOR_BACKGROUNDS[rng.integers(len(VECTOR_BACKGROUNDS))])
     axes = figure.add_axes([0, 0, 1, 1])
