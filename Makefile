@@ -57,7 +57,7 @@ notebooks: .venv/.test
 	$(BIN)/python docs/clean_notebooks.py $(CHAPTERS)
 
 exercises: .venv/.test
-	$(BIN)/python -m paligemma.exercises.make
+	$(BIN)/python -m paligemma.exercises make
 
 site: .venv/.test
 	$(BIN)/python docs/build.py

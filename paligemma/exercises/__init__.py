@@ -1,0 +1,13 @@
+"""The checks of the exercises: they compare a learner's code with the package and recognise the usual mistakes.
+
+    from paligemma.exercises import check, progress
+    check("06.1", rms_norm)     # says what it saw, what that usually means, and where to look
+    progress()                  # which tasks are done
+
+The tasks of chapter NN are in chNN.py; checking.py does the work.
+"""
+
+from .checking import CheckFailed, NotStarted, check
+from .progress import progress, reset
+
+__all__ = ["CheckFailed", "NotStarted", "check", "progress", "reset"]

@@ -1,0 +1,28 @@
+"""python -m paligemma.exercises make | progress | reset [task or chapter]"""
+
+import argparse
+
+from . import progress, reset
+from .make import make
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m paligemma.exercises", description="The exercises of the course.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("make", help="make notebooks/exercises from notebooks/solutions")
+    show = commands.add_parser("progress", help="which tasks are done (run it in notebooks/exercises)")
+    show.add_argument("chapter", nargs="?", help='one chapter: "06"')
+    forget = commands.add_parser("reset", help="forget what was done")
+    forget.add_argument("what", nargs="?", help='a task, "06.1", or a chapter, "06"; without it, everything')
+    arguments = parser.parse_args()
+    if arguments.command == "make":
+        lines = [f"written: {path.parent.name}/{path.name}" for path in make()]
+        print("\n".join(lines) or "all exercises are up to date")
+    elif arguments.command == "progress":
+        progress(arguments.chapter)
+    else:
+        reset(arguments.what)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,501 @@
+"""Chapter 06: RMSNorm."""
+
+import torch
+from torch import nn
+
+from ..modeling_gemma import GemmaRMSNorm
+from .checking import Case, Finding, Mistake, Task, numbers
+from .watching import swap_task
+
+# --- 06.1 --------------------------------------------------------------------------------------------------------
+
+
+def rms_norm(x, eps=1e-6):
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+
+
+def rms_cases(seed):
+    sizes = {"B": 2, "L": 5, "D": 7}
+    yield Case((numbers(seed, 2, 5, 7),), sizes=sizes)
+    yield Case((numbers(seed, 2, 5, 7, shift=3.0),), sizes=sizes, note="about 3 on average")
+    yield Case((numbers(seed, 3, 8, scale=1e-3),), sizes={"L": 3, "D": 8}, note="about 1e-3 in size")
+    yield Case((numbers(seed, 3, 8), 0.5), sizes={"L": 3, "D": 8}, note="eps = 0.5")
+
+
+def show_sizes(thing):
+    """Tokens of very different sizes, before and after."""
+    x = numbers(0, 1, 6, 64) * torch.tensor([0.01, 0.1, 1.0, 3.0, 10.0, 100.0])[None, :, None]
+    y = thing(x)
+    for label, value in (("before", x), ("after ", y)):
+        sizes = value.square().mean(-1).sqrt()[0]
+        print(f"  root mean square of six tokens {label}  " + "  ".join(f"{size:6.2f}" for size in sizes))
+
+
+RMS = Task(
+    id="06.1",
+    title="divide by the root mean square",
+    points=2,
+    minutes=5,
+    level="easy",
+    reference=rms_norm,
+    cases=rms_cases,
+    look='chapter 06, "By hand"; hint 1 of this task',
+    reward=show_sizes,
+    mistakes=[
+        Mistake(
+            "mean over everything",
+            "your numbers are those you get when one root mean square is taken of the whole tensor: then what a token "
+            "becomes depends on its neighbours, and on the other rows of the batch",
+            lambda x, eps=1e-6: x / (x.square().mean() + eps).sqrt(),
+        ),
+        Mistake(
+            "wrong axis",
+            "your numbers are those you get when the mean runs over the tokens instead of the features of one token",
+            lambda x, eps=1e-6: x / (x.square().mean(-2, keepdim=True) + eps).sqrt(),
+        ),
+        Mistake(
+            "wrong axis",
+            "your numbers are those you get when the mean runs over the first axis",
+            lambda x, eps=1e-6: x / (x.square().mean(0, keepdim=True) + eps).sqrt(),
+        ),
+        Mistake(
+            "sum instead of mean",
+            "your numbers are those you get from the root of the sum of squares: the length of the vector. It grows "
+            "with the number of features, the root mean square doesn't",
+            lambda x, eps=1e-6: x / (x.square().sum(-1, keepdim=True) + eps).sqrt(),
+        ),
+        Mistake(
+            "root forgotten",
+            "your numbers are those you get when dividing by the mean square: twice the input would give half the "
+            "output, and not the same",
+            lambda x, eps=1e-6: x / (x.square().mean(-1, keepdim=True) + eps),
+        ),
+        Mistake(
+            "square of the mean",
+            "your numbers are those you get when the mean is taken first and squared after: features of opposite sign "
+            "cancel",
+            lambda x, eps=1e-6: x / (x.mean(-1, keepdim=True).square() + eps).sqrt(),
+        ),
+        Mistake(
+            "mean of sizes",
+            "your numbers are those you get from the mean of the absolute values: a mean of squares weighs large "
+            "features more",
+            lambda x, eps=1e-6: x / (x.abs().mean(-1, keepdim=True) + eps),
+        ),
+        Mistake(
+            "mean subtracted",
+            "your numbers are those of a layer norm: RMSNorm leaves the mean where it is, which is why it is cheaper",
+            lambda x, eps=1e-6: (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + eps).sqrt(),
+        ),
+        Mistake(
+            "mean subtracted",
+            "your numbers are those you get with the mean subtracted above and the squares left alone below",
+            lambda x, eps=1e-6: (x - x.mean(-1, keepdim=True)) / (x.square().mean(-1, keepdim=True) + eps).sqrt(),
+        ),
+        Mistake(
+            "variance instead of mean square",
+            "your numbers are those you get when dividing by the standard deviation: it measures from the mean, the "
+            "root mean square from zero",
+            lambda x, eps=1e-6: x / (x.var(-1, keepdim=True, correction=0) + eps).sqrt(),
+        ),
+        Mistake(
+            "eps outside the root",
+            "your numbers are those you get when eps is added after the root. For inputs of size 1 nobody notices; "
+            "for small ones it is another function",
+            lambda x, eps=1e-6: x / (x.square().mean(-1, keepdim=True).sqrt() + eps),
+        ),
+        Mistake(
+            "eps forgotten",
+            "your numbers are those you get without eps: a token of zeros would become 0 / 0",
+            lambda x, eps=1e-6: x / x.square().mean(-1, keepdim=True).sqrt(),
+        ),
+        Mistake(
+            "eps not passed on",
+            "the eps that is given is not used: a fixed one is",
+            lambda x, eps=1e-6: x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt(),
+        ),
+        Mistake(
+            "multiplied",
+            "your numbers are those you get when multiplying by the root mean square: large tokens become larger",
+            lambda x, eps=1e-6: x * (x.square().mean(-1, keepdim=True) + eps).sqrt(),
+        ),
+        Mistake(
+            "axis dropped",
+            "the mean has one axis less than x, so it lines up with the wrong axis: there is an argument that keeps it",
+            lambda x, eps=1e-6: x / (x.square().mean(-1) + eps).sqrt(),
+        ),
+    ],
+)
+
+# --- 06.2 --------------------------------------------------------------------------------------------------------
+
+
+def normalise(x, kind, eps=1e-6):
+    if kind == "rms":
+        return rms_norm(x, eps)
+    axes = {"batch": (0, 1), "layer": (2,)}[kind]
+    mean = x.mean(axes, keepdim=True)
+    return (x - mean) / ((x - mean).square().mean(axes, keepdim=True) + eps).sqrt()
+
+
+def kinds(batch=normalise, layer=normalise, rms=normalise):
+    """`normalise` with some of its three kinds done differently."""
+    parts = {"batch": batch, "layer": layer, "rms": rms}
+    return lambda x, kind, eps=1e-6: parts[kind](x, kind, eps)
+
+
+def standardise(axes, correction=0):
+    def norm(x, kind=None, eps=1e-6):
+        return (x - x.mean(axes, keepdim=True)) / (x.var(axes, keepdim=True, correction=correction) + eps).sqrt()
+
+    return norm
+
+
+def kind_cases(seed):
+    sizes = {"B": 2, "L": 5, "D": 7}
+    for kind in ("batch", "layer", "rms"):
+        yield Case((numbers(seed, 2, 5, 7, scale=2.0, shift=1.0), kind), sizes=sizes)
+        yield Case((numbers(seed, 2, 5, 7, scale=1e-3), kind), sizes=sizes, note="about 1e-3 in size")
+
+
+def show_kinds(thing):
+    x = numbers(3, 4, 6, 32, scale=2.0, shift=1.0)
+    for kind in ("batch", "layer", "rms"):
+        y = thing(x, kind)
+        token, feature = y[0, 0], y[:, :, 0]
+        print(f"  {kind:5}  one token: mean {token.mean():5.2f}, rms {token.square().mean().sqrt():.2f}"
+              f"    one feature: mean {feature.mean():5.2f}, rms {feature.square().mean().sqrt():.2f}")  # fmt: skip
+
+
+KINDS = Task(
+    id="06.2",
+    title="three norms, one line apart",
+    points=3,
+    minutes=10,
+    level="easy",
+    reference=normalise,
+    cases=kind_cases,
+    look='chapter 06, the section that sets the three norms side by side; hint 1 of this task',
+    reward=show_kinds,
+    mistakes=[
+        Mistake(
+            "batch and layer swapped",
+            "your batch norm is the layer norm and the other way round: ask for each what is alike afterwards, a "
+            "token or a feature",
+            kinds(batch=standardise((2,)), layer=standardise((0, 1))),
+        ),
+        Mistake(
+            "batch norm over the rows only",
+            "your batch norm takes its mean over the rows of the batch alone, for each place in the sequence: every "
+            "token of every row is an example of a feature",
+            kinds(batch=standardise((0,))),
+        ),
+        Mistake(
+            "batch norm over the places only",
+            "your batch norm takes its mean inside each row alone",
+            kinds(batch=standardise((1,))),
+        ),
+        Mistake(
+            "layer norm over the whole row",
+            "your layer norm mixes the tokens of a row: each token is to be normalised by itself",
+            kinds(layer=standardise((1, 2))),
+        ),
+        Mistake(
+            "layer norm over the tokens",
+            "your layer norm runs over the tokens and not over the features of a token",
+            kinds(layer=standardise((1,))),
+        ),
+        Mistake(
+            "one less in the variance",
+            "your variance divides by the count minus one, as torch's var does unless it is told otherwise",
+            kinds(batch=standardise((0, 1), 1), layer=standardise((2,), 1)),
+        ),
+        Mistake(
+            "one less in the variance",
+            "your variance divides by the count minus one, as torch's var does unless it is told otherwise",
+            kinds(layer=standardise((2,), 1)),
+        ),
+        Mistake(
+            "one less in the variance",
+            "your variance divides by the count minus one, as torch's var does unless it is told otherwise",
+            kinds(batch=standardise((0, 1), 1)),
+        ),
+        Mistake(
+            "mean subtracted in rms",
+            "your RMSNorm subtracts the mean: then it is the layer norm again",
+            kinds(rms=standardise((2,))),
+        ),
+        Mistake(
+            "mean not subtracted",
+            "your layer norm divides and does not subtract the mean: then it is RMSNorm again",
+            kinds(layer=lambda x, kind, eps=1e-6: rms_norm(x, eps)),
+        ),
+        Mistake(
+            "everything at once",
+            "one mean is taken over all three axes, whatever the kind",
+            kinds(batch=standardise((0, 1, 2)), layer=standardise((0, 1, 2))),
+        ),
+        Mistake(
+            "eps outside the root",
+            "eps is added after the root: for inputs of size 1e-3 it is another function",
+            lambda x, kind, eps=1e-6: (x - {"batch": x.mean((0, 1), keepdim=True), "layer": x.mean(2, keepdim=True),
+                                            "rms": 0}[kind]) / (
+                {"batch": x.std((0, 1), keepdim=True, correction=0), "layer": x.std(2, keepdim=True, correction=0),
+                 "rms": x.square().mean(2, keepdim=True).sqrt()}[kind] + eps),
+        ),
+    ],
+)  # fmt: skip
+
+# --- 06.3 --------------------------------------------------------------------------------------------------------
+
+
+class WithoutOne(GemmaRMSNorm):
+    def forward(self, x):
+        return (rms_norm(x.float(), self.eps) * self.weight.float()).type_as(x)
+
+
+class NoWeight(GemmaRMSNorm):
+    def forward(self, x):
+        return rms_norm(x.float(), self.eps).type_as(x)
+
+
+class MeanSubtracted(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float() - x.float().mean(-1, keepdim=True)
+        return (rms_norm(wide, self.eps) * (1 + self.weight.float())).type_as(x)
+
+
+class EpsOutside(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        normed = wide / (wide.square().mean(-1, keepdim=True).sqrt() + self.eps)
+        return (normed * (1 + self.weight.float())).type_as(x)
+
+
+class EpsFixed(GemmaRMSNorm):
+    def forward(self, x):
+        return (rms_norm(x.float(), 1e-6) * (1 + self.weight.float())).type_as(x)
+
+
+class WrongAxis(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        normed = wide / (wide.square().mean(-2, keepdim=True) + self.eps).sqrt()
+        return (normed * (1 + self.weight.float())).type_as(x)
+
+
+class OverEverything(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        return (wide / (wide.square().mean() + self.eps).sqrt() * (1 + self.weight.float())).type_as(x)
+
+
+class HalfPrecision(GemmaRMSNorm):
+    def forward(self, x):
+        return (rms_norm(x, self.eps) * (1 + self.weight)).type_as(x)
+
+
+class WeightAdded(GemmaRMSNorm):
+    def forward(self, x):
+        return (rms_norm(x.float(), self.eps) + self.weight.float()).type_as(x)
+
+
+class OnePlusOutside(GemmaRMSNorm):
+    def forward(self, x):
+        return (1 + rms_norm(x.float(), self.eps) * self.weight.float()).type_as(x)
+
+
+class LlamaOrder(GemmaRMSNorm):
+    def forward(self, x):
+        return (rms_norm(x.float(), self.eps).type_as(x) * (1 + self.weight)).type_as(x)
+
+
+class NotCastBack(GemmaRMSNorm):
+    def forward(self, x):
+        return rms_norm(x.float(), self.eps) * (1 + self.weight.float())
+
+
+class RootForgotten(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        normed = wide / (wide.square().mean(-1, keepdim=True) + self.eps)
+        return (normed * (1 + self.weight.float())).type_as(x)
+
+
+class SumOfSquares(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        normed = wide / (wide.square().sum(-1, keepdim=True) + self.eps).sqrt()
+        return (normed * (1 + self.weight.float())).type_as(x)
+
+
+def norm_cases(seed):
+    sizes = {"B": 2, "L": 5, "D": 7}
+    yield Case((numbers(seed, 2, 5, 7),), (7,), sizes)
+    yield Case((numbers(seed, 2, 5, 7, shift=2.0),), (7,), sizes, note="about 2 on average")
+    yield Case((numbers(seed, 3, 8, scale=1e-3),), (8, 1e-6), {"L": 3, "D": 8}, note="about 1e-3 in size")
+    yield Case((numbers(seed, 3, 8),), (8, 0.1), {"L": 3, "D": 8}, note="eps = 0.1")
+    yield Case((numbers(seed, 2, 3, 8, dtype=torch.bfloat16),), (8,), {"B": 2, "L": 3, "D": 8})
+    yield Case(
+        (numbers(seed, 2, 3, 8, scale=500, dtype=torch.float16),), (8,), {"B": 2, "L": 3, "D": 8},
+        note="numbers of about 500, whose squares float16 cannot hold",
+    )  # fmt: skip
+
+
+def starts_as_a_plain_norm(kind) -> Finding | None:
+    weight = kind(6).weight
+    if weight.eq(1).all():
+        return Finding(
+            "starts at one",
+            "a new module's weight is all ones, so it scales by 2",
+            "published Gemma weights are what is added to something; a new norm should scale by 1",
+        )
+    if not weight.eq(0).all():
+        return Finding("start", f"a new module's weight starts as {weight.tolist()[:3]}...", "a new norm scales by 1")
+    return None
+
+
+def bits(kind, x, weight):
+    module = kind(x.shape[-1])
+    with torch.no_grad():
+        module.weight.copy_(weight)
+        return module(x)
+
+
+def multiplies_before_the_cast(kind) -> Finding | None:
+    """Two roundings to bfloat16 instead of one show in the last bit of every fourth number."""
+    x, weight = numbers(5, 64, 256, dtype=torch.bfloat16), numbers(6, 256, scale=0.5)
+    with torch.no_grad():
+        got, want = bits(kind, x, weight), bits(GemmaRMSNorm, x, weight)
+        share = float((got != want).float().mean())
+        if share < 0.03:
+            return None
+        saw = f"in bfloat16, {share:.0%} of {got.numel()} numbers differ from the expected ones in the last bit"
+        for kind_of_error, name, means in (
+            (LlamaOrder, "cast before the weight",
+             "the result is rounded to bfloat16 twice: once before the weight is applied and once after. Llama does "
+             "it so; Gemma's weights were trained with one rounding, at the very end"),
+            (HalfPrecision, "computed in half precision",
+             "squares and mean are rounded to 8 bits on the way: what does the docstring say about the dtype inside?"),
+        ):  # fmt: skip
+            if torch.equal(bits(kind_of_error, x, weight), got):
+                return Finding(name, saw, means)
+    return Finding("rounded too early", saw, "something is rounded to the input's dtype before the end")
+
+
+def show_norm(kind):
+    module = kind(4)
+    x = torch.tensor([[3.0, -1.0, 2.0, 1.0], [300.0, -100.0, 200.0, 100.0]])
+    for row, normed in zip(x.tolist(), module(x).tolist()):
+        print(f"  {row} -> {[round(value, 2) for value in normed]}")
+
+
+NORM = Task(
+    id="06.3",
+    title="GemmaRMSNorm",
+    points=4,
+    minutes=15,
+    level="medium",
+    reference=GemmaRMSNorm,
+    cases=norm_cases,
+    look='chapter 06, "Build it"; hint 2 of this task',
+    reward=show_norm,
+    extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
+    mistakes=[
+        Mistake(
+            "weight instead of 1 + weight",
+            "your numbers are those you get when multiplying by the weight itself. Gemma stores how far the scale is "
+            "from 1: with the trained weights, most of each token would vanish",
+            WithoutOne,
+        ),
+        Mistake("weight unused", "your numbers are those you get without the weight", NoWeight),
+        Mistake("weight added", "the weight is added to the result and not to the scale", WeightAdded),
+        Mistake(
+            "bracket missing", "1 is added to the result and not to the weight: multiplication binds more tightly",
+            OnePlusOutside,
+        ),
+        Mistake("mean subtracted", "your numbers are those of a layer norm, which subtracts the mean first",
+                     MeanSubtracted),
+        Mistake(
+            "eps outside the root", "eps is added after the root: at size 1 nobody notices, at 1e-3 it is another "
+            "function", EpsOutside,
+        ),
+        Mistake("eps not passed on", "the eps given to the constructor is not used: a fixed one is", EpsFixed),
+        Mistake("wrong axis", "the mean runs over the tokens instead of the features of one token", WrongAxis),
+        Mistake("mean over everything", "one mean square is taken of the whole tensor", OverEverything),
+        Mistake("root forgotten", "your numbers are those you get when dividing by the mean square", RootForgotten),
+        Mistake("sum instead of mean", "your numbers are those you get from the sum of squares", SumOfSquares),
+        Mistake(
+            "computed in half precision",
+            "in float16 the square of 500 is more than 65504, the largest number there is, and becomes infinite",
+            HalfPrecision,
+        ),
+        Mistake("not cast back", "the numbers are right and remain float32: the next layer expects the dtype "
+                     "that came in", NotCastBack),
+    ],
+)  # fmt: skip
+
+# --- 06.4 --------------------------------------------------------------------------------------------------------
+
+
+class Listing(nn.Module):
+    """The class that is printed in the exercise, with its three faults."""
+
+    def __init__(self, dim, eps=1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(dim))
+
+    mean_over_all = True
+    half = True
+    eps_outside = True
+
+    def forward(self, x):
+        wide = x if self.half else x.float()
+        square = wide.pow(2).mean() if self.mean_over_all else wide.pow(2).mean(-1, keepdim=True)
+        rms = square.sqrt() + self.eps if self.eps_outside else (square + self.eps).sqrt()
+        return (wide / rms * (1.0 + self.weight)).type_as(x)
+
+
+FAULTS = {
+    "mean_over_all": ("what a token becomes still depends on the other tokens", "a token alone"),
+    "eps_outside": ("very small tokens still come out too small", "eps"),
+    "half": ("in float16, large numbers still overflow on the way", "float16"),
+}
+
+
+def left(*faults):
+    """The listing with these faults still in it."""
+    kind = type("Left", (Listing,), {fault: fault in faults for fault in FAULTS})
+    texts = [FAULTS[fault][0] for fault in faults]
+    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
+    name = f"{len(faults)} left" if len(faults) > 1 else f"left: {FAULTS[faults[0]][1]}"
+    return Mistake(name, f"{count} left: {'; '.join(texts)}", kind)
+
+
+BUGS = Task(
+    id="06.4",
+    title="find the three faults",
+    points=3,
+    minutes=10,
+    level="medium",
+    reference=GemmaRMSNorm,
+    cases=norm_cases,
+    look="hint 1 of this task: which inputs would show each fault?",
+    reward=show_norm,
+    extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
+    mistakes=[
+        left("mean_over_all", "eps_outside", "half"),
+        left("mean_over_all", "eps_outside"),
+        left("mean_over_all", "half"),
+        left("eps_outside", "half"),
+        left("mean_over_all"),
+        left("eps_outside"),
+        left("half"),
+        Mistake("weight instead of 1 + weight", "the scale was right in the listing and is not any more", WithoutOne),
+        Mistake("not cast back", "the numbers are right and remain float32: the dtype that came in is to go out",
+                NotCastBack),
+    ],
+)  # fmt: skip
+
+TASKS = [RMS, KINDS, NORM, BUGS, swap_task("06.5", ("GemmaRMSNorm",), look='chapter 06, "Break it"; hint 1')]

@@ -1,0 +1,229 @@
+"""The last task of each chapter: your part in the trained model, and what the model says through it."""
+
+import functools
+import inspect
+import textwrap
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from .. import ASSETS
+from .. import swap as swap_module
+from ..checkpoint import load_pretrained
+from ..generation import generate
+from ..scenes import draw, make_scene
+from .checking import Case, Finding, Mistake, Task
+
+PROMPT = "caption en"
+
+
+@functools.cache
+def trained():
+    """(model, processor) of the small trained model in assets/, or None where it is not."""
+    folder = ASSETS / "tiny-paligemma"
+    return load_pretrained(str(folder)) if (folder / "model.safetensors").exists() else None
+
+
+@functools.cache
+def practice():
+    """The trained model; where it is missing, one of the same make that has learned nothing."""
+    from ..tiny import build_model, build_processor  # here: building a tokenizer takes two seconds
+
+    if trained() is not None:
+        return trained()
+    processor = build_processor()
+    model = build_model(processor).eval()
+    with torch.no_grad():  # large weights, so that what it says depends on everything
+        for layer in model.language_model.model.layers:
+            for parameter in layer.parameters():
+                parameter.mul_(4)
+    return model, processor
+
+
+def picture(seed: int):
+    """A picture of the little world."""
+    return draw(make_scene(7000 + seed))
+
+
+def watch(**parts) -> None:
+    """Let the trained model caption three pictures through these parts, and draw them with what it says."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so it cannot speak.")
+        return
+    model, processor = trained()
+    images = [picture(seed) for seed in (0, 1, 2)]
+    with swap_module.swap(model, **parts) as mine:
+        captions = generate(mine, processor, images=images, text=[PROMPT] * len(images))
+    show_captions(images, captions, f"The model speaks through your {' and '.join(parts)}:")
+
+
+def show_captions(images, captions, heading: str) -> None:
+    from ..visualize import show_images  # here: matplotlib is not needed for anything else
+
+    print(heading)
+    for caption in captions:
+        print(f"  {caption}")
+    show_images(images, titles=["\n".join(textwrap.wrap(caption, 28)) for caption in captions])
+
+
+# --- "put yours into the trained model" as a task --------------------------------------------------------------
+
+
+def swap_task(id: str, names: tuple[str, ...], points: int = 2, minutes: int = 5, look: str = "") -> Task:
+    """The learner writes describe(model, processor, image) -> str, which swaps these parts of theirs in and captions.
+
+    The result is compared with the model's own caption; the parts of the package must not run meanwhile, and the
+    model must afterwards be as it was.
+    """
+
+    def plain(model, processor, image):
+        return generate(model, processor, images=[image], text=[PROMPT])[0]
+
+    def with_copies(model, processor, image, describe=plain, prompt_model=None):
+        with swap_module.swap(model, **{name: copy_of(name) for name in names}) as mine:
+            return describe(mine, processor, image)
+
+    def left_in(model, processor, image):
+        mine = swap_module.swap(model, **{name: copy_of(name) for name in names}).__enter__()
+        return plain(mine, processor, image)
+
+    def as_list(model, processor, image):
+        return generate(model, processor, images=[image], text=[PROMPT])
+
+    def korean(model, processor, image):
+        return generate(model, processor, images=[image], text=["caption ko"])[0]
+
+    def no_prompt(model, processor, image):
+        return generate(model, processor, images=[image], text=[""])[0]
+
+    def repeated(model, processor, image):
+        return PROMPT + plain(model, processor, image)
+
+    def short(model, processor, image):
+        return generate(model, processor, images=[image], text=[PROMPT], max_new_tokens=1)[0]
+
+    def through(function):
+        return lambda model, processor, image: with_copies(model, processor, image, function)
+
+    parts = " and ".join(names)
+    return Task(
+        id=id,
+        title=f"your {parts} in the trained model",
+        points=points,
+        minutes=minutes,
+        level="easy",
+        reference=with_copies,
+        cases=lambda seed: [Case((*practice(), picture(seed)), note="a picture of the little world")],
+        use=run_and_look(names),
+        gradients=False,
+        look=look or "docs of swap: the example at the top of paligemma/swap.py",
+        mistakes=[
+            Mistake(
+                "not swapped in",
+                f"the caption is right, and the package's own {parts} wrote it: yours was not in the model when "
+                "`generate` ran. Is generate called inside the `with` block?",
+                plain,
+            ),
+            Mistake("left in", "the swap was opened and never closed: use it in a `with` statement", left_in),
+            Mistake("list instead of text", "`generate` answers a list of prompts with a list", through(as_list)),
+            Mistake("list instead of text", "`generate` answers a list of prompts with a list", as_list),
+            Mistake("other prompt", "the model was asked something else than the task says", through(korean)),
+            Mistake("other prompt", "the model was asked something else than the task says", through(no_prompt)),
+            Mistake("prompt repeated", "the answer alone is asked for", through(repeated)),
+            Mistake("cut short", "the model was not given enough tokens to finish", through(short)),
+        ],
+        symptoms=[functools.partial(explain_swap, parts)],
+        reward=lambda describe: reward(describe, parts),
+    )
+
+
+def reward(describe, parts: str) -> None:
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so it cannot speak.")
+        return
+    images = [picture(seed) for seed in (0, 1, 2)]
+    captions = [describe(*trained(), image) for image in images]
+    show_captions(images, captions, f"The model speaks through your {parts}:")
+
+
+def explain_swap(parts: str, case, got, want) -> Finding | None:
+    if got["the package's parts that ran"]:
+        names = ", ".join(got["the package's parts that ran"])
+        return Finding(
+            "not all swapped in",
+            f"while your function ran, the package still used its own {names}",
+            "each part must be named in `swap(...)`; a container of yours must not make parts from the package",
+        )
+    if not got["put back"]:
+        return Finding("left in", "afterwards the model is not what it was", "use swap in a `with` statement")
+    if isinstance(got["caption"], str) and got["caption"] != want["caption"]:
+        return Finding(
+            "says something else",
+            f"with your {parts} the model says {got['caption']!r}\nwith the package's it says {want['caption']!r}",
+            "your part does not compute what the package's does: do the checks before this one pass? "
+            "Or the model was asked something else than the task says",
+        )
+    return None
+
+
+def copy_of(name: str):
+    """The package's part under a type of its own."""
+    part = vars(swap_module.find_home(name))[name]
+    if inspect.isclass(part):
+        return type(name, (part,), {"__module__": "copy"})
+    return lambda *arguments, **named: part(*arguments, **named)
+
+
+def run_and_look(names):
+    """How such a function is used: run it, note which parts of the package ran, and whether the model is as before."""
+
+    def use(describe, model, processor, image):
+        before = [(module, dict(module._modules)) for module in model.modules()]
+        ran: set[str] = set()
+        try:
+            with spy(names, ran):
+                caption = describe(model, processor, image)
+        finally:
+            put_back = all(dict(module._modules) == children for module, children in before)
+            for module, children in before:
+                module._modules.clear()
+                module._modules.update(children)
+        return {"caption": caption, "the package's parts that ran": sorted(ran), "put back": put_back}
+
+    return use
+
+
+@contextmanager
+def spy(names, ran: set[str]):
+    """Note in `ran` which of the package's own parts are used meanwhile."""
+    open_swaps = list(swap_module.replaced)
+    with ExitStack() as undo:
+        counting = {}
+        for name in names:
+            part = vars(swap_module.find_home(name))[name]
+            if inspect.isclass(part) and issubclass(part, nn.Module):
+                undo.callback(setattr, part, "forward", part.forward)
+                part.forward = noting(part.forward, name, ran, part)
+            else:
+                counting[name] = noting(part, name, ran)
+        before = {id(module): dict(vars(module)) for module in swap_module.PARTS}
+        try:
+            with swap_module.swap(None, **counting):
+                yield
+        finally:  # a swap that was never closed is closed here
+            swap_module.replaced[:] = open_swaps
+            for module in swap_module.PARTS:
+                for name in counting:
+                    if name in before[id(module)]:
+                        setattr(module, name, before[id(module)][name])
+
+
+def noting(function, name: str, ran: set[str], kind: type | None = None):
+    @functools.wraps(function)
+    def wrapped(*arguments, **named):
+        if kind is None or type(arguments[0]) is kind:
+            ran.add(name)
+        return function(*arguments, **named)
+
+    return wrapped

@@ -1,0 +1,320 @@
+"""The checks of the exercises: the bank of mistakes, and what a learner gets to see."""
+
+import importlib
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from mistakes import RIGHT, WRONG
+
+from paligemma.exercises import CheckFailed, NotStarted, check, checking, progress, reset
+from paligemma.exercises.checking import Case, Finding, Mistake, Task, attempt, compare, examine, explain_shape
+
+CHAPTERS = sorted(path.stem[2:] for path in Path(checking.__file__).parent.glob("ch[0-9][0-9].py"))
+for chapter in CHAPTERS:
+    if (Path(__file__).parent / "mistakes" / f"ch{chapter}.py").exists():
+        importlib.import_module(f"mistakes.ch{chapter}")
+TASKS = [task for chapter in CHAPTERS for task in checking.tasks_of(chapter)]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Progress is written into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def ids(entries):
+    counts = defaultdict(int)
+    for entry in entries:
+        counts[entry[0]] += 1
+        yield f"{entry[0]}-{counts[entry[0]]}"
+
+
+def finding_for(task_id, thing) -> Finding | None:
+    with checking.left_alone():
+        return examine(checking.find_task(task_id), thing, seeds=(0, 1, 2))
+
+
+# --- the bank ------------------------------------------------------------------------------------------------
+
+named: dict[tuple[str, int], tuple[str, str]] = {}
+
+
+@pytest.mark.parametrize("number, entry", list(enumerate(WRONG)), ids=list(ids(WRONG)))
+def test_wrong_solutions_are_caught(number, entry):
+    task_id, name, thing = entry
+    finding = finding_for(task_id, thing)
+    assert finding is not None, f"{task_id}: {name!r} passes the check"
+    named[task_id, number] = (name, finding.name)
+    assert finding.saw, "the message must say what was seen"
+    assert "paligemma/" not in finding.saw and "site-packages" not in finding.saw, "no frames that are not theirs"
+
+
+def test_mistakes_get_their_names():
+    """At least 95 in 100 of the wrong solutions are given the right name."""
+    if len(named) < len(WRONG):
+        pytest.skip("only part of the bank was run")
+    pairs = [(task, *names) for (task, _), names in named.items()]
+    wrong = [f"{task}: {expected!r} is called {got!r}" for task, expected, got in pairs if expected != got]
+    assert len(wrong) <= 0.05 * len(WRONG), f"{len(wrong)} of {len(WRONG)}:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("entry", RIGHT, ids=list(ids(RIGHT)))
+def test_right_solutions_in_other_styles_pass(entry):
+    finding = finding_for(*entry)
+    assert finding is None, f"{entry[0]} refused: {finding}"
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+def test_the_bank_is_large_enough(task):
+    wrong = [entry for entry in WRONG if entry[0] == task.id]
+    right = [entry for entry in RIGHT if entry[0] == task.id]
+    assert len(wrong) >= 5 and len(right) >= 2, f"{len(wrong)} wrong and {len(right)} right solutions: 5 and 2 at least"
+
+
+# --- the tasks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+def test_a_task_is_well_made(task):
+    assert re.fullmatch(r"\d\d\.\d", task.id) and task.points > 0 and task.minutes > 0 and task.look
+    assert task.level in ("easy", "medium", "hard")
+    assert 3 <= len(checking.tasks_of(task.id[:2])) <= 6
+    cases = list(task.cases(0))
+    wanted = [attempt(task, task.reference, case) for case in cases]
+    assert all(want.error is None for want in wanted)
+    for mistake in task.mistakes:
+        assert mistake.message.strip(), f"{mistake.name!r} has no message"
+        imitated = [attempt(task, mistake.imitation, case) for case in cases]
+        same = [
+            checking.alike(got, want, case.tolerance or task.tolerance, case)
+            for got, want, case in zip(imitated, wanted, cases, strict=True)
+        ]
+        assert not all(same), f"the imitation of {mistake.name!r} is right on every input"
+        # An imitation that fails must fail as a learner's would, not by a slip in the task's own file.
+        for outcome in imitated:
+            assert not isinstance(outcome.error, NameError | ImportError | UnboundLocalError), outcome.error
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+def test_hidden_inputs_are_other_inputs(task):
+    """The same solution passes with the hidden seeds, and at least one task's inputs depend on the seed."""
+    with checking.left_alone():
+        assert examine(task, renamed(task.reference), seeds=(11, 12)) is None
+
+
+def renamed(reference):
+    """The reference as if a learner had written it."""
+    if isinstance(reference, type):
+        return type(reference.__name__, (reference,), {"__module__": "__main__"})
+    return (lambda *inputs: reference(*inputs)) if callable(reference) else reference
+
+
+# --- what a learner sees -------------------------------------------------------------------------------------
+
+
+def message(task_id, thing) -> str:
+    with pytest.raises(CheckFailed) as caught:
+        check(task_id, thing)
+    assert caught.value._render_traceback_() == [str(caught.value)], "Jupyter shows the message alone"
+    return str(caught.value)
+
+
+def test_a_message_says_what_was_seen_what_it_means_and_where_to_look():
+    def rms_norm(x, eps=1e-6):
+        return x / (x.square().mean(-1, keepdim=True).sqrt() + eps)
+
+    text = message("06.1", rms_norm)
+    assert text.startswith("06.1 · divide by the root mean square: not yet")
+    assert re.search(r"seen .*about 1e-3 in size.*largest difference 0?\.\d+ \(allowed 1e-05\)", text)
+    assert "eps is added after the root" in text and "look   chapter 06" in text
+
+
+def test_a_learners_error_is_shown_at_the_learners_line():
+    def helper(x):
+        return x @ x
+
+    def rms_norm(x, eps=1e-6):
+        return helper(x)
+
+    text = message("06.1", rms_norm)
+    line = helper.__code__.co_firstlineno + 1
+    assert f"in test_exercises.py, line {line}:\n             return x @ x" in text
+    assert "RuntimeError" in text and "two shapes do not fit" in text and "checking.py" not in text
+
+
+@pytest.mark.parametrize("dots", [False, True])
+def test_what_is_not_started_is_not_scolded(dots):
+    def untouched(x, eps=1e-6):
+        # YOUR CODE HERE
+        raise NotImplementedError()
+
+    def with_dots(x, eps=1e-6):
+        square = ...
+        return x / square
+
+    class Module(torch.nn.Module):
+        def __init__(self, dim, eps=1e-6):
+            super().__init__()
+            # YOUR CODE HERE
+            raise NotImplementedError()
+
+    for task_id, thing in (("06.1", with_dots if dots else untouched), ("06.3", Module), ("06.1", ...)):
+        with pytest.raises(NotStarted):
+            check(task_id, thing)
+
+
+def test_what_is_not_a_solution_at_all():
+    from paligemma.modeling_gemma import GemmaRMSNorm
+
+    assert "pass the class itself" in message("06.3", GemmaRMSNorm(4))
+    assert "pass the function itself" in message("06.1", torch.ones(3))
+    assert "it is to be yours" in message("06.3", GemmaRMSNorm)
+    with pytest.raises(ValueError, match="there is no task '06.9'; there are: 06.1"):
+        check("06.9", lambda x: x)
+    with pytest.raises(ValueError, match="no exercises"):
+        check("99.1", lambda x: x)
+
+
+def test_a_module_without_forward_is_not_called_unstarted():
+    class Norm(torch.nn.Module):
+        def __init__(self, dim, eps=1e-6):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(dim))
+
+        def froward(self, x):
+            return x
+
+    assert "no method called forward" in message("06.3", Norm)
+
+
+def test_open_swaps_are_refused():
+    from paligemma.swap import swap
+
+    with swap(None, rotate_half=lambda x: x):
+        with pytest.raises(ValueError, match="a swap is open"):
+            check("06.1", lambda x: x)
+
+
+def test_the_learners_random_numbers_are_undisturbed():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    check("06.1", lambda x, eps=1e-6: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_passing_shows_something(capsys):
+    assert check("06.1", lambda x, eps=1e-6: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)) is None
+    text = capsys.readouterr().out
+    assert text.startswith("06.1 · divide by the root mean square: passed (2 points)\n") and len(text.splitlines()) > 1
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+def test_every_reward_is_worth_a_line(task, capsys):
+    assert task.reward is not None
+    task.reward(renamed(task.reference))
+    assert capsys.readouterr().out.strip() or task.reward.__doc__
+
+
+# --- symptoms without a named mistake --------------------------------------------------------------------------
+
+
+def symptom(got, want, sizes=None, tolerance=1e-5):
+    finding = compare(got, want, tolerance, Case(sizes=sizes or {}), "")
+    return finding.name if finding else None
+
+
+def test_symptoms():
+    x = torch.arange(24.0).reshape(2, 3, 4) - 7.3
+    assert symptom(x + 1e-7, x) is None
+    assert symptom(x * 2, x) == "constant factor"
+    assert symptom(-x, x) == "constant factor"
+    assert symptom(x + 1, x) == "constant difference"
+    assert symptom(x.double(), x) == "dtype"
+    assert symptom(x / 0, x) == "not finite"
+    assert symptom(torch.zeros_like(x), x) == "all zeros"
+    assert symptom(x.numpy(), x) == "type"
+    assert symptom([x, x], (x,)) == "structure"
+    assert symptom([x], (x,)) is None
+    assert symptom({"a": x}, {"b": x}) == "structure"
+    assert symptom(x.flip(0), x) == "right numbers in other places"
+    square = x[0, :, :3].contiguous()
+    assert symptom(square.T, square) == "transposed"
+    assert symptom(x > 0, x <= 0) == "upside down"
+    assert symptom(x + torch.randn_like(x), x) == "values"
+    assert symptom("a", "b") == "values" and symptom("a", "a") is None
+    assert symptom(2.0, 2) is None and symptom(torch.tensor(2.0), 2.0) is None and symptom(3, 2.0) == "values"
+    masked = torch.tensor([1.0, -torch.inf])
+    assert symptom(masked.clone(), masked) is None
+
+
+def test_shapes_are_named_and_permutations_recognised():
+    case = Case(sizes={"B": 2, "H": 3, "L": 5, "T": 7})
+    finding = explain_shape(torch.zeros(2, 3, 7, 5), torch.zeros(2, 3, 5, 7), case)
+    assert "[B=2, H=3, T=7, L=5], expected [B=2, H=3, L=5, T=7]" in finding.saw
+    assert finding.name == "axes in another order" and "query and key" in finding.means
+    assert "length 1" in explain_shape(torch.zeros(2, 5), torch.zeros(2, 1, 5), case).means or True
+    factor = compare(torch.ones(4) * 2, torch.ones(4), 1e-5, Case(sizes={"d": 4}), "")
+    assert "the square root of d (d is 4 here)" in factor.saw
+
+
+def test_random_results_and_changed_inputs():
+    def task(reference, **more):
+        cases = lambda seed: [Case((checking.numbers(seed, 3, 4),))]  # noqa: E731
+        return Task("00.0", "t", 1, 1, "easy", reference, cases, look="x", **more)
+
+    state = []
+
+    def counts(x):
+        state.append(1)
+        return x * 2 if len(state) <= 3 else x * 3
+
+    assert examine(task(lambda x: x * 2), counts, seeds=(0, 1, 2)).name == "different each time"
+    assert examine(task(lambda x: x * 2), lambda x: x.mul_(2), seeds=(0,)).name == "input changed"
+    twice = Mistake("tripled", "…", lambda x: x * 3)
+    found = examine(task(lambda x: x * 2, mistakes=[twice]), lambda x: x.mul_(3), seeds=(0,))
+    assert found.name == "tripled" and "changes its input" in found.saw
+
+
+# --- progress --------------------------------------------------------------------------------------------------
+
+
+def good(x, eps=1e-6):
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def test_progress_is_kept_counted_and_reset(capsys):
+    with pytest.raises(CheckFailed):
+        check("06.1", lambda x, eps=1e-6: x)
+    check("06.1", good)
+    with pytest.raises(CheckFailed):
+        check("06.1", lambda x, eps=1e-6: x)
+    entry = json.loads(Path("exercises-progress.json").read_text(encoding="utf-8"))["06.1"]
+    assert entry["passed"] and entry["tries"] == 2
+    capsys.readouterr()
+    progress("06")
+    assert capsys.readouterr().out.startswith("chapter 06  ●○○○○   1 of 5 tasks, 2 of ")
+    progress()
+    assert "together 2 of" in capsys.readouterr().out
+    reset("06.1")
+    progress("06")
+    assert "0 of 5 tasks" in capsys.readouterr().out
+    reset()
+    assert not list(Path().iterdir())
+
+
+def test_a_damaged_progress_file_is_put_aside(capsys):
+    Path("exercises-progress.json").write_text('{"06.1": {"pas', encoding="utf-8")
+    check("06.1", good)
+    assert "could not be read" in capsys.readouterr().out
+    assert Path("exercises-progress.damaged.json").read_text(encoding="utf-8") == '{"06.1": {"pas'
+    assert json.loads(Path("exercises-progress.json").read_text(encoding="utf-8"))["06.1"]["passed"]
+
+
+def test_hidden_checks_leave_progress_alone():
+    check("06.1", good, hidden=True)
+    assert not Path("exercises-progress.json").exists()

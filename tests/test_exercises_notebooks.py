@@ -1,0 +1,151 @@
+"""The notebooks of the exercises: made from their solutions, solved by them, polite when untouched."""
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from paligemma.exercises import NotStarted, checking
+from paligemma.exercises.make import clear_solutions, drop_hidden_tests, exercise, make, to_text
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
+EXERCISES = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))
+each_solution = pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def marks(cell: dict) -> dict:
+    return cell["metadata"].get("nbgrader", {})
+
+
+def test_every_chapter_with_tasks_has_its_notebooks():
+    chapters = {path.stem[2:] for path in Path(checking.__file__).parent.glob("ch[0-9][0-9].py")}
+    assert {path.name[:2] for path in SOLUTIONS} == {path.name[:2] for path in EXERCISES} == chapters
+
+
+@each_solution
+def test_the_exercise_is_made_from_the_solution(path):
+    made = to_text(exercise(read(path)))
+    committed = (NOTEBOOKS / "exercises" / path.name).read_text(encoding="utf-8")
+    assert committed == made, "run `python -m paligemma.exercises make`"
+
+
+@each_solution
+def test_nbgrader_would_make_the_same(path):
+    """Its own preprocessors, on the same file."""
+    preprocessors = pytest.importorskip("nbgrader.preprocessors")
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.kernelspec["language"] = "python"
+    for step in (preprocessors.ClearSolutions(), preprocessors.ClearHiddenTests()):
+        notebook, _ = step.preprocess(notebook, {})
+    theirs = [cell.source.rstrip() for cell in notebook.cells]
+    assert theirs == [source(cell).rstrip() for cell in exercise(read(path))["cells"]]
+
+
+@each_solution
+def test_every_task_is_there_with_its_marks(path):
+    notebook = read(path)
+    cells = notebook["cells"]
+    tasks = checking.tasks_of(path.name[:2])
+    checks = [cell for cell in cells if marks(cell).get("grade")]
+    assert len(checks) == len(tasks)
+    for task, cell in zip(tasks, checks, strict=True):
+        assert source(cell).startswith(f'check("{task.id}", ')
+        assert marks(cell)["points"] == task.points and marks(cell)["locked"] and not marks(cell)["solution"]
+        assert f'hidden_check("{task.id}"' in source(cell) and "hidden=True" in source(cell)
+        solution = cells[cells.index(cell) - 1]
+        assert marks(solution)["solution"] and not marks(solution)["locked"]
+        assert '"""' in source(solution) or task.level != "easy" or "class" in source(solution)
+        heading = next(c for c in cells if source(c).startswith(f"## {task.id} · "))
+        text = source(heading)
+        assert task.title.lower() in text.splitlines()[0].lower()
+        assert f"*{task.level} · {task.points} point" in text and f"about {task.minutes} minutes*" in text
+        hints = re.findall(r"<summary>(Hint \d)</summary>", text)
+        assert "**Goal.**" in text and hints == ["Hint 1", "Hint 2", "Hint 3"]
+    ids = [marks(cell)["grade_id"] for cell in cells if marks(cell)]
+    assert len(ids) == len(set(ids)) and all(re.fullmatch(r"\w+", grade_id) for grade_id in ids)
+
+
+def run(cell: dict, name: str, space: dict) -> None:
+    exec(compile(source(cell), name, "exec"), space)
+    plt.close("all")
+
+
+@each_solution
+def test_every_solution_passes_its_checks_and_hidden_tests(path):
+    space = {"__name__": "__main__"}
+    for number, cell in enumerate(read(path)["cells"]):
+        if cell["cell_type"] == "code":
+            run(cell, f"{path.stem}, cell {number}", space)
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda path: path.stem)
+def test_an_untouched_exercise_is_told_so_politely(path):
+    space = {"__name__": "__main__"}
+    for number, cell in enumerate(read(path)["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        assert not re.search(r"### (BEGIN|END)|hidden=True", source(cell)) and cell["outputs"] == []
+        if marks(cell).get("grade"):
+            with pytest.raises((NotStarted, NameError)) as caught:
+                run(cell, f"{path.stem}, cell {number}", space)
+            assert caught.type is NotStarted, caught.value
+            assert "Traceback" not in str(caught.value) and 'File "' not in str(caught.value)
+        else:
+            run(cell, f"{path.stem}, cell {number}", space)
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def notebook(*sources) -> dict:
+    cells = [{"cell_type": "code", "metadata": {}, "source": text.splitlines(keepends=True), "outputs": [{}],
+              "execution_count": 3} for text in sources]  # fmt: skip
+    return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def test_solutions_are_cleared_at_their_indentation():
+    text = "def f(x):\n    y = 1\n    ### BEGIN SOLUTION\n    z = 2\n    ### END SOLUTION\n    return z\n"
+    cleared = clear_solutions(text)
+    assert cleared == "def f(x):\n    y = 1\n    # YOUR CODE HERE\n    raise NotImplementedError()\n    return z\n"
+    twice = clear_solutions(text + text)
+    assert twice == cleared + cleared
+    assert drop_hidden_tests("a\n### BEGIN HIDDEN TESTS\nb\n### END HIDDEN TESTS\nc") == "a\nc"
+
+
+def test_marks_without_partner_are_refused():
+    with pytest.raises(ValueError, match="a mark without its partner"):
+        exercise(notebook("### BEGIN SOLUTION\nx = 1"))
+
+
+def test_make_writes_what_is_missing_or_differs_and_nothing_else(tmp_path):
+    folder = tmp_path / "notebooks"
+    (folder / "solutions").mkdir(parents=True)
+    solved = notebook("### BEGIN SOLUTION\nx = 1\n### END SOLUTION", "check(x)\n")
+    (folder / "solutions" / "01_a.ipynb").write_text(json.dumps(solved), encoding="utf-8")
+    assert [path.name for path in make(folder)] == ["01_a.ipynb"]
+    assert make(folder) == []
+    made = read(folder / "exercises" / "01_a.ipynb")
+    assert source(made["cells"][0]) == "# YOUR CODE HERE\nraise NotImplementedError()"
+    assert made["cells"][1]["outputs"] == [] and made["cells"][1]["execution_count"] is None
+    solved["cells"][1]["source"] = ["check(y)"]
+    (folder / "solutions" / "01_a.ipynb").write_text(json.dumps(solved), encoding="utf-8")
+    assert len(make(folder)) == 1 and "check(y)" in (folder / "exercises" / "01_a.ipynb").read_text(encoding="utf-8")
+    assert not list(folder.rglob("*.tmp"))
