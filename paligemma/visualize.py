@@ -12,14 +12,18 @@ Boxes are (y1, x1, y2, x2) in pixels, the order in which PaliGemma writes them.
 
 import io
 import os
+import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch, Polygon, Rectangle
+from PIL import Image
 
 WIDTH = 7.0  # inches: the width of a text column on a notebook page
 
@@ -78,6 +82,19 @@ def set_style():
             "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
         }
     )
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:  # in a notebook
+        plt.switch_backend(matplotlib.get_backend())  # load it now, so that it can't overrule the next line later
+        shell.display_formatter.formatters["image/png"].for_type(Figure, small_png)
+
+
+def small_png(figure):
+    """A figure as PNG in 256 colours: a third of the size, which counts where photographs are shown. Returns bytes."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", bbox_inches="tight")
+    picture = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def save_figure(figure, path):
@@ -191,7 +208,7 @@ def show_image(image, title=None, ax=None):
     return ax
 
 
-def show_images(images, titles=None, columns=None, height=2.5):
+def show_images(images, titles=None, columns=None, height=2.2):
     """Several pictures in a row, each keeping its own size and shape. Returns an array of Axes."""
     titles = titles or [None] * len(images)
     if len(titles) != len(images):
@@ -441,7 +458,11 @@ def show_matrix(
     if matrix.ndim != 2:
         raise ValueError(f"show_matrix: a matrix has two dimensions, this one has shape {matrix.shape}")
     n_rows, n_columns = matrix.shape
-    ax = _axes(ax, min(WIDTH, 0.55 * n_columns + 1.8), min(5.0, max(1.6, 0.42 * n_rows + 0.9)))
+    if max(n_rows, n_columns) <= 16:
+        size = (min(WIDTH, 0.55 * n_columns + 1.8), max(1.6, 0.42 * n_rows + 0.9))
+    else:
+        size = (4.4, 3.6)
+    ax = _axes(ax, *size)
     shown = ax.imshow(matrix.astype(float), vmin=vmin, vmax=vmax, cmap=cmap)
     if annotate is None:
         annotate = n_columns <= 16 and n_rows <= 16
@@ -511,14 +532,15 @@ def show_mask_matrix(mask, blocks, title=None, ax=None, names=None):
     return ax
 
 
-def show_histograms(arrays, bins=64, xlabel="value", columns=None, height=2.0):
+def show_histograms(arrays, bins=64, xlabel="value", columns=None, height=2.0, axes=None):
     """How often each value occurs, one field for each array; pictures get a line for each colour channel.
 
     Args:
         arrays: {title: array}. A PIL image or an array [..., 3] or [3, H, W] is split into red, green, blue.
+        axes: the axes to draw into, one for each array; by default those of a new figure.
     Returns an array of Axes, in the order of the dictionary.
     """
-    axes = _row(len(arrays), height, columns)
+    axes = _row(len(arrays), height, columns) if axes is None else axes
     channels = [("red", RED, "-"), ("green", GREEN, "--"), ("blue", BLUE, ":")]
     for i, (ax, (title, values)) in enumerate(zip(axes, arrays.items())):
         values = to_array(values)
@@ -1140,3 +1162,102 @@ def show_logit_lens(words, probabilities, inputs, layers, title=None, ax=None):
     ax.set(title=title or "", xlabel="the token that stands at this position", ylabel="read after")
     ax.figure.colorbar(shown, ax=ax, pad=0.02, label="probability of the word")
     return ax
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What the image encoder knows (chapter 04), a batch of prompts (chapter 05)
+# ------------------------------------------------------------------------------------------------------------
+
+
+def show_similarity(matrix, images, texts, label="similarity", vmin=None, vmax=None, decimals=0):
+    """How well every text (row) fits every picture (column), with the pictures along the top. Returns Axes.
+
+    Args:
+        matrix: [texts, pictures]. images: the pictures, drawn small. texts: written beside the rows, wrapped.
+        label: of the colour bar. The fields on the diagonal, where text and picture belong together, are outlined.
+    """
+    matrix = to_array(matrix)
+    if matrix.shape != (len(texts), len(images)):
+        raise ValueError(f"show_similarity: {len(texts)} texts, {len(images)} pictures, matrix {matrix.shape}")
+    side = 0.48  # inches of a field
+    _, ax = plt.subplots(figsize=(WIDTH, side * (len(texts) + 1.2) + 0.3))
+    shown = ax.imshow(matrix, vmin=vmin, vmax=vmax)
+    for (r, c), value in np.ndenumerate(matrix):
+        colour = _text_colour(shown.cmap(shown.norm(float(value))))
+        ax.text(c, r, f"{value:.{decimals}f}", ha="center", va="center", color=colour, fontsize=7.5)
+    for i in range(min(matrix.shape)):
+        ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=1.8))
+    for c, image in enumerate(images):  # in a row of small axes above the matrix
+        inset = ax.inset_axes((c - 0.45, -1.5, 0.9, 0.9), transform=ax.transData)
+        inset.imshow(to_picture(image))
+        inset.set(xticks=[], yticks=[])
+        _frame(inset)
+    ax.set_yticks(range(len(texts)), ["\n".join(textwrap.wrap(text, 44)) for text in texts], fontsize=6.5)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    _frame(ax)
+    ax.set(xlabel="picture", ylabel="")
+    ax.figure.colorbar(shown, ax=ax, shrink=0.85, pad=0.02, label=label)
+    return ax
+
+
+def show_feature_colours(colours, names, pictures):
+    """Features as colours: a row for each picture, the picture first, then one patch grid a layer.
+
+    Args:
+        colours: [pictures, layers, rows, columns, 3] from 0 to 1. names: of the layers. pictures: as many as rows.
+    Returns an array of Axes [pictures, layers + 1].
+    """
+    colours = to_array(colours)
+    count, layers = colours.shape[:2]
+    if layers != len(names) or count != len(pictures):
+        raise ValueError(f"show_feature_colours: {len(pictures)} pictures, {len(names)} names, colours {colours.shape}")
+    side = WIDTH / (layers + 1)
+    _, axes = plt.subplots(count, layers + 1, figsize=(WIDTH, count * side + 0.25), squeeze=False)
+    for row, picture, line in zip(axes, pictures, colours):
+        row[0].imshow(to_picture(picture))
+        for ax, grid in zip(row[1:], line):
+            ax.imshow(grid)
+        for ax in row:
+            _frame(ax)
+            ax.set(xticks=[], yticks=[])
+    for ax, name in zip(axes[0], ["picture", *names]):
+        ax.set_title(name, fontsize=8)
+    return axes
+
+
+def show_batch(kinds, panels, rows=None, title=None):
+    """A batch of token sequences, one strip of fields a row, and its masks below in the same places.
+
+    Args:
+        kinds: [B][L] keys of TOKEN_COLOURS. panels: {name: bool array [B, L]}, True is drawn dark.
+        rows: names of the rows. A first run of equal kinds that all rows share isn't shortened: pass what to show.
+    Returns an array of Axes: the kinds first, then the panels in order.
+    """
+    count, length = len(kinds), len(kinds[0])
+    for name, panel in panels.items():
+        if to_array(panel).shape != (count, length):
+            raise ValueError(f"show_batch: {name} is {to_array(panel).shape}, the kinds are {(count, length)}")
+    rows = rows if rows is not None else [f"row {i}" for i in range(count)]
+    height = 0.2 * count + 0.3
+    figure, axes = plt.subplots(1 + len(panels), 1, figsize=(WIDTH, height * (1 + len(panels)) + 0.4), sharex=True)
+    axes = np.ravel(axes)
+    present = [kind for kind in TOKEN_COLOURS if any(kind in row for row in kinds)]
+    numbers = np.array([[present.index(kind) for kind in row] for row in kinds])
+    palette = ListedColormap([TOKEN_COLOURS[kind][0] for kind in present])
+    axes[0].imshow(numbers, cmap=palette, vmin=-0.5, vmax=len(present) - 0.5, aspect="auto")
+    axes[0].set_title(title or "tokens by kind")
+    handles = [Patch(facecolor=TOKEN_COLOURS[kind][0], label=kind) for kind in present]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(present), handlelength=1.0)
+    for ax, (name, panel) in zip(axes[1:], panels.items()):
+        ax.imshow(to_array(panel).astype(int), cmap=ListedColormap(["#F4F4F4", BLUE]), vmin=0, vmax=1, aspect="auto")
+        ax.set_title(name)
+    for ax in axes:
+        ax.set_xticks(np.arange(length + 1) - 0.5, minor=True)
+        ax.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color="white", linewidth=0.6)
+        ax.tick_params(which="both", length=0)
+        ax.set_yticks(range(count), rows)
+        _frame(ax)
+    axes[-1].set_xlabel("position in the sequence")
+    return axes

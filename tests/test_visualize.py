@@ -5,6 +5,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import ast
+import io
 from pathlib import Path
 
 import numpy as np
@@ -363,6 +364,19 @@ def test_save_figure_leaves_the_old_file_when_it_fails(tmp_path, picture, monkey
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_small_png_is_smaller_and_looks_the_same():
+    photo = Image.open(Path(__file__).parents[1] / "assets" / "cat.jpg")
+    figure = vis.show_image(photo, "cat").figure
+    small = vis.small_png(figure)
+    full = io.BytesIO()
+    figure.savefig(full, format="png", bbox_inches="tight")
+    assert len(small) < len(full.getvalue()) / 2
+    with Image.open(full) as a, Image.open(io.BytesIO(small)) as b:
+        assert a.size == b.size and b.mode == "P"
+        difference = np.abs(np.array(a.convert("RGB"), int) - np.array(b.convert("RGB"), int))
+    assert difference.mean() < 4  # of 255
+
+
 def test_save_figure_needs_an_ending(tmp_path, picture):
     with pytest.raises(ValueError, match="ending"):
         vis.save_figure(vis.show_image(picture), tmp_path / "figure")
@@ -463,3 +477,40 @@ def test_logit_lens_writes_each_word_on_its_field():
     np.testing.assert_array_equal(shown(ax), [[0.1, 0.2], [0.9, 1.0]])
     assert ax.images[0].get_clim() == (0, 1) and ax.get_ylim() == (-0.5, 1.5)  # the first layer at the bottom
     assert [label.get_text() for label in ax.get_xticklabels()] == ["\\n", "a"]
+
+
+def test_similarity_puts_texts_in_rows_and_outlines_the_diagonal(picture):
+    matrix = np.array([[3.0, -9.0], [-8.0, 2.0]])
+    ax = vis.show_similarity(matrix, [picture, picture], ["a red circle", "a blue star"])
+    np.testing.assert_array_equal(ax.images[0].get_array(), matrix)
+    assert [text.get_text() for text in ax.texts] == ["3", "-9", "-8", "2"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a red circle", "a blue star"]
+    assert [box.get_xy() for box in ax.patches] == [(-0.5, -0.5), (0.5, 0.5)]
+    assert len(ax.child_axes) == 2
+    with pytest.raises(ValueError, match="3 texts"):
+        vis.show_similarity(matrix, [picture, picture], ["a", "b", "c"])
+
+
+def test_feature_colours_show_the_picture_and_then_every_layer(picture):
+    colours = np.random.default_rng(0).random((2, 3, 4, 4, 3))
+    axes = vis.show_feature_colours(colours, ["first", "second", "third"], [picture, picture])
+    assert axes.shape == (2, 4)
+    np.testing.assert_allclose(axes[1, 2].images[0].get_array(), colours[1, 1])
+    assert [ax.get_title() for ax in axes[0]] == ["picture", "first", "second", "third"]
+    with pytest.raises(ValueError, match="2 names"):
+        vis.show_feature_colours(colours, ["a", "b"], [picture, picture])
+
+
+def test_batch_keeps_every_row_and_panel_in_its_place():
+    kinds = [["pad", "image", "bos", "prompt"], ["image", "bos", "prompt", "suffix"]]
+    real = np.array([[0, 1, 1, 1], [1, 1, 1, 1]], dtype=bool)
+    axes = vis.show_batch(kinds, {"attention_mask": real}, rows=["short", "long"])
+    drawn = axes[0].images[0]
+    colours = drawn.cmap(drawn.norm(drawn.get_array()))  # [B, L, 4]
+    for row, names in zip(colours, kinds, strict=True):
+        np.testing.assert_allclose(row, [to_rgba(vis.TOKEN_COLOURS[name][0]) for name in names])
+    np.testing.assert_array_equal(axes[1].images[0].get_array(), real)
+    assert axes[1].get_title() == "attention_mask"
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["short", "long"]
+    with pytest.raises(ValueError, match="labels"):
+        vis.show_batch(kinds, {"labels": real[:1]})
