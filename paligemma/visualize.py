@@ -1231,7 +1231,7 @@ def show_batch(kinds, panels, rows=None, title=None):
 
     Args:
         kinds: [B][L] keys of TOKEN_COLOURS. panels: {name: bool array [B, L]}, True is drawn dark.
-        rows: names of the rows. A first run of equal kinds that all rows share isn't shortened: pass what to show.
+        rows: names of the rows. All L places are drawn: leave out of all rows alike what need not be seen.
     Returns an array of Axes: the kinds first, then the panels in order.
     """
     count, length = len(kinds), len(kinds[0])
