@@ -4,6 +4,7 @@ The tensors are mapped from the file into memory, not read into a second copy: w
 checkpoint needs the memory of its weights once. Only safetensors are read: unlike pickled files, they cannot run code.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -87,6 +88,8 @@ def load_weights(config, folder: Path, dtype=None, device="cpu", progress=False)
             value = tensor()
             if tuple(value.shape) != expected[canonical]:
                 surprises.append(f"{name} has shape {list(value.shape)}, expected {list(expected[canonical])}")
+            if not value.is_floating_point():
+                surprises.append(f"{name} holds {value.dtype} (quantised weights?), expected floating-point numbers")
             dtype = dtype or value.dtype
             weights[canonical] = value.to(device=device, dtype=dtype)
     surprises += [f"missing tensor {name}" for name in expected if name not in weights]
@@ -128,41 +131,50 @@ def load_processor(config: PaliGemmaConfig, folder: Path) -> PaliGemmaProcessor:
 def find_folder(name_or_path: str | os.PathLike) -> Path:
     """The folder itself, or the place on disk where the hub's files are kept after a download."""
     folder = Path(name_or_path).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() and name_or_path != "":
         return folder
-    if folder.exists():
+    if folder.is_file():
         raise FileNotFoundError(f"{folder} is a file: give the folder that holds config.json and the weights")
     name = str(name_or_path)
     if not isinstance(name_or_path, str) or name.count("/") != 1 or name[0] in "./~" or name[-1] == "/":
         raise FileNotFoundError(
-            f"there is no folder {name}: give a checkpoint folder, or a hub name such as google/paligemma-3b-mix-224"
+            f"there is no folder {name or '(the name is empty)'}: give a checkpoint folder, or a hub name such as "
+            "google/paligemma-3b-mix-224"
         )
     return download(name)
 
 
 def download(name: str) -> Path:
     """Fetch a checkpoint from the hub, or find it where an earlier download left it."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    import httpx  # what huggingface_hub fetches with
+    from huggingface_hub import errors, snapshot_download
 
     patterns = ["*.json", "*.safetensors", "tokenizer.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise PermissionError(
             f"{name} asks you to accept its licence: open https://huggingface.co/{name} in a browser, accept it, then "
             "run `hf auth login` here once"
         ) from error
-    except RepositoryNotFoundError as error:
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise FileNotFoundError(
             f"there is no folder {name} here and no such model on the hub (or it is private and you are not logged in: "
             "run `hf auth login`)"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ConnectionError(
-            f"there is no folder {name} here, it was not downloaded before, and the hub cannot be reached: check the "
-            "path, or the network connection"
-        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):  # the disk's fault, not the network's
+            raise OSError(error.errno, f"{name} could not be stored on this disk ({error.strerror})") from error
+        raise _unreachable(name) from error
+    except httpx.HTTPError as error:
+        raise _unreachable(name) from error
+
+
+def _unreachable(name: str) -> ConnectionError:
+    return ConnectionError(
+        f"there is no folder {name} here, it was not downloaded before, and the hub cannot be reached: check the path, "
+        "or the network connection"
+    )
 
 
 def read_json(path: Path) -> dict:
@@ -182,7 +194,8 @@ def list_tensors(folder: Path) -> list:
     """Every tensor in the folder's weight files as (name, a function that maps it into memory)."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        weight_map = read_json(index).get("weight_map")
+        shards = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
         missing = [shard for shard in shards if not (folder / shard).exists()]
         if missing or not shards:
             raise FileNotFoundError(
