@@ -3,11 +3,11 @@
     from paligemma.published import PUBLISHED, parameters
     parameters("paligemma-3b-pt-224")      # 2923466480
 
-Each entry is what PaliGemmaConfig.from_dict makes of the checkpoint's config.json. Sources: google/paligemma-3b-pt-224's
-own file (what it leaves out, such as head_dim and image_size, is left out here and takes its default); for PaliGemma 2,
-whose files are behind a licence, the sizes in transformers' convert_paligemma2_weights_to_hf.py and Steiner et al. 2024,
-"PaliGemma 2", table 1, with the settings of Gemma 2 (soft caps 50 and 30, window 4096). The mix and fine-tuned
-checkpoints have the same configurations as the pre-trained ("pt") ones listed here.
+Each entry has the keys of a checkpoint's config.json that matter to PaliGemmaConfig.from_dict. Sources: the file of
+google/paligemma-3b-pt-224 (what it leaves out, such as head_dim and image_size, is left out here and takes its default);
+for PaliGemma 2, whose files are behind a licence, the sizes in transformers' convert_paligemma2_weights_to_hf.py, with
+the settings of Gemma 2 (soft caps 50 and 30, window 4096). The mix and fine-tuned checkpoints have the configurations
+of the pre-trained ("pt") ones that are listed here.
 """
 
 import torch
@@ -83,7 +83,7 @@ def _config(text: dict, image_size: int) -> dict:
 
 
 PUBLISHED = {
-    f"{name}-pt-{image_size}": _config(text, image_size) for name, text in _TEXT.items() for image_size in (224, 448, 896)
+    f"{name}-pt-{size}": _config(text, size) for name, text in _TEXT.items() for size in (224, 448, 896)
 }
 
 

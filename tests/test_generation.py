@@ -83,8 +83,9 @@ def test_a_row_of_a_batch_says_what_it_says_alone(toy):
 
 def test_several_pictures_in_one_prompt(toy):
     model, processor = toy
-    texts = generate(model, processor, [pictures(2), pictures(1, seed=3)], ["caption en", "what is"], max_new_tokens=6)
-    one_each = generate(model, processor, [pictures(1), pictures(1, seed=3)], ["caption en", "what is"], max_new_tokens=6)
+    prompts = ["caption en", "what is"]
+    texts = generate(model, processor, [pictures(2), pictures(1, seed=3)], prompts, max_new_tokens=6)
+    one_each = generate(model, processor, [pictures(1), pictures(1, seed=3)], prompts, max_new_tokens=6)
     assert texts[0] != one_each[0] and texts[1] == one_each[1]
 
 
@@ -280,7 +281,9 @@ def forced(model, monkeypatch, ids):
     monkeypatch.setattr(generation, "sample", lambda logits, *_: torch.tensor([next(script)]))
 
 
-@pytest.mark.parametrize("text", ["a red cat", "고양이 한 마리", "é", "🐈 cat", "<loc0012><loc0500><loc0600><loc0700> cat ; dog"])
+@pytest.mark.parametrize(
+    "text", ["a red cat", "고양이 한 마리", "é", "🐈 cat", "<loc0012><loc0500><loc0600><loc0700> cat ; dog"]
+)
 def test_letters_of_several_tokens_come_out_whole(toy, monkeypatch, text):
     model, processor = toy
     ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
