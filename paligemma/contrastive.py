@@ -88,22 +88,30 @@ class PatchHeads(nn.Module):
         self.size = nn.Linear(width, len(SIZES) + 1)
         self.box = nn.Linear(width, 4)                                                # y1, x1, y2, x2 in 0..1
 
-    def loss(self, patches: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-        """Patches [B, N, D], labels of `patch_labels` [B, N, 7] -> loss and how good the answers are."""
+    def loss(self, patches: torch.Tensor, labels: torch.Tensor, everyone: torch.Tensor | None = None,
+             beta: float = 1.0) -> tuple[torch.Tensor, dict[str, float]]:
+        """Patches [B, N, D] and the labels of `patch_labels` [B, N, 7] -> (loss, sums of what is right, to log).
+
+        `everyone` are the labels of the whole batch where these patches are one process's share of it; the
+        shares' losses add up to that of the whole. Errors of the box below `beta` grid cells count squared.
+        """
+        everyone = labels if everyone is None else everyone
+        total_inside = (everyone[..., 0] > 0).sum().clamp(min=1)
+        total_outside = (everyone[..., 0] == 0).sum().clamp(min=1)
         named = labels[..., :3].long()
         inside = named[..., 0] > 0                                                    # [B, N]
-        predictions = [head(patches) for head in (self.shape, self.colour, self.size)]
-        # Things and background weigh the same, though three patches in four are background.
-        loss = 0.0
-        for i, predicted in enumerate(predictions):
-            for part in (inside, ~inside):
-                loss = loss + 0.5 * F.cross_entropy(predicted[part], named[..., i][part])
-        box_error = (self.box(patches)[inside] - labels[..., 3:][inside]).abs() * GRID     # in grid cells
-        loss = loss + 0.2 * F.smooth_l1_loss(box_error, torch.zeros_like(box_error))
-        right = [(predicted.argmax(-1) == named[..., i])[inside].float().mean().item()
-                 for i, predicted in enumerate(predictions)]
-        quality = dict(zip(("shape", "colour", "size"), right, strict=True))
-        return loss, quality | {"box_error": box_error.mean().item()}
+        loss, numbers = 0.0, {}
+        for i, name in enumerate(("shape", "colour", "size")):
+            predicted = getattr(self, name)(patches)
+            # Things and background weigh the same, though three patches in four are background.
+            for part, total in ((inside, total_inside), (~inside, total_outside)):
+                loss = loss + 0.5 * F.cross_entropy(predicted[part], named[..., i][part], reduction="sum") / total
+            numbers[f"patch {name}"] = (predicted.argmax(-1) == named[..., i])[inside].sum().item()
+            numbers[f"patch {name}_n"] = inside.sum().item()
+        error = (self.box(patches)[inside] - labels[..., 3:][inside]) * GRID          # [patches, 4], in grid cells
+        loss = loss + 0.2 * F.smooth_l1_loss(error, torch.zeros_like(error), reduction="sum", beta=beta) / (
+            4 * total_inside)
+        return loss, numbers | {"patch box": error.abs().sum().item(), "patch box_n": error.numel()}
 
 
 def patch_labels(scene: Scene, patches_per_side: int) -> torch.Tensor:

@@ -278,25 +278,25 @@ class Stage0(nn.Module):
 
 def stage0_loss(stage: Stage0, tokenizer, pictures: Pictures, per_step: int, seed: int, device) -> Callable:
     """The function that `train` calls: contrastive loss of the batch, and what each patch says of its thing."""
+    patches_per_side = pictures.size // stage.towers.vision_tower.config.patch_size
+
     def batch_loss(step: int):
         rng = np.random.default_rng([seed, step])
         indices = rng.integers(pictures.count, size=per_step)
         scenes = [pictures.scene(int(index)) for index in indices]
         mine = process_share(per_step)
         texts = text_ids(tokenizer, [caption(scene) for scene in scenes]).to(device)      # of all processes
+        labels = torch.stack([patch_labels(scene, patches_per_side) for scene in scenes]).to(device)
         pixel_values = pictures.batch(indices[mine]).to(device)
-        patches_per_side = pictures.size // stage.towers.vision_tower.config.patch_size
-        labels = torch.stack([patch_labels(scene, patches_per_side) for scene in scenes[mine]]).to(device)
-        share = len(pixel_values) / per_step
         with autocast(device):
             patches = stage.towers.vision_tower(pixel_values)                         # [B, N, D]
             logits = stage.towers.similarity(stage.towers.pool_image(patches), stage.towers.text_embeddings(texts))
-            dense, quality = stage.heads.loss(patches.float(), labels)
-            pairs = sigmoid_loss(logits.float(), first=mine.start)
-        retrieved = (logits.argmax(dim=1).cpu() == torch.arange(per_step)[mine]).float().mean().item()
-        numbers = {"pairs": pairs.item(), "retrieved": retrieved, **quality}
-        numbers = {key: value * share for key, value in numbers.items()}
-        return (0.3 * pairs + dense) * share, numbers | {f"{key}_n": share for key in numbers}
+            dense, numbers = stage.heads.loss(patches.float(), labels[mine], everyone=labels)
+            share = len(pixel_values) / per_step
+            pairs = sigmoid_loss(logits.float(), first=mine.start) * share
+        retrieved = (logits.argmax(dim=1).cpu() == torch.arange(per_step)[mine]).sum().item()
+        numbers |= {"pairs": pairs.item(), "pairs_n": share, "retrieved": retrieved, "retrieved_n": len(pixel_values)}
+        return 0.3 * pairs + dense, numbers
     return batch_loss
 
 
@@ -378,16 +378,15 @@ def answer_states(model: PaliGemmaForConditionalGeneration, features, owner, bat
     return hidden[real], targets[real], row.expand(R, S)[real]
 
 
-def questions_loss(model, tokenizer, answer_loss: AnswerLoss, pixel_values, rows, chunks: int = 8,
+def questions_loss(model, tokenizer, answer_loss: AnswerLoss, features, rows, chunks: int = 8,
                    total_weight: float | None = None):
-    """Loss of questions about pictures [P, 3, S, S]; `rows` are (picture, task, prompt, answer).
+    """Loss of questions about pictures, whose features are [P, N, D]; `rows` are (picture, task, prompt, answer).
 
     Rows of like length are worked on together, in `chunks` groups, so that little is padding. Returns the loss
     (the weighted mean over `total_weight`, by default that of these rows) and per task the sum of rows whose
     every token would be guessed right.
     """
-    device = pixel_values.device
-    features = model.get_image_features(pixel_values)                                 # [P, N, D]
+    device = features.device
     lengths = answer_lengths(tokenizer, [row[3] for row in rows])
     prompt_lengths = answer_lengths(tokenizer, [row[2] for row in rows])
     if total_weight is None:
@@ -431,9 +430,12 @@ def mask_codes(mask_tokenizer) -> Callable:
 
 
 def mixture_loss(model, tokenizer, pictures: Pictures, per_step: int, per_picture: int, seed: int, codes,
-                 weights: dict[str, float], device, easy_steps: int = 0) -> Callable:
+                 weights: dict[str, float], device, easy_steps: int = 0, heads: PatchHeads | None = None,
+                 heads_weight: float = 0.0) -> Callable:
     """The function that `train` calls in stages 1 and 2: all tasks mixed.
 
+    With `heads`, each patch goes on telling what it shows, as in stage 0, at a low weight: the answers alone
+    teach the encoder slowly where a thing's edges are, and boxes are to be right to half a pixel.
     The first `easy_steps` see pictures of one or two things only: which word belongs to which thing is learned
     sooner where there is little to confuse.
     """
@@ -453,8 +455,15 @@ def mixture_loss(model, tokenizer, pictures: Pictures, per_step: int, per_pictur
         mine = process_share(per_step)
         rows = [(row[0] - mine.start, *row[1:]) for row in rows if mine.start <= row[0] < mine.stop]
         with autocast(device):
-            return questions_loss(model, tokenizer, answer_loss, pictures.batch(indices[mine]).to(device), rows,
-                                  total_weight=weight)
+            patches = model.vision_tower(pictures.batch(indices[mine]).to(device))    # [P, N, D_image]
+            features = model.multi_modal_projector(patches)                           # [P, N, D]
+            loss, numbers = questions_loss(model, tokenizer, answer_loss, features, rows, total_weight=weight)
+            if heads is not None:
+                side = round(patches.shape[1] ** 0.5)
+                labels = torch.stack([patch_labels(scene, side) for scene in scenes]).to(device)
+                dense, patch_numbers = heads.loss(patches.float(), labels[mine], everyone=labels, beta=0.25)
+                loss, numbers = loss + heads_weight * dense, numbers | patch_numbers
+        return loss, numbers
     return batch_loss
 
 
@@ -471,6 +480,7 @@ def run_stage0(args, device) -> None:
 
     def finish(_):
         save_towers(stage.towers, out / "tiny-siglip")
+        save_file(stage.heads.state_dict(), out / "tiny-siglip/heads.safetensors")
 
     batch_loss = stage0_loss(stage, processor.tokenizer, pictures, args.per_step or 64, args.seed, device)
     train(stage, batch_loss, schedule, out, finish)
@@ -516,7 +526,8 @@ def run_stage1(args, device) -> None:
     else:
         cycles = ((700, 1.0),) if args.quick else ((1100, 1.0), (3200, 0.6))
     train_mixture(args, device, model, processor, Schedule(cycles=cycles, seed=args.seed, save_every=args.save_every),
-                  Path(args.out or "runs/stage1"), easy_steps=0 if args.start else 250)
+                  Path(args.out or "runs/stage1"), easy_steps=0 if args.start else 250,
+                  heads_weight=args.patch_labels)
 
 
 def run_stage2(args, device) -> None:
@@ -528,13 +539,33 @@ def run_stage2(args, device) -> None:
     train_mixture(args, device, model, processor, schedule, Path(args.out or "runs/stage2"), size=args.image_size)
 
 
-def train_mixture(args, device, model, processor, schedule, out: Path, size: int = 64, easy_steps: int = 0):
+class Stage1(nn.Module):
+    """What stages 1 and 2 train: the model, and the heads of stage 0 if they go on helping."""
+
+    def __init__(self, model: PaliGemmaForConditionalGeneration, heads: PatchHeads | None):
+        super().__init__()
+        self.model, self.heads = model, heads
+
+
+def train_mixture(args, device, model, processor, schedule, out: Path, size: int = 64, easy_steps: int = 0,
+                  heads_weight: float = 0.0) -> None:
     pictures = Pictures(args.pictures, size=size, folder=args.cache)
     codes = mask_codes(load_mask_tokenizer(args.masks))
-    weights = QUICK_WEIGHTS if args.quick else TASK_WEIGHTS
+    weights = dict(QUICK_WEIGHTS if args.quick else TASK_WEIGHTS)
+    for change in args.weights.split(",") if args.weights else []:
+        task, _, weight = change.partition("=")
+        if task not in weights:
+            raise ValueError(f"--weights names the task {task!r}; expected some of {', '.join(weights)}.")
+        weights[task] = float(weight)
+    heads = None
+    if heads_weight:
+        heads = PatchHeads(model.config.vision_config.hidden_size)
+        heads.load_state_dict(load_file(Path(args.encoder) / "heads.safetensors"))
+        heads.to(device)
     batch_loss = mixture_loss(model, processor.tokenizer, pictures, args.per_step or 48, 3, args.seed, codes,
-                              weights, device, easy_steps)
-    train(model, batch_loss, schedule, out, lambda cycle: save_pretrained(model, processor, out / f"cycle{cycle}"))
+                              weights, device, easy_steps, heads, heads_weight)
+    train(Stage1(model, heads), batch_loss, schedule, out,
+          lambda cycle: save_pretrained(model, processor, out / f"cycle{cycle}"))
 
 
 def at_resolution(model: PaliGemmaForConditionalGeneration, image_size: int) -> PaliGemmaForConditionalGeneration:
@@ -593,8 +624,8 @@ def finetune(model, processor, images, prompts: list[str], answers: list[str], s
                 group["lr"] = rate * schedule.factor(step)
             optimizer.zero_grad(set_to_none=True)
         with autocast(device):
-            loss, _ = questions_loss(model, processor.tokenizer, answer_loss, pixel_values[chosen].to(device), rows,
-                                     chunks=1)
+            features = model.get_image_features(pixel_values[chosen].to(device))
+            loss, _ = questions_loss(model, processor.tokenizer, answer_loss, features, rows, chunks=1)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         for optimizer in optimizers:
@@ -629,6 +660,9 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--per-step", type=int, help="pictures a step")
     parser.add_argument("--cache", default="runs", help="folder for the drawn pictures")
     parser.add_argument("--encoder", default="runs/stage0/tiny-siglip", help="stage 1: where stage 0 left it")
+    parser.add_argument("--weights", help="stages 1, 2: other weights of tasks, such as detect=3,relation=1")
+    parser.add_argument("--patch-labels", type=float, default=0.3,
+                        help="stage 1: weight of stage 0's labels for each patch (0: without)")
     parser.add_argument("--start", help=f"the model to go on from (stages 2 and 3: {SHIPPED})")
     parser.add_argument("--masks", default="assets/mask-tokenizer", help="folder of the mask tokenizer")
     parser.add_argument("--image-size", type=int, default=96, help="stage 2: pixels a side")

@@ -127,7 +127,8 @@ def test_questions_loss_is_the_weighted_formula(processor, small):
                 total += loss.item() / len(places) ** 0.5
             weight += len(places) ** 0.5
         for chunks in (1, 5):
-            loss, numbers = questions_loss(small, processor.tokenizer, answer_loss, pixel_values, rows, chunks)
+            loss, numbers = questions_loss(small, processor.tokenizer, answer_loss,
+                                           small.get_image_features(pixel_values), rows, chunks)
             assert loss.item() == pytest.approx(total / weight, abs=2e-5)
             assert {task: numbers.get(task, 0) for task in right} == right
             assert sum(value for key, value in numbers.items() if key.endswith("_n")) == len(rows)
