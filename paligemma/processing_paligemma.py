@@ -55,15 +55,16 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
         raise ValueError(f"the picture cannot be read ({error}): the file is damaged or cut off") from error
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits
         return _from_wide(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    try:
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"the picture's mode {image.mode} cannot be turned into RGB: save it as PNG first") from error
 
 
 def _from_wide(image: Image.Image) -> Image.Image:
-    """Grey pictures of 16-bit numbers, or of floats from 0 to 1, to RGB."""
+    """Grey pictures of 16-bit numbers, or of floats from 0 to 1 (or to 255), to RGB."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("the picture holds values that are not finite numbers: replace them before passing it")
@@ -71,7 +72,7 @@ def _from_wide(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         full = 1.0 if top <= 1 else 255.0
     else:
-        full = 65535.0 if top > 255 else 255.0
+        full = 65535.0 if image.mode.startswith("I;16") or top > 255 else 255.0
     if values.min() < 0 or top > full:
         raise ValueError(
             f"the picture (mode {image.mode}) holds values from {values.min():g} to {top:g}, expected 0 to {full:g}: "
