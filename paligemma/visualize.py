@@ -92,7 +92,9 @@ def small_png(figure):
     """A figure as PNG in 256 colours: a third of the size, which counts where photographs are shown. Returns bytes."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", bbox_inches="tight")
-    picture = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture = Image.open(full).convert("RGB")
+    # Maximum coverage keeps rare colours, such as the ends of a colour bar, where the default would dull them.
+    picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     picture.save(small, "PNG", optimize=True)
     return small.getvalue()
 
@@ -1130,7 +1132,7 @@ def show_attention_matrix(weights, blocks, title=None, ax=None):
         ax.axhline(edge - 0.5, color=RED, linewidth=1.0)
         ax.axvline(edge - 0.5, color=RED, linewidth=1.0)
     middles = (edges[:-1] + edges[1:] - 1) / 2
-    ax.set_xticks(middles, [name for name, _ in blocks])
+    ax.set_xticks(middles, [name for name, _ in blocks], rotation=40, ha="right")  # blocks may be narrow
     ax.set_yticks(middles, [name for name, _ in blocks])
     ax.tick_params(length=0)
     _frame(ax)
