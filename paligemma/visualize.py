@@ -1148,17 +1148,21 @@ def show_logit_lens(words, probabilities, inputs, layers, title=None, ax=None):
         words: [layers][positions] of str. probabilities: [layers, positions], each word's, as the colour.
         inputs: the token that stands at each position. layers: names of the rows; the first is drawn at the bottom.
     """
+
+    def readable(token):
+        return token.replace("\n", "\\n").replace("▁", " ").strip() or "␣"
+
     probabilities = to_array(probabilities)
     rows, columns = probabilities.shape
     ax = _axes(ax, WIDTH, 0.42 * rows + 1.3)
     shown = ax.imshow(probabilities, vmin=0, vmax=1, aspect="auto", origin="lower")
     for (r, c), value in np.ndenumerate(probabilities):
-        word = words[r][c].replace("▁", " ").strip() or "␣"
+        word = readable(words[r][c])
         colour = _text_colour(shown.cmap(shown.norm(float(value))))
-        ax.text(c, r, word, ha="center", va="center", color=colour, fontsize=min(8, 46 / max(len(word), 6)))
+        fits = 0.75 * WIDTH * 72 / columns / (0.65 * len(word))  # points; a letter is about 0.65 of them wide
+        ax.text(c, r, word, ha="center", va="center", color=colour, fontsize=min(8, fits))
     ax.set_yticks(range(rows), layers)
-    names = [name.replace("\n", "\\n").replace("▁", " ").strip() or "␣" for name in inputs]
-    ax.set_xticks(range(columns), names, rotation=40, ha="right")
+    ax.set_xticks(range(columns), [readable(token) for token in inputs], rotation=40, ha="right")
     ax.tick_params(length=0)
     _frame(ax)
     ax.set(title=title or "", xlabel="the token that stands at this position", ylabel="read after")
