@@ -73,6 +73,10 @@ def swap(model: nn.Module | None, **parts):
     with ExitStack() as undo:
         for name, function in names.items():
             replace_name(name, function, undo)
+        if "repeat_kv" in names and isinstance(model, nn.Module):  # the fused attention shares keys without calling it
+            for module in attention.attention_modules(model).values():
+                undo.callback(setattr, module, "attention", module.attention)
+                module.attention = "eager"
         with torch.random.fork_rng(devices=[]):  # constructors draw weights; a learner's seed is the learner's
             mine = replace_modules(model, classes, undo) if classes else model
         yield mine

@@ -227,6 +227,17 @@ def test_the_attention_setting_goes_along(model):
         assert model.vision_tower.vision_model.encoder.layers[0].self_attn.attention == "eager"
 
 
+def test_repeat_kv_is_used_whatever_the_attention_setting(model):
+    """The fused attention shares keys by itself; a learner's repeat_kv must drive the model all the same."""
+    before = logits(model)
+    with swap(model, repeat_kv=lambda states, n: states.repeat(1, n, 1, 1)) as mine:  # the heads in the wrong order
+        assert (logits(mine) - before).abs().max() > 1e-3
+    with swap(model, repeat_kv=lambda states, n: states.repeat_interleave(n, 1)) as mine:
+        torch.testing.assert_close(logits(mine), before)
+    assert model.language_model.model.layers[0].self_attn.attention == "sdpa"
+    assert torch.equal(logits(model), before)
+
+
 def test_own_argument_names_and_extra_ones(model):
     class Rotary(nn.Module):
         def __init__(self, dim, max_position_embeddings=99, base=10000):
