@@ -83,13 +83,15 @@ def generate_tokens(
     device = model.device
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     inputs = align_right({name: inputs[name].to(device) for name in inputs if name != "labels"})
-    attention_mask, token_type_ids = inputs["attention_mask"], inputs["token_type_ids"]
     batch_size, prompt_length = inputs["input_ids"].shape
+    # Mask and types of prompt and answer in full length; each step looks at the front part that exists by then.
+    ones = inputs["attention_mask"].new_ones(batch_size, max_new_tokens)
+    attention_mask = torch.cat([inputs["attention_mask"], ones], dim=1)  # an answer has no padding
+    token_type_ids = torch.cat([inputs["token_type_ids"], ones], dim=1)  # and is of type 1
     kv_cache = KVCache(
         model.config.text_config, batch_size, prompt_length + max_new_tokens, dtype=model.dtype, device=device
     )
     finished = torch.zeros(batch_size, dtype=torch.bool, device=device)
-    one = attention_mask.new_ones(batch_size, 1)
 
     # Prefill: picture and prompt in one pass. Only the last position's logits are of use.
     logits = model(**inputs, kv_cache=kv_cache, logits_to_keep=1).logits[:, -1]  # [B, V]
@@ -100,11 +102,10 @@ def generate_tokens(
         finished |= tokens == model.config.eos_token_id
         if step + 1 == max_new_tokens or finished.all():
             return
-        # Decode: the new token alone; what came before is in the cache. It is part of the answer: type 1.
-        attention_mask = torch.cat([attention_mask, one], dim=1)
-        token_type_ids = torch.cat([token_type_ids, one], dim=1)
-        output = model(tokens[:, None], None, attention_mask, token_type_ids, kv_cache=kv_cache, logits_to_keep=1)
-        logits = output.logits[:, -1]  # [B, V]
+        # Decode: the new token alone; what came before is in the cache.
+        T = prompt_length + step + 1
+        mask, types = attention_mask[:, :T], token_type_ids[:, :T]
+        logits = model(tokens[:, None], None, mask, types, kv_cache=kv_cache, logits_to_keep=1).logits[:, -1]  # [B, V]
 
 
 def sample(
