@@ -285,7 +285,8 @@ def show_patches(image, patch_size, highlight=(), gap=2, numbers=False, title=No
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    ax.set(title=title or "", xlabel="column c of the patch", ylabel="row r of the patch")
+    ax.set(xlabel="column c of the patch", ylabel="row r of the patch")
+    ax.set_title(title or "", pad=20 if len(highlight) else 6)  # above the label of a token in the first row
     return ax
 
 
@@ -1232,12 +1233,13 @@ def show_feature_colours(colours, names, pictures):
     return axes
 
 
-def show_batch(kinds, panels, rows=None, title=None):
+def show_batch(kinds, panels, rows=None, title=None, first=0):
     """A batch of token sequences, one strip of fields a row, and its masks below in the same places.
 
     Args:
         kinds: [B][L] keys of TOKEN_COLOURS. panels: {name: bool array [B, L]}, True is drawn dark.
         rows: names of the rows. All L places are drawn: leave out of all rows alike what need not be seen.
+        first: the position of the first place that is drawn, for the numbers along the bottom.
     Returns an array of Axes: the kinds first, then the panels in order.
     """
     count, length = len(kinds), len(kinds[0])
@@ -1265,5 +1267,7 @@ def show_batch(kinds, panels, rows=None, title=None):
         ax.tick_params(which="both", length=0)
         ax.set_yticks(range(count), rows)
         _frame(ax)
+    step = max(1, length // 12)
+    axes[-1].set_xticks(range(0, length, step), range(first, first + length, step))
     axes[-1].set_xlabel("position in the sequence")
     return axes

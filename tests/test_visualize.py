@@ -374,7 +374,7 @@ def test_small_png_is_smaller_and_looks_the_same():
     with Image.open(full) as a, Image.open(io.BytesIO(small)) as b:
         assert a.size == b.size and b.mode == "P"
         difference = np.abs(np.array(a.convert("RGB"), int) - np.array(b.convert("RGB"), int))
-    assert difference.mean() < 4  # of 255
+    assert difference.max() < 32  # of 255: no colour is lost, however rare
 
 
 def test_save_figure_needs_an_ending(tmp_path, picture):
@@ -504,7 +504,8 @@ def test_feature_colours_show_the_picture_and_then_every_layer(picture):
 def test_batch_keeps_every_row_and_panel_in_its_place():
     kinds = [["pad", "image", "bos", "prompt"], ["image", "bos", "prompt", "suffix"]]
     real = np.array([[0, 1, 1, 1], [1, 1, 1, 1]], dtype=bool)
-    axes = vis.show_batch(kinds, {"attention_mask": real}, rows=["short", "long"])
+    axes = vis.show_batch(kinds, {"attention_mask": real}, rows=["short", "long"], first=60)
+    assert [label.get_text() for label in axes[-1].get_xticklabels()] == ["60", "61", "62", "63"]
     drawn = axes[0].images[0]
     colours = drawn.cmap(drawn.norm(drawn.get_array()))  # [B, L, 4]
     for row, names in zip(colours, kinds, strict=True):
