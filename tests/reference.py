@@ -4,7 +4,9 @@ Every weight is random, norms and biases too: zeros would hide a forgotten term.
 of 1, so that a tolerance of 1e-5 means something.
 """
 
+import io
 import warnings
+import zlib
 
 import torch
 import transformers
@@ -200,6 +202,16 @@ def pictures(count: int, size: int = 20, seed: int = 0) -> list[Image.Image]:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, size, size, 3), generator=generator, dtype=torch.uint8)
     return [Image.fromarray(picture.numpy()) for picture in pixels]
+
+
+def picture_bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims to be this large."""
+    file = io.BytesIO()
+    Image.new("1", (1, 1)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:

@@ -1,0 +1,352 @@
+"""The command line: ask a model about a picture, or see the small model at work.
+
+    python -m paligemma "caption en" --image picture.png
+    python -m paligemma demo
+
+`python -m paligemma --help` says the rest. Exit codes: 0 done, 2 something about the input is wrong (one line on
+standard error says what), 130 stopped with Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+from . import ASSETS, generate, load_pretrained
+from .checkpoint import find_folder
+from .generation import check_sampling, stream
+from .processing_paligemma import to_rgb
+
+TINY, MASKS = ASSETS / "tiny-paligemma", ASSETS / "mask-tokenizer"
+LARGE = 200e6  # bytes of weights from which loading shows its progress
+
+ASK_HELP = """\
+Ask a PaliGemma about a picture. The answer is written as text; with --output its boxes and masks are drawn on the
+picture, too. Without --model you talk to the small model of this course, which runs on any computer but knows only
+one to four coloured shapes on a plain ground.
+"""
+
+EXAMPLES = """\
+what to ask (PaliGemma was trained on such short commands):
+  caption en                                  describe the picture in English
+  answer en what colour is the circle?        answer a question, in a word or two
+  detect circle ; square                      find things: <loc> tokens are the sides of boxes
+  segment red circle                          outline a thing: <seg> tokens are its mask
+
+examples:
+  python -m paligemma demo                    no picture needed: the small model looks at one of its own
+  python -m paligemma "caption en" --image shapes.png
+  python -m paligemma "segment red circle" --image shapes.png --output mask.png
+  python -m paligemma "detect cat" --image cat.jpg --model google/paligemma-3b-mix-224 --output boxes.png
+  python -m paligemma "caption en" --image cat.jpg --model ./my-folder --temperature 0.7 --seed 1
+
+Google's models want their licence accepted once, on the model's page at huggingface.co; then run `hf auth login`.
+If the first word after `paligemma` is demo, the demonstration starts (`demo --help`). To send the word itself as a
+prompt, put it after the options: python -m paligemma --image shapes.png demo
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors on one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (try --help)\n")
+
+
+def ask_parser() -> Parser:
+    parser = Parser(
+        "python -m paligemma",
+        usage="python -m paligemma PROMPT --image FILE [options]\n       python -m paligemma demo [options]",
+        description=ASK_HELP,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("prompt", metavar="PROMPT", help="what to ask, in quotes; or the word demo (see below)")
+    parser.add_argument("--image", metavar="FILE", required=True, help="the picture: PNG, JPEG, GIF, WebP, ...")
+    parser.add_argument(
+        "--model", metavar="NAME", default=str(TINY), help="a checkpoint folder, or a name on the Hugging Face hub"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=figure_file, help="draw the answer on the picture, save it here (.png, ...)"
+    )
+    parser.add_argument(
+        "--masks",
+        metavar="FILE",
+        help="what turns <seg> tokens into masks: a folder, or Google's vae-oid.npz\n"
+        "(the small model has its own)",
+    )
+    writing = parser.add_argument_group("how the answer is written")
+    writing.add_argument(
+        "--max-new-tokens", metavar="N", type=int, default=100, help="stop after N tokens (default 100)"
+    )
+    writing.add_argument(
+        "--temperature",
+        metavar="T",
+        type=float,
+        default=0.0,
+        help="0 (default): always the likeliest token; 1: draw as the model\nbelieves; between: more careful",
+    )
+    writing.add_argument("--top-k", metavar="K", type=int, default=0, help="draw among the K likeliest tokens only")
+    writing.add_argument(
+        "--top-p", metavar="P", type=float, default=1.0, help="draw among the likeliest that make up P (0 to 1)"
+    )
+    writing.add_argument("--seed", metavar="N", type=int, help="the same draws each time")
+    running = parser.add_argument_group("how the model is run")
+    running.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="numbers of the weights (default: the file's); bfloat16 halves\nthe memory of float32",
+    )
+    running.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: cuda where there is one, else cpu)")
+    running.add_argument(
+        "--attention", choices=["sdpa", "eager"], default="sdpa", help="sdpa (default): fast; eager: the readable code"
+    )
+    return parser
+
+
+def demo_parser() -> Parser:
+    parser = Parser(
+        "python -m paligemma demo",
+        description="Draw a picture of coloured shapes, put four questions about it to the small model, print what it "
+        "says and draw it on the picture. Takes a few seconds, and no network.",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=18, help="another number, another picture (18)")
+    parser.add_argument(
+        "--output", metavar="FILE", type=figure_file, default=Path("demo.png"), help="where to save it (demo.png)"
+    )
+    parser.add_argument("--model", metavar="FOLDER", default=str(TINY), help="another model of the little world")
+    return parser
+
+
+def figure_file(name: str) -> Path:
+    """A name that matplotlib can save a picture under; checked before any work is done."""
+    path = Path(name)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg"):
+        raise argparse.ArgumentTypeError(f"{name!r} must end in .png, .jpg, .webp, .pdf or .svg")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{name!r} is a folder")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r} to save {path.name} in")
+    return path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter show a question mark
+    try:
+        if arguments[:1] == ["demo"]:
+            demo(demo_parser().parse_args(arguments[1:]))
+        else:
+            ask(ask_parser().parse_args(arguments))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        say(f"error: {lines[0]}")
+        return 2
+    return 0
+
+
+def say(text: str) -> None:
+    """To standard error, so that standard output is the model's words alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def ask(options: argparse.Namespace) -> None:
+    """One prompt about one picture."""
+    check_sampling(options.max_new_tokens, options.temperature, options.top_k, options.top_p)
+    if options.temperature == 0 and (options.top_k or options.top_p < 1):
+        say("note: --top-k and --top-p matter only with a --temperature above 0")
+    image = open_picture(options.image)
+    masks = open_masks(options)
+    model, processor = open_model(options.model, options.dtype, options.device, options.attention)
+    pieces = []
+    for piece in stream(
+        model, processor, image, options.prompt, options.max_new_tokens, options.temperature, options.top_k,
+        options.top_p, options.seed,
+    ):  # fmt: skip
+        print(piece, end="", flush=True)
+        pieces.append(piece)
+    print(flush=True)
+    answer = "".join(pieces)
+    if not answer.strip():
+        searched = options.prompt.startswith(("detect", "segment"))
+        say("note: the answer is empty" + (": the model sees nothing of that kind" if searched else ""))
+    if options.output:
+        from . import visualize  # matplotlib takes a moment, and only a picture needs it
+
+        visualize.set_style()
+        figure, ax = visualize.plt.subplots(figsize=(7, 7.6))
+        for note in draw_answer(ax, image, options.prompt, answer, masks):
+            say(f"note: {note}")
+        say(f"saved {visualize.save_figure(figure, options.output)}")
+
+
+def open_picture(name: str):
+    """The file as an upright RGB picture. Raises ValueError or OSError that say what is wrong."""
+    import warnings
+
+    from PIL import Image, UnidentifiedImageError
+
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no picture {name}" + (" (it is a folder)" if path.is_dir() else ""))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is no picture that can be read: give a PNG or a JPEG, for instance") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large ({error}): make it smaller first") from error
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def open_masks(options: argparse.Namespace):
+    """The mask tokenizer that goes with the model, or None. Codes mean nothing to any other model's."""
+    from .segmentation import load_mask_tokenizer
+
+    if options.masks:
+        return load_mask_tokenizer(Path(options.masks).expanduser())
+    own = options.output and Path(options.model).resolve() == TINY and MASKS.exists()
+    return load_mask_tokenizer(MASKS) if own else None
+
+
+def open_model(name: str, dtype: str | None = None, device: str | None = None, attention: str = "sdpa"):
+    """(model, processor), with a progress bar for large files."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    if Path(name) == TINY and not TINY.exists():
+        raise FileNotFoundError(
+            f"the small model is not at {TINY}: it comes with the repository, so install from a clone of it "
+            "(pip install -e .), or name another --model"
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"this computer (or this PyTorch) has no device {device!r}: leave --device out") from error
+    folder = find_folder(name)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    dtype = getattr(torch, dtype) if dtype else None
+    return load_pretrained(folder, dtype=dtype, device=device, attention=attention, progress=size > LARGE)
+
+
+def draw_answer(ax, image, prompt: str, answer: str, masks=None, columns: int = 70) -> list[str]:
+    """Draw a picture with the boxes and masks of an answer into `ax`, the words below; returns what it left out.
+
+    `masks` is a MaskTokenizer or None; `columns` is how many letters of text fit across the picture.
+    """
+    import numpy as np
+
+    from . import visualize
+    from .locations import box_to_pixels, parse_detections
+
+    found, notes = parse_detections(answer) if "<loc" in answer else ([], [])
+    notes = [f"not drawn: {note}" for note in notes]
+    boxes = []
+    for thing in found:
+        x1, y1, x2, y2 = box_to_pixels(thing.box, *image.size)
+        boxes.append((y1, x1, y2, x2))
+    if found:
+        visualize.show_boxes(image, boxes, [thing.label for thing in found], ax=ax)
+    else:
+        visualize.show_image(image, ax=ax)
+    with_codes = [thing for thing in found if thing.codes]
+    if with_codes and masks is None:
+        notes.append("masks are not drawn: give the model's mask tokenizer with --masks (Google's is vae-oid.npz)")
+    elif with_codes:
+        nothing = np.zeros((image.height, image.width), dtype=bool)
+        layers = [masks.codes_to_mask(t.codes, t.box, *image.size) if t.codes else nothing for t in found]
+        visualize.show_masks(image, np.stack(layers), labels=[], ax=ax)
+    ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
+    ax.set_title(textwrap.fill(prompt, columns), pad=18)  # leaves room for the label of a box at the upper edge
+    ax.text(
+        0.5, -0.04, wrap_tokens(answer, columns) or "(nothing)", transform=ax.transAxes, ha="center", va="top",
+        fontsize=6.5 if found else 9.5, family="DejaVu Sans Mono" if found else None, linespacing=1.35,
+        color=visualize.GREY if found else visualize.BLACK,
+    )  # fmt: skip
+    return notes
+
+
+def wrap_tokens(text: str, columns: int) -> str:
+    """At most nine lines, broken between words and between tokens such as <loc0012>, which have no spaces between."""
+    lines = textwrap.wrap(
+        text.replace("><", "> \0<"), columns, break_long_words=False, max_lines=9, placeholder=" ..."
+    )
+    return "\n".join(line.replace(" \0", "").replace("\0", "") for line in lines)
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Four questions about a picture of the little world, answered by the small model."""
+    import numpy as np
+
+    from . import visualize
+    from .scenes import draw, make_scene
+    from .segmentation import load_mask_tokenizer
+
+    scene = make_scene(options.seed)
+    image = draw(scene, 384)
+    model, processor = open_model(options.model)
+    masks = load_mask_tokenizer(MASKS)
+    rng = np.random.default_rng(options.seed)
+    prompts, truths = demo_questions(scene, rng, masks)
+    answers = generate(model, processor, images=[image] * len(prompts), text=prompts, max_new_tokens=100)
+
+    count = len(scene.things)
+    shapes = f"{count} coloured shape" + "s" * (count > 1)
+    print(f"A picture of {shapes} (seed {options.seed}). The small model looks at it:\n")
+    visualize.set_style()
+    figure, axes = visualize.plt.subplots(1, len(prompts), figsize=(11, 4), squeeze=False)
+    for ax, prompt, answer, truth in zip(axes[0], prompts, answers, truths, strict=True):
+        print(f"  {prompt}\n    {answer or '(nothing)'}\n    {verdict(scene, answer, truth)}\n")
+        draw_answer(ax, image, prompt, answer, masks, columns=36)
+    print(f"Saved {visualize.save_figure(figure, options.output)}. Now ask about a picture of shapes of your own:")
+    print('  python -m paligemma "caption en" --image FILE')
+
+
+def demo_questions(scene, rng, masks) -> tuple[list[str], list[str]]:
+    """(prompts, true answers): a caption, a question, a detection and a segmentation that this scene allows."""
+    from .scenes import ask as pose
+    from .scenes import shape_mask
+
+    def codes(thing):
+        return masks.mask_to_codes(shape_mask(thing.shape, thing.angle), (0, 0, 1, 1))
+
+    pairs = []
+    for tasks in (("caption",), ("colour", "where", "how many"), ("detect",), ("segment",)):
+        tries = (pose(scene, tasks[i % len(tasks)], rng, codes) for i in range(30))
+        pair = next((pair for pair in tries if pair and pair[1]), None)  # a question with something to show for it
+        if pair:
+            pairs.append(pair)
+    prompts, truths = zip(*pairs, strict=True)
+    return list(prompts), list(truths)
+
+
+def verdict(scene, answer: str, truth: str) -> str:
+    """How good an answer is, in words: the scene knows the truth."""
+    from .locations import box_iou, parse_detections
+    from .scenes import caption_is_true
+
+    if "<loc" not in truth:
+        right = answer == truth or (truth.count(" ") > 2 and caption_is_true(scene, answer))
+        return "right" if right else f"wrong; the truth is: {truth}"
+    found, expected = parse_detections(answer)[0], parse_detections(truth)[0]
+    overlaps = [max((box_iou(thing.box, other.box) for other in found), default=0.0) for thing in expected]
+    hits, mean = sum(overlap > 0.5 for overlap in overlaps), sum(overlaps) / len(overlaps)
+    extra = f", {len(found) - len(expected)} too many" if len(found) > len(expected) else ""
+    return f"{hits} of {len(expected)} found{extra}; overlap with the true box: {mean:.2f} of 1 (IoU)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
