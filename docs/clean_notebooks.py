@@ -1,4 +1,4 @@
-"""Take out of executed notebooks what changes from run to run: widget states and their ids.
+"""Take out of executed notebooks what changes from run to run: widget states, their ids, how prints were sent.
 
     python docs/clean_notebooks.py notebooks/*.ipynb
 
@@ -22,8 +22,20 @@ def clean(notebook: dict) -> dict:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET_VIEW, None)
         if "outputs" in cell:
-            cell["outputs"] = [output for output in cell["outputs"] if output.get("data", True)]
+            cell["outputs"] = joined([output for output in cell["outputs"] if output.get("data", True)])
     return notebook
+
+
+def joined(outputs: list[dict]) -> list[dict]:
+    """Printed text that the kernel happened to send in several pieces, in one piece."""
+    whole = []
+    for output in outputs:
+        if whole and output["output_type"] == "stream" and output.get("name") == whole[-1].get("name"):
+            lines = "".join([*whole[-1]["text"], *output["text"]]).splitlines(keepends=True)
+            whole[-1] = {**whole[-1], "text": lines}
+        else:
+            whole.append(output)
+    return whole
 
 
 def main(paths: list[str]) -> None:
