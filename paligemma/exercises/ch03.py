@@ -480,11 +480,13 @@ def show_head_maps(kind):
         module.attention = "eager"
         model.get_image_features(processor(text=["caption en"], images=[image])["pixel_values"])
     maps = kept[0][0]  # [H, N, N]
-    patch = maps.shape[-1] // 2 + 4
-    _, axes = plt.subplots(1, len(maps), figsize=(2.2 * len(maps), 2.4))
+    side = round(maps.shape[-1] ** 0.5)
+    patch = (2, 2)  # on the circle
+    print("What the outlined patch looks at in the last layer of the trained encoder, through your class:")
+    _, axes = plt.subplots(1, len(maps), figsize=(7, 2.1), layout="constrained")
     for head, ax in enumerate(axes):
-        show_attention_over_image(image, maps[head, patch], patch=patch, title=f"head {head}", ax=ax)
-    print(f"What patch {patch} looks at in the last layer of the trained encoder, through your class:")
+        weights = maps[head, patch[0] * side + patch[1]].reshape(side, side)
+        show_attention_over_image(image, weights, patch=patch, title=f"head {head}", ax=ax)
 
 
 MODULE = Task(

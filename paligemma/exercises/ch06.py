@@ -162,9 +162,9 @@ def show_kinds(thing):
     x = numbers(3, 4, 6, 32, scale=2.0, shift=1.0)
     for kind in ("batch", "layer", "rms"):
         y = thing(x, kind)
-        token, feature = y[0, 0], y[:, :, 0]
-        print(f"  {kind:5}  one token: mean {token.mean():5.2f}, rms {token.square().mean().sqrt():.2f}"
-              f"    one feature: mean {feature.mean():5.2f}, rms {feature.square().mean().sqrt():.2f}")  # fmt: skip
+        for what, part in (("one token:", y[0, 0]), ("one feature:", y[:, :, 0])):
+            mean, size = round(part.mean().item(), 2) + 0.0, part.square().mean().sqrt()  # + 0.0: no "-0.00"
+            print(f"  {kind:5}  {what:12} mean {mean:5.2f}, root mean square {size:.2f}")
 
 
 KINDS = Task(

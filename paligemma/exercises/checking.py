@@ -149,9 +149,9 @@ def check(task_id: str, thing, hidden: bool = False) -> None:
     `thing` is the function or class itself, not its result: check("06.1", rms_norm). With `hidden` (for teachers),
     other inputs are used, nothing is shown and progress is left alone.
     """
-    task = find_task(task_id)
     if swap_module.replaced:
         raise ValueError("a swap is open: run the check outside the `with swap(...)` block, or it compares with yours")
+    task = find_task(task_id)
     with left_alone():
         finding = examine(task, thing, seeds=(11, 12, 13, 14) if hidden else (0, 1, 2))
     if not hidden:
@@ -159,7 +159,7 @@ def check(task_id: str, thing, hidden: bool = False) -> None:
     if finding is not None:
         raise (NotStarted if finding.name == "not started" else CheckFailed)(task, finding)
     if not hidden:
-        print(f"{task.id} · {task.title}: passed ({task.points} points)")
+        print(f"{task.id} · {task.title}: passed ({task.points} point{'s' if task.points > 1 else ''})")
         if task.reward is not None:
             with left_alone():
                 task.reward(thing)
@@ -336,17 +336,15 @@ def with_weights(module: nn.Module) -> nn.Module:
 def recognise(task: Task, cases, outcomes, wanted) -> Mistake | None:
     """The first mistake whose imitation does on every input what the learner's code does."""
     for mistake in task.mistakes:
-        imitated = [attempt(task, mistake.imitation, case) for case in cases]
-        matches = all(
-            alike(got, imitation, case.tolerance or task.tolerance, case)
-            for case, got, imitation in zip(cases, outcomes, imitated, strict=True)
-        )
-        wrong = any(
-            not alike(imitation, want, case.tolerance or task.tolerance, case)
-            for case, imitation, want in zip(cases, imitated, wanted, strict=True)
-        )
-        if matches and wrong:
-            return mistake
+        wrong = False
+        for case, got, want in zip(cases, outcomes, wanted, strict=True):
+            imitation, tolerance = attempt(task, mistake.imitation, case), case.tolerance or task.tolerance
+            if not alike(got, imitation, tolerance, case):
+                break  # most are ruled out by the first input
+            wrong = wrong or not alike(imitation, want, tolerance, case)
+        else:
+            if wrong:
+                return mistake
     return None
 
 

@@ -12,6 +12,7 @@ from .. import ASSETS
 from .. import swap as swap_module
 from ..checkpoint import load_pretrained
 from ..generation import generate
+from ..processing_paligemma import PaliGemmaProcessor
 from ..scenes import draw, make_scene
 from .checking import Case, Finding, Mistake, Task
 
@@ -64,7 +65,13 @@ def show_captions(images, captions, heading: str) -> None:
     print(heading)
     for caption in captions:
         print(f"  {caption}")
-    show_images(images, titles=["\n".join(textwrap.wrap(caption, 28)) for caption in captions])
+    for ax in show_images(images, titles=["\n".join(textwrap.wrap(caption, 26)) for caption in captions]):
+        ax.title.set_fontsize(9)
+
+
+def pictures(seed: int) -> list[Case]:
+    """One picture for a seed; two in all, because writing takes time."""
+    return [Case((*practice(), picture(seed)), note="a picture of the little world")] if seed in (0, 1, 11, 12) else []
 
 
 # --- "put yours into the trained model" as a task --------------------------------------------------------------
@@ -80,12 +87,14 @@ def swap_task(id: str, names: tuple[str, ...], points: int = 2, minutes: int = 5
     def plain(model, processor, image):
         return generate(model, processor, images=[image], text=[PROMPT])[0]
 
-    def with_copies(model, processor, image, describe=plain, prompt_model=None):
-        with swap_module.swap(model, **{name: copy_of(name) for name in names}) as mine:
+    copies = {name: copy_of(name) for name in names}
+
+    def with_copies(model, processor, image, describe=plain):
+        with swap_module.swap(model, **copies) as mine:
             return describe(mine, processor, image)
 
     def left_in(model, processor, image):
-        mine = swap_module.swap(model, **{name: copy_of(name) for name in names}).__enter__()
+        mine = swap_module.swap(model, **copies).__enter__()
         return plain(mine, processor, image)
 
     def as_list(model, processor, image):
@@ -114,7 +123,7 @@ def swap_task(id: str, names: tuple[str, ...], points: int = 2, minutes: int = 5
         minutes=minutes,
         level="easy",
         reference=with_copies,
-        cases=lambda seed: [Case((*practice(), picture(seed)), note="a picture of the little world")],
+        cases=pictures,
         use=run_and_look(names),
         gradients=False,
         look=look or "docs of swap: the example at the top of paligemma/swap.py",
@@ -157,6 +166,8 @@ def explain_swap(parts: str, case, got, want) -> Finding | None:
         )
     if not got["put back"]:
         return Finding("left in", "afterwards the model is not what it was", "use swap in a `with` statement")
+    if got["asked"] != want["asked"]:
+        return Finding("other prompt", f"the model was asked {got['asked']}, expected {want['asked']}", "")
     if isinstance(got["caption"], str) and got["caption"] != want["caption"]:
         return Finding(
             "says something else",
@@ -181,17 +192,35 @@ def run_and_look(names):
     def use(describe, model, processor, image):
         before = [(module, dict(module._modules)) for module in model.modules()]
         ran: set[str] = set()
+        asked: list[str] = []
         try:
-            with spy(names, ran):
+            with spy(names, ran), listening(asked):
                 caption = describe(model, processor, image)
         finally:
             put_back = all(dict(module._modules) == children for module, children in before)
             for module, children in before:
                 module._modules.clear()
                 module._modules.update(children)
-        return {"caption": caption, "the package's parts that ran": sorted(ran), "put back": put_back}
+        return {"caption": caption, "asked": asked, "the package's parts that ran": sorted(ran), "put back": put_back}
 
     return use
+
+
+@contextmanager
+def listening(asked: list[str]):
+    """Note the prompts that the processor is given meanwhile."""
+    call = PaliGemmaProcessor.__call__
+
+    @functools.wraps(call)
+    def noted(self, text, *arguments, **named):
+        asked.extend([text] if isinstance(text, str) else text)
+        return call(self, text, *arguments, **named)
+
+    PaliGemmaProcessor.__call__ = noted
+    try:
+        yield
+    finally:
+        PaliGemmaProcessor.__call__ = call
 
 
 @contextmanager

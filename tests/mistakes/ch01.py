@@ -1,0 +1,377 @@
+"""Pictures to numbers, as learners write it."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from paligemma import generate
+from paligemma.swap import swap
+
+from . import right, wrong
+
+# --- 01.1 --------------------------------------------------------------------------------------------------------
+
+
+@right("01.1")
+def _(image, scale):
+    return image.astype(np.float32) * np.float32(scale)
+
+
+@right("01.1")
+def _(image, scale):
+    return np.asarray(np.multiply(image, scale), dtype="float32")
+
+
+@right("01.1")
+def _(image, scale):
+    return (torch.from_numpy(image).float() * scale).numpy()
+
+
+@wrong("01.1", "float64")
+def _(image, scale):
+    return image * scale
+
+
+@wrong("01.1", "rounded to whole numbers")
+def _(image, scale):
+    return (image * scale).astype(np.uint8).astype(np.float32)
+
+
+@wrong("01.1", "divided by the scale")
+def _(image, scale):
+    return image.astype(np.float32) / np.float32(scale)
+
+
+@wrong("01.1", "scale not used")
+def _(image, scale):
+    return image.astype(np.float32) / 255.0
+
+
+@wrong("01.1", "stretched to the full range")
+def _(image, scale):
+    image = image.astype(np.float32)
+    image -= image.min()
+    return image / image.max()
+
+
+@wrong("01.1", "computed in uint8")
+def _(image, scale):
+    return np.multiply(image, np.array(scale).astype(image.dtype)).astype(np.float32)
+
+
+@wrong("01.1", "type")
+def _(image, scale):
+    return torch.from_numpy(image).float() * scale
+
+
+@wrong("01.1", "raised")
+def _(image, scale):
+    image *= scale
+    return image
+
+
+# --- 01.2 --------------------------------------------------------------------------------------------------------
+
+
+@right("01.2")
+def _(image, mean, std):
+    mean = np.array(mean, dtype=image.dtype)
+    std = np.array(std, dtype=image.dtype)
+    return (image - mean) / std
+
+
+@right("01.2")
+def _(image, mean, std):
+    out = np.empty_like(image)
+    for channel in range(image.shape[2]):
+        out[:, :, channel] = (image[:, :, channel] - mean[channel]) / std[channel]
+    return out
+
+
+@right("01.2")
+def _(image, mean, std):
+    x = torch.from_numpy(image).permute(2, 0, 1)
+    x = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    return x.permute(1, 2, 0).numpy()
+
+
+@wrong("01.2", "divided before subtracting")
+def _(image, mean, std):
+    return (image / np.array(std, np.float32)) - np.array(mean, np.float32)
+
+
+@wrong("01.2", "bracket missing")
+def _(image, mean, std):
+    return image - np.array(mean, np.float32) / np.array(std, np.float32)
+
+
+@wrong("01.2", "multiplied by std")
+def _(image, mean, std):
+    return (image - np.array(mean, np.float32)) * np.array(std, np.float32)
+
+
+@wrong("01.2", "variance instead of std")
+def _(image, mean, std):
+    return (image - np.float32(mean)) / np.float32(std) / np.float32(std)
+
+
+@wrong("01.2", "one number for all channels")
+def _(image, mean, std):
+    return (image - np.float32(mean[0])) / np.float32(std[0])
+
+
+@wrong("01.2", "mean of the picture")
+def _(image, mean, std):
+    return (image - image.mean(axis=(0, 1))) / image.std(axis=(0, 1))
+
+
+@wrong("01.2", "fixed to 0.5")
+def _(image, mean, std):
+    return image * 2 - 1
+
+
+@wrong("01.2", "float64")
+def _(image, mean, std):
+    return (image - np.array(mean)) / np.array(std)
+
+
+@wrong("01.2", "raised")
+def _(image, mean, std):
+    return (image - mean) / np.array(std)[:, None, None]
+
+
+@wrong("01.2", "input changed")
+def _(image, mean, std):
+    image -= np.array(mean, image.dtype)
+    image /= np.array(std, image.dtype)
+    return image
+
+
+# --- 01.3 --------------------------------------------------------------------------------------------------------
+
+
+@right("01.3")
+def _(image):
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        background = Image.new("RGB", image.size, (255, 255, 255))
+        background.paste(image, mask=image.split()[3])
+        return background
+    return image.convert("RGB")
+
+
+@right("01.3")
+def _(image):
+    rgba = np.asarray(ImageOps.exif_transpose(image).convert("RGBA")).astype(np.float64)
+    alpha = rgba[:, :, 3:] / 255
+    mixed = rgba[:, :, :3] * alpha + 255 * (1 - alpha)
+    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+
+@wrong("01.3", "transparency dropped")
+def _(image):
+    return image.convert("RGB")
+
+
+@wrong("01.3", "transparency dropped")
+def _(image):
+    image = ImageOps.exif_transpose(image)
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+@wrong("01.3", "EXIF forgotten")
+def _(image):
+    if image.mode == "RGBA":
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+@wrong("01.3", "black behind it")
+def _(image):
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGBA":
+        black = Image.new("RGB", image.size)
+        black.paste(image, mask=image.getchannel("A"))
+        return black
+    return image.convert("RGB")
+
+
+@wrong("01.3", "not converted")
+def _(image):
+    image.convert("RGB")
+    return image
+
+
+@wrong("01.3", "still transparent")
+def _(image):
+    image = ImageOps.exif_transpose(image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+@wrong("01.3", "type")
+def _(image):
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+# --- 01.4 --------------------------------------------------------------------------------------------------------
+
+
+def process(images, size, resample=Image.BICUBIC, scale=255.0, mean=0.5, std=0.5, order=(2, 0, 1)):
+    height, width = size
+    out = []
+    for image in images:
+        image = image.convert("RGB").resize((width, height), resample=resample)
+        array = np.array(image).astype(np.float32) / scale
+        array = (array - mean) / std
+        out.append(array.transpose(order).astype(np.float32))
+    return out
+
+
+right("01.4")(lambda images, size: process(images, size))
+
+
+@right("01.4")
+def _(images, size):
+    result = []
+    for image in images:
+        x = torch.from_numpy(np.array(image.convert("RGB").resize((size[1], size[0]), Image.BICUBIC)))
+        result.append((x.permute(2, 0, 1).float() / 127.5 - 1).numpy())
+    return result
+
+
+wrong("01.4", "channels last")(lambda images, size: process(images, size, order=(0, 1, 2)))
+wrong("01.4", "height and width swapped")(lambda images, size: process(images, size[::-1]))
+wrong("01.4", "height and width swapped")(lambda images, size: process(images, size, order=(2, 1, 0)))
+wrong("01.4", "other interpolation")(lambda images, size: process(images, size, resample=Image.BILINEAR))
+wrong("01.4", "other interpolation")(lambda images, size: process(images, size, resample=Image.NEAREST))
+wrong("01.4", "not normalised")(lambda images, size: process(images, size, mean=0, std=1))
+wrong("01.4", "not rescaled")(lambda images, size: process(images, size, scale=1.0))
+wrong("01.4", "rescaled twice")(lambda images, size: process(images, size, scale=255.0**2))
+wrong("01.4", "mean not subtracted")(lambda images, size: process(images, size, mean=0))
+wrong("01.4", "one array")(lambda images, size: np.array(process(images, size)))
+wrong("01.4", "blue first")(lambda images, size: [array[::-1].copy() for array in process(images, size)])
+wrong("01.4", "cropped")(
+    lambda images, size: process([ImageOps.fit(im.convert("RGB"), (size[1], size[0])) for im in images], size)
+)
+wrong("01.4", "reshaped instead of transposed")(
+    lambda images, size: [array.reshape(3, *size) for array in process(images, size, order=(0, 1, 2))]
+)
+
+
+@wrong("01.4", "raised")
+def _(images, size):
+    out = []
+    for image in images:  # a grey picture has no third axis
+        array = np.array(image.resize((size[1], size[0]), Image.BICUBIC)) / 255.0
+        out.append(((array - 0.5) / 0.5).transpose(2, 0, 1).astype(np.float32))
+    return out
+
+
+# --- 01.5 --------------------------------------------------------------------------------------------------------
+
+
+@right("01.5")
+def _(array):
+    x = np.moveaxis(array, 0, -1)
+    x = (x + 1) * 127.5
+    return x.round().clip(0, 255).astype(np.uint8)
+
+
+@right("01.5")
+def _(array):
+    x = torch.from_numpy(array).permute(1, 2, 0)
+    return ((x * 0.5 + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+@wrong("01.5", "3 left")
+def _(array):
+    x = array.transpose(2, 1, 0)
+    x = (x * 0.5 + 0.5) * 255
+    return x.astype(np.int32).astype(np.uint8)
+
+
+@wrong("01.5", "2 left")
+def _(array):
+    x = array.transpose(1, 2, 0)
+    x = (x * 0.5 + 0.5) * 255
+    return x.astype(np.int32).astype(np.uint8)
+
+
+@wrong("01.5", "left: the ends")
+def _(array):
+    x = array.transpose(1, 2, 0)
+    return np.round((x * 0.5 + 0.5) * 255).astype(np.int32).astype(np.uint8)
+
+
+@wrong("01.5", "left: the axes")
+def _(array):
+    x = array.T
+    return np.round((x * 0.5 + 0.5) * 255).clip(0, 255).astype(np.uint8)
+
+
+@wrong("01.5", "left: the fraction")
+def _(array):
+    x = array.transpose(1, 2, 0)
+    return np.clip((x * 0.5 + 0.5) * 255, 0, 255).astype(np.uint8)
+
+
+@wrong("01.5", "channels first")
+def _(array):
+    return np.round((array * 0.5 + 0.5) * 255).clip(0, 255).astype(np.uint8)
+
+
+@wrong("01.5", "not shifted")
+def _(array):
+    return np.round(array.transpose(1, 2, 0) * 255).clip(0, 255).astype(np.uint8)
+
+
+# --- 01.6 --------------------------------------------------------------------------------------------------------
+
+
+def mine(images, size):
+    return process(images, size)
+
+
+@right("01.6")
+def _(model, processor, image):
+    with swap(model, process_images=mine) as other:
+        return generate(other, processor, images=[image], text=["caption en"])[0]
+
+
+@right("01.6")
+def _(model, processor, image):
+    with swap(None, process_images=mine):
+        return generate(model, processor, images=image, text="caption en")[0]
+
+
+@wrong("01.6", "not swapped in")
+def _(model, processor, image):
+    process_images = mine  # noqa: F841
+    return generate(model, processor, images=[image], text=["caption en"])[0]
+
+
+@wrong("01.6", "list instead of text")
+def _(model, processor, image):
+    with swap(model, process_images=mine):
+        return generate(model, processor, images=[image], text=["caption en"])
+
+
+@wrong("01.6", "other prompt")
+def _(model, processor, image):
+    with swap(model, process_images=mine):
+        return generate(model, processor, images=[image], text=[""])[0]
+
+
+@wrong("01.6", "says something else")
+def _(model, processor, image):
+    with swap(model, process_images=lambda images, size: process(images, size, mean=0.0)):
+        return generate(model, processor, images=[image], text=["caption en"])[0]
+
+
+@wrong("01.6", "raised")
+def _(model, processor, image):
+    with swap(model, process_image=mine):
+        return generate(model, processor, images=[image], text=["caption en"])[0]
