@@ -5,10 +5,11 @@ notebook, save, run chapter 10 again: the model is made of the changed one.
 """
 
 import ast
+import dis
 import json
 import os
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 # Which parts each chapter builds, under the names of the package.
 BUILT = {
@@ -96,9 +97,20 @@ def needed(names, definitions: dict[str, ast.stmt], statements: list[ast.stmt], 
         if node is None or name in seen or (name in skip and name not in names):
             continue
         seen.add(name)
-        wanted += [child.id for child in ast.walk(node) if isinstance(child, ast.Name)]
+        wanted += names_from_outside(node)
     chosen = {id(definitions[name]) for name in seen}
     return [node for node in statements if id(node) in chosen]
+
+
+def names_from_outside(node: ast.stmt) -> list[str]:
+    """The names that a statement looks up in its module; not the variables of its own functions."""
+    codes, names = [compile(ast.Module(body=[node], type_ignores=[]), "notebook", "exec")], []
+    while codes:
+        code = codes.pop()
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        loads = (step for step in dis.get_instructions(code) if step.opname.startswith("LOAD_"))
+        names += [step.argval for step in loads if "GLOBAL" in step.opname or "NAME" in step.opname]
+    return names
 
 
 def run(nodes: list[ast.stmt], module: ModuleType, filename: str) -> None:

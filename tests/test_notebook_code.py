@@ -30,6 +30,15 @@ def test_definitions_come_with_what_they_need_and_nothing_else_is_run(tmp_path):
     assert not hasattr(module, "raise_if_run")
 
 
+def test_a_variable_inside_a_function_pulls_in_no_namesake(tmp_path):
+    write(
+        tmp_path / "a.ipynb",
+        "heads = undefined_here",
+        "class Part:\n    def call(self, x):\n        heads = [x]\n        return heads",
+    )
+    assert gather(tmp_path, {"a.ipynb": ("Part",)}).Part().call(1) == [1]
+
+
 def test_later_notebooks_use_the_parts_of_earlier_ones(tmp_path):
     write(tmp_path / "a.ipynb", "def rotate_half(x):\n    return 'mine'")
     write(
