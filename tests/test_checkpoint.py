@@ -1,4 +1,4 @@
-"""Checkpoints: every layout in use, both ways between transformers and us, and the ways in which a file can be wrong."""
+"""Checkpoints: every layout in use, both ways between transformers and us, and what can be wrong with a file."""
 
 import errno
 import hashlib
