@@ -1,0 +1,444 @@
+"""Chapter 11: choosing tokens, the cache, and the loop that writes."""
+
+from types import SimpleNamespace
+
+import torch
+
+from ..kv_cache import KVCache
+from .checking import Case, Finding, Mistake, Task, numbers
+from .watching import swap_task
+
+# --- 11.1 --------------------------------------------------------------------------------------------------------
+
+
+def probabilities(logits, temperature):
+    return (logits.double() / temperature).softmax(dim=-1).to(logits.dtype)
+
+
+def temperature_cases(seed):
+    sizes = {"B": 2, "V": 7}
+    yield Case((numbers(seed, 2, 7), 1.0), sizes=sizes, note="temperature 1")
+    yield Case((numbers(seed, 2, 7, scale=2.0), 0.5), sizes=sizes, note="temperature 0.5")
+    yield Case((numbers(seed, 3, 5), 2.5), sizes={"B": 3, "V": 5}, note="temperature 2.5")
+    yield Case(
+        (numbers(seed, 2, 7, scale=30, shift=500.0), 0.7), sizes=sizes, note="logits of about 500", tolerance=1e-4
+    )
+
+
+def show_temperature(thing):
+    logits = torch.tensor([[2.0, 1.0, 0.5, -0.5]])
+    for temperature in (0.5, 1.0, 2.0):
+        row = "  ".join(f"{p:.2f}" for p in thing(logits, temperature)[0].tolist())
+        print(f"  temperature {temperature}:  {row}")
+
+
+TEMPERATURE = Task(
+    id="11.1",
+    title="temperature",
+    points=1,
+    minutes=4,
+    level="easy",
+    reference=probabilities,
+    cases=temperature_cases,
+    look='chapter 11, "By hand"; hint 1 of this task',
+    reward=show_temperature,
+    mistakes=[
+        Mistake("multiplied", "the logits are multiplied by the temperature: a high one sharpens so, and is to flatten",
+                lambda x, t: (x * t).softmax(-1)),
+        Mistake("temperature unused", "your numbers are those of temperature 1, whatever is given",
+                lambda x, t: x.softmax(-1)),
+        Mistake("after the softmax", "the probabilities are divided by the temperature: they no longer sum to 1",
+                lambda x, t: x.softmax(-1) / t),
+        Mistake("softmax over the wrong axis", "the softmax runs over the rows of the batch: the columns sum to 1",
+                lambda x, t: (x / t).softmax(0)),
+        Mistake("overflow", "exponentials of large logits are infinite: a softmax subtracts the largest first, and "
+                "torch's does", lambda x, t: (x / t).exp() / (x / t).exp().sum(-1, keepdim=True)),
+        Mistake("no softmax", "these are logits: they are not between 0 and 1", lambda x, t: x / t),
+        Mistake("log", "these are logarithms of probabilities", lambda x, t: (x / t).log_softmax(-1)),
+        Mistake("subtracted", "the temperature is subtracted, which a softmax does not notice",
+                lambda x, t: (x - t).softmax(-1)),
+    ],
+)  # fmt: skip
+
+# --- 11.2 --------------------------------------------------------------------------------------------------------
+
+
+def keep_nucleus(p, top_p):
+    """The plain rule, token by token."""
+    kept = torch.zeros_like(p)
+    for row, out in zip(p, kept, strict=True):
+        total = 0.0
+        for token in row.argsort(descending=True).tolist():
+            if total >= top_p:
+                break
+            out[token] = row[token]
+            total += float(row[token])
+    return kept / kept.sum(dim=-1, keepdim=True)
+
+
+def nucleus_cases(seed):
+    # No probabilities that are alike, and no sums near the limit: rounding must not decide.
+    generator = torch.Generator().manual_seed(90 + seed)
+    for B, V, top_p in ((2, 5, 0.7), (3, 7, 0.35), (2, 6, 0.93), (2, 4, 1.0)):
+        rows = []
+        while len(rows) < B:
+            p = torch.randn(V, generator=generator).mul(1.5).softmax(0)
+            sums = p.sort(descending=True).values.cumsum(0)
+            if (sums[:-1] - top_p).abs().min() > 0.02 and p.sort().values.diff().min() > 1e-3:
+                rows.append(p)
+        yield Case((torch.stack(rows), top_p), sizes={"B": B, "V": V}, note=f"top_p = {top_p}")
+    yield Case((torch.tensor([[0.1, 0.85, 0.05], [0.3, 0.2, 0.5]]), 0.4), note="the likeliest alone exceeds top_p")
+
+
+def nucleus(rule, unsort=True, divide=True):
+    """The usual way by sorting, with another rule or without a step."""
+
+    def function(p, top_p):
+        values, order = p.sort(dim=-1, descending=True)
+        values = values.masked_fill(rule(values, values.cumsum(-1), top_p), 0.0)
+        kept = torch.zeros_like(p).scatter(1, order, values) if unsort else values
+        return kept / kept.sum(dim=-1, keepdim=True) if divide else kept
+
+    return function
+
+
+def right_rule(values, sums, top_p):
+    return sums - values >= top_p
+
+
+def at_least_one(values, sums, top_p):
+    drop = sums > top_p
+    drop[:, 0] = False
+    return drop
+
+
+def show_nucleus(thing):
+    p = torch.tensor([[0.55, 0.25, 0.12, 0.05, 0.03]])
+    for top_p in (0.5, 0.75, 0.9, 1.0):
+        row = "  ".join(f"{x:.2f}" for x in thing(p, top_p)[0].tolist())
+        print(f"  top_p {top_p:<4}  {row}")
+
+
+NUCLEUS = Task(
+    id="11.2",
+    title="top-p",
+    points=3,
+    minutes=15,
+    level="medium",
+    reference=keep_nucleus,
+    cases=nucleus_cases,
+    look='chapter 11, "By hand"; hint 2 of this task',
+    gradients=False,
+    reward=show_nucleus,
+    mistakes=[
+        Mistake(
+            "crossing token dropped",
+            "the token that crosses top_p is dropped, and with it every token when the likeliest is enough by itself",
+            nucleus(lambda values, sums, top_p: sums > top_p),
+        ),
+        Mistake(
+            "crossing token dropped",
+            "the token that crosses top_p is dropped (the likeliest is kept in any case)",
+            nucleus(at_least_one),
+        ),
+        Mistake("order not undone", "the result is sorted: place 0 is the likeliest token now, and no longer token 0",
+                nucleus(right_rule, unsort=False)),
+        Mistake("not divided", "the probabilities that are kept no longer sum to 1", nucleus(right_rule, divide=False)),
+        Mistake(
+            "threshold",
+            "tokens are kept by their own probability; top_p is about the sum of those that are likelier",
+            nucleus(lambda values, sums, top_p: values < 1 - top_p),
+        ),
+        Mistake("threshold", "tokens whose own probability is below top_p are dropped",
+                nucleus(lambda values, sums, top_p: values < top_p)),
+        Mistake(
+            "least likely kept",
+            "the sum runs from the least likely token upwards",
+            lambda p, top_p: (lambda v, o: (lambda k: k / k.sum(-1, keepdim=True))(
+                torch.zeros_like(p).scatter(1, o, v.masked_fill(v.cumsum(-1) - v >= top_p, 0.0))))(*p.sort(dim=-1)),
+        ),
+        Mistake("nothing dropped", "all tokens are kept", lambda p, top_p: p / p.sum(-1, keepdim=True)),
+        Mistake(
+            "not sorted",
+            "the sum runs over the tokens in the order of their ids: it is to run from the likeliest",
+            lambda p, top_p: (lambda k: k / k.sum(-1, keepdim=True))(p.masked_fill(p.cumsum(-1) - p >= top_p, 0.0)),
+        ),
+    ],
+)  # fmt: skip
+
+# --- 11.3 --------------------------------------------------------------------------------------------------------
+
+TOY = SimpleNamespace(num_hidden_layers=3, num_key_value_heads=2, head_dim=4)
+
+
+def fill(cache_class, steps, seed, batch_size=2, dtype=torch.float32):
+    """Feed some steps through all layers, as a model does, and gather all that comes back."""
+    cache = cache_class(TOY, batch_size, sum(steps) + 2, dtype=dtype)
+    seen = []
+    for number, new in enumerate(steps):
+        for layer in range(TOY.num_hidden_layers):
+            at = 100 * seed + 10 * number + layer
+            key, value = (numbers(at + extra, batch_size, 2, new, 4, dtype=dtype) for extra in (0, 5000))
+            k, v = cache.update(key, value, layer)
+            seen += [k.clone(), v.clone()]
+        cache.advance(new)
+        seen.append(torch.tensor(cache.length))
+    return seen
+
+
+def cache_cases(seed):
+    yield Case(((5, 1, 1), seed), note="a prompt of 5 tokens, then two single ones")
+    yield Case(((3, 2, 1, 1), seed), note="3 tokens, 2, 1 and 1")
+    yield Case(((1, 4), seed, 3), note="a batch of 3")
+
+
+class Plain(KVCache):
+    """The reference under another name, to be changed below."""
+
+
+class MovesInUpdate(Plain):
+    def update(self, key, value, layer_idx):
+        result = super().update(key, value, layer_idx)
+        self.length += key.shape[2]
+        return result
+
+    def advance(self, new_tokens):
+        pass
+
+
+class NeverMoves(Plain):
+    def advance(self, new_tokens):
+        pass
+
+
+class ReturnsNewOnly(Plain):
+    def update(self, key, value, layer_idx):
+        super().update(key, value, layer_idx)
+        return key, value
+
+
+class ReturnsEverything(Plain):
+    def update(self, key, value, layer_idx):
+        super().update(key, value, layer_idx)
+        return self.keys[layer_idx], self.values[layer_idx]
+
+
+class OneLayerForAll(Plain):
+    def update(self, key, value, layer_idx):
+        return super().update(key, value, 0)
+
+
+class SwapsKeysAndValues(Plain):
+    def update(self, key, value, layer_idx):
+        k, v = super().update(key, value, layer_idx)
+        return v, k
+
+
+class NewestFirst(Plain):
+    def update(self, key, value, layer_idx):
+        k, v = super().update(key, value, layer_idx)
+        old = self.length
+        return torch.cat([k[:, :, old:], k[:, :, :old]], 2), torch.cat([v[:, :, old:], v[:, :, :old]], 2)
+
+
+class AdvancesByOne(Plain):
+    def advance(self, new_tokens):
+        self.length += 1
+
+
+def allocated_once(kind):
+    """The two tensors are made in the constructor, and what comes back are windows onto them."""
+    cache = kind(TOY, 2, 9)
+    tensors = {name: tensor for name, tensor in vars(cache).items() if isinstance(tensor, torch.Tensor)}
+    sizes = [tensor.numel() for tensor in tensors.values()]
+    if sizes.count(3 * 2 * 2 * 9 * 4) < 2:
+        return Finding(
+            "not allocated once",
+            f"after the constructor the cache holds tensors of {sizes or 'no'} numbers; for 3 layers, 2 rows, 2 heads, "
+            "9 tokens and head size 4 two of 432 are expected",
+            "reserve the whole room in the constructor: growing by torch.cat copies all that is held, at every token",
+        )
+    k, _ = cache.update(numbers(0, 2, 2, 3, 4), numbers(1, 2, 2, 3, 4), 1)
+    if k.untyped_storage().data_ptr() not in {t.untyped_storage().data_ptr() for t in tensors.values()}:
+        return Finding(
+            "copied",
+            "the keys that come back lie in memory of their own",
+            "a slice of the cache is a view and costs nothing; clone, cat or indexing with a list copies",
+        )
+    return None
+
+
+def show_cache(thing):
+    cache = thing(TOY, 1, 8)
+    for new in (5, 1, 1):
+        for layer in range(3):
+            cache.update(torch.ones(1, 2, new, 4), torch.ones(1, 2, new, 4), layer)
+        cache.advance(new)
+        print("  " + "■" * cache.length + "□" * (8 - cache.length) + f"   {cache.length} of 8 columns")
+
+
+CACHE = Task(
+    id="11.3",
+    title="KVCache",
+    points=4,
+    minutes=15,
+    level="medium",
+    reference=Plain,
+    cases=cache_cases,
+    use=lambda kind, steps, seed, batch_size=2: fill(kind, steps, seed, batch_size),
+    gradients=False,
+    look='chapter 11, "The cache"; hint 2 of this task',
+    reward=show_cache,
+    extra=[allocated_once],
+    mistakes=[
+        Mistake("moved on by every layer", "the place moves on in `update`, which each layer calls: the second layer "
+                "writes behind the first", MovesInUpdate),
+        Mistake("never moved on", "the place does not move on: each token is written over the one before", NeverMoves),
+        Mistake("new tokens only", "what comes back are the new tokens alone: attention needs all so far",
+                ReturnsNewOnly),
+        Mistake("empty columns returned", "what comes back has all columns, the unwritten ones too: attention would "
+                "look at zeros", ReturnsEverything),
+        Mistake("one layer for all", "all layers write to the same place, over one another", OneLayerForAll),
+        Mistake("key and value swapped", "keys come back as values and values as keys", SwapsKeysAndValues),
+        Mistake("newest first", "the new tokens stand before the old ones", NewestFirst),
+        Mistake("moved on by one", "the place moves on by one, however many tokens were written", AdvancesByOne),
+    ],
+)  # fmt: skip
+
+# --- 11.4 --------------------------------------------------------------------------------------------------------
+
+
+class Script:
+    """A model for checking loops: it writes a fixed text for each row, and notes what it was fed.
+
+    Called with new tokens [B, L], it returns the logits [B, V] of the next token.
+    """
+
+    def __init__(self, *texts, V=12):
+        self.texts, self.V, self.step, self.fed = texts, V, 0, []
+
+    def __call__(self, tokens):
+        self.fed.append(tokens.tolist())
+        logits = torch.zeros(len(self.texts), self.V)
+        for row, text in enumerate(self.texts):
+            logits[row, text[min(self.step, len(text) - 1)]] = 5.0
+        self.step += 1
+        return logits
+
+
+EOS, PAD = 1, 0
+
+
+def write(next_logits, prompt, max_new_tokens, eos, pad):
+    """The reference: greedy, rows end by themselves."""
+    logits = next_logits(prompt)
+    finished = torch.zeros(len(prompt), dtype=torch.bool)
+    written = []
+    for step in range(max_new_tokens):
+        tokens = logits.argmax(-1).masked_fill(finished, pad)
+        written.append(tokens)
+        finished = finished | (tokens == eos)
+        if finished.all() or step + 1 == max_new_tokens:
+            break
+        logits = next_logits(tokens[:, None])
+    return torch.stack(written, dim=1)
+
+
+def run_loop(loop, texts, prompt, max_new_tokens):
+    script = Script(*texts)
+    written = loop(script, prompt, max_new_tokens, EOS, PAD)
+    return {"written": written, "what the model was fed": str(script.fed)}
+
+
+def loop_cases(seed):
+    prompt = torch.tensor([[2, 7, 3], [2, 8, 3]])
+    yield Case((((5, 6, 7, EOS), (9, EOS, 4, 4)), prompt, 8), sizes={"B": 2}, note="the second row ends first")
+    yield Case((((5, 6, 7, 8, 9), (4, 5, 4, 5, 4)), prompt, 3), sizes={"B": 2}, note="max_new_tokens = 3, no row ends")
+    yield Case((((EOS, 4), (EOS, 5)), prompt, 4), sizes={"B": 2}, note="both rows end at once")
+    yield Case((((5, EOS),), prompt[:1], 6), sizes={"B": 1}, note="one row")
+
+
+def loop(finish=True, mask=True, feed_all=False, extra=False, drop_eos=False, any_row=False):
+    """The reference with one thing done differently."""
+
+    def function(next_logits, prompt, max_new_tokens, eos, pad):
+        sequence, logits = prompt, next_logits(prompt)
+        finished = torch.zeros(len(prompt), dtype=torch.bool)
+        written = []
+        for step in range(max_new_tokens):
+            tokens = logits.argmax(-1)
+            if mask:
+                tokens = tokens.masked_fill(finished, pad)
+            finished = finished | (tokens == eos)
+            ended = finished.any() if any_row else finished.all()
+            if drop_eos and ended:
+                break
+            written.append(tokens)
+            sequence = torch.cat([sequence, tokens[:, None]], dim=1)
+            if (finish and ended) or (step + 1 == max_new_tokens and not extra):
+                break
+            logits = next_logits(sequence if feed_all else tokens[:, None])
+        return torch.stack(written, dim=1) if written else prompt[:, :0]
+
+    return function
+
+
+def with_prompt(next_logits, prompt, max_new_tokens, eos, pad):
+    return torch.cat([prompt, write(next_logits, prompt, max_new_tokens, eos, pad)], dim=1)
+
+
+def prompt_again(next_logits, prompt, max_new_tokens, eos, pad):
+    first = []
+
+    def always_the_prompt(tokens):
+        first.append(tokens)
+        return next_logits(prompt)
+
+    return write(always_the_prompt, prompt, max_new_tokens, eos, pad)
+
+
+def show_loop(thing):
+    words = {5: "a", 6: "small", 7: "red", 8: "ring", EOS: "<eos>", PAD: "<pad>", 9: "two"}
+    script = Script((5, 6, 7, 8, EOS), (9, EOS))
+    rows = thing(script, torch.tensor([[2, 3], [2, 3]]), 8, EOS, PAD).tolist()
+    for row in rows:
+        print("  " + " ".join(words[token] for token in row))
+
+
+LOOP = Task(
+    id="11.4",
+    title="the loop",
+    points=4,
+    minutes=15,
+    level="hard",
+    reference=write,
+    cases=loop_cases,
+    use=run_loop,
+    gradients=False,
+    look='chapter 11, "Prefill and decode"; hint 2 of this task',
+    reward=show_loop,
+    mistakes=[
+        Mistake("row goes on after EOS", "a row that has ended gets what the model says, and not padding",
+                loop(mask=False)),
+        Mistake("never stops", "the loop runs to max_new_tokens although all rows have ended", loop(finish=False)),
+        Mistake("everything fed again", "the whole sequence is fed at each step: with a cache, the new token alone",
+                loop(feed_all=True)),
+        Mistake("one step too many", "after the last token the model is called once more, for nothing",
+                loop(extra=True)),
+        Mistake("EOS left out", "the last column is missing: EOS is a token that was written", loop(drop_eos=True)),
+        Mistake("stops at the first end", "the loop ends when one row has ended, and the others are cut off",
+                loop(any_row=True)),
+        Mistake("prompt in the answer", "the result begins with the prompt: the new tokens alone are asked for",
+                with_prompt),
+        Mistake("prompt fed again", "the model is fed the prompt at each step: the new token never reaches it",
+                prompt_again),
+    ],
+)  # fmt: skip
+
+TASKS = [
+    TEMPERATURE,
+    NUCLEUS,
+    CACHE,
+    LOOP,
+    swap_task("11.5", ("KVCache",), look='chapter 11, "Break it", the last cell; hint 1'),
+]

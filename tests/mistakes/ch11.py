@@ -1,0 +1,470 @@
+"""Sampling, the cache and the loop, as learners write them."""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from paligemma import generate
+from paligemma.swap import swap
+
+from . import right, wrong
+
+# --- 11.1 --------------------------------------------------------------------------------------------------------
+
+
+@right("11.1")
+def _(logits, temperature):
+    return F.softmax(logits / temperature, dim=-1)
+
+
+@right("11.1")
+def _(logits, temperature):
+    scaled = logits / temperature
+    e = torch.exp(scaled - scaled.max(dim=-1, keepdim=True).values)
+    return e / e.sum(dim=-1, keepdim=True)
+
+
+@right("11.1")
+def _(logits, temperature):
+    return torch.stack([torch.softmax(row / temperature, 0) for row in logits])
+
+
+@wrong("11.1", "multiplied")
+def _(logits, temperature):
+    return F.softmax(logits * temperature, dim=-1)
+
+
+@wrong("11.1", "temperature unused")
+def _(logits, temperature):
+    return torch.softmax(logits, dim=1)
+
+
+@wrong("11.1", "after the softmax")
+def _(logits, temperature):
+    return torch.softmax(logits, dim=1) / temperature
+
+
+@wrong("11.1", "softmax over the wrong axis")
+def _(logits, temperature):
+    return F.softmax(logits / temperature, dim=0)
+
+
+@wrong("11.1", "overflow")
+def _(logits, temperature):
+    e = torch.exp(logits / temperature)
+    return e / e.sum(1, keepdim=True)
+
+
+@wrong("11.1", "no softmax")
+def _(logits, temperature):
+    return logits / temperature
+
+
+@wrong("11.1", "log")
+def _(logits, temperature):
+    return F.log_softmax(logits / temperature, dim=-1)
+
+
+@wrong("11.1", "input changed")
+def _(logits, temperature):
+    logits /= temperature
+    return logits.softmax(-1)
+
+
+@wrong("11.1", "no return")
+def _(logits, temperature):
+    torch.softmax(logits / temperature, -1)
+
+
+# --- 11.2 --------------------------------------------------------------------------------------------------------
+
+
+@right("11.2")
+def _(p, top_p):
+    sorted_p, order = torch.sort(p, descending=True, dim=-1)
+    before = sorted_p.cumsum(-1) - sorted_p
+    sorted_p = sorted_p.masked_fill(before >= top_p, 0)
+    out = torch.zeros_like(p).scatter(-1, order, sorted_p)
+    return out / out.sum(-1, keepdim=True)
+
+
+@right("11.2")
+def _(p, top_p):
+    # For each token: how much do the likelier ones have together?
+    likelier = p[:, None, :] > p[:, :, None]  # [B, token, other]
+    before = (likelier * p[:, None, :]).sum(-1)
+    kept = torch.where(before < top_p, p, torch.zeros_like(p))
+    return kept / kept.sum(-1, keepdim=True)
+
+
+@right("11.2")
+def _(p, top_p):
+    array = p.numpy().copy()
+    for row in array:
+        total = 0.0
+        for i in np.argsort(-row):
+            keep = total < top_p
+            total += row[i]
+            if not keep:
+                row[i] = 0
+        row /= row.sum()
+    return torch.from_numpy(array)
+
+
+@wrong("11.2", "crossing token dropped")
+def _(p, top_p):
+    s, i = p.sort(descending=True)
+    s[s.cumsum(-1) > top_p] = 0
+    out = torch.zeros_like(p).scatter_(1, i, s)
+    return out / out.sum(1, keepdim=True)
+
+
+@wrong("11.2", "crossing token dropped")
+def _(p, top_p):
+    s, i = p.sort(descending=True)
+    remove = s.cumsum(-1) > top_p
+    remove[:, 0] = False
+    s = s.masked_fill(remove, 0)
+    out = torch.zeros_like(p).scatter_(1, i, s)
+    return out / out.sum(1, keepdim=True)
+
+
+@wrong("11.2", "order not undone")
+def _(p, top_p):
+    s, _ = torch.sort(p, dim=-1, descending=True)
+    s = s * ((s.cumsum(-1) - s) < top_p)
+    return s / s.sum(-1, keepdim=True)
+
+
+@wrong("11.2", "not divided")
+def _(p, top_p):
+    s, i = p.sort(descending=True)
+    s = s * ((s.cumsum(-1) - s) < top_p)
+    return torch.zeros_like(p).scatter_(1, i, s)
+
+
+@wrong("11.2", "least likely kept")
+def _(p, top_p):
+    s, i = p.sort()
+    s = s * ((s.cumsum(-1) - s) < top_p)
+    out = torch.zeros_like(p).scatter_(1, i, s)
+    return out / out.sum(1, keepdim=True)
+
+
+@wrong("11.2", "nothing dropped")
+def _(p, top_p):
+    return p.clone()
+
+
+@wrong("11.2", "not sorted")
+def _(p, top_p):
+    before = torch.cumsum(p, dim=-1) - p
+    kept = p * (before < top_p)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+# --- 11.3 --------------------------------------------------------------------------------------------------------
+
+
+class Base:
+    def __init__(self, config, batch_size, max_length, dtype=torch.float32, device="cpu"):
+        shape = (config.num_hidden_layers, batch_size, config.num_key_value_heads, max_length, config.head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.length = 0
+
+    def update(self, key, value, layer_idx):
+        end = self.length + key.shape[2]
+        self.keys[layer_idx, :, :, self.length : end] = key
+        self.values[layer_idx, :, :, self.length : end] = value
+        return self.keys[layer_idx, :, :, :end], self.values[layer_idx, :, :, :end]
+
+    def advance(self, new_tokens):
+        self.length += new_tokens
+
+
+right("11.3")(Base)
+
+
+@right("11.3")
+class Narrowing(Base):
+    def update(self, key, value, layer_idx):
+        new = key.size(2)
+        for store, states in ((self.keys, key), (self.values, value)):
+            store[layer_idx].narrow(2, self.length, new).copy_(states)
+        end = self.length + new
+        return self.keys[layer_idx].narrow(2, 0, end), self.values[layer_idx].narrow(2, 0, end)
+
+
+@right("11.3")
+class OneTensor:
+    def __init__(self, config, batch_size, max_length, dtype=torch.float32, device="cpu"):
+        shape = (config.num_hidden_layers, batch_size, config.num_key_value_heads, max_length, config.head_dim)
+        self.k, self.v = torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
+        self.length = 0
+
+    def update(self, key, value, layer_idx):
+        start, end = self.length, self.length + key.shape[-2]
+        self.k[layer_idx][..., start:end, :] = key
+        self.v[layer_idx][..., start:end, :] = value
+        return self.k[layer_idx][..., :end, :], self.v[layer_idx][..., :end, :]
+
+    def advance(self, new_tokens):
+        self.length = self.length + new_tokens
+
+
+@wrong("11.3", "moved on by every layer")
+class _(Base):
+    def update(self, key, value, layer_idx):
+        out = super().update(key, value, layer_idx)
+        self.length += key.shape[2]
+        return out
+
+    def advance(self, new_tokens):
+        pass
+
+
+@wrong("11.3", "never moved on")
+class _(Base):
+    def advance(self, new_tokens):
+        return None
+
+
+@wrong("11.3", "new tokens only")
+class _(Base):
+    def update(self, key, value, layer_idx):
+        end = self.length + key.shape[2]
+        self.keys[layer_idx, :, :, self.length : end] = key
+        self.values[layer_idx, :, :, self.length : end] = value
+        return self.keys[layer_idx, :, :, self.length : end], self.values[layer_idx, :, :, self.length : end]
+
+
+@wrong("11.3", "empty columns returned")
+class _(Base):
+    def update(self, key, value, layer_idx):
+        super().update(key, value, layer_idx)
+        return self.keys[layer_idx], self.values[layer_idx]
+
+
+@wrong("11.3", "one layer for all")
+class _(Base):
+    def update(self, key, value, layer_idx):
+        return super().update(key, value, 0)
+
+
+@wrong("11.3", "key and value swapped")
+class _(Base):
+    def update(self, key, value, layer_idx):
+        return super().update(value, key, layer_idx)
+
+
+@wrong("11.3", "moved on by one")
+class _(Base):
+    def advance(self, new_tokens):
+        self.length += 1
+
+
+@wrong("11.3", "not allocated once")
+class _:
+    def __init__(self, config, batch_size, max_length, dtype=torch.float32, device="cpu"):
+        self.keys = [None] * config.num_hidden_layers
+        self.values = [None] * config.num_hidden_layers
+        self.length = 0
+
+    def update(self, key, value, layer_idx):
+        if self.keys[layer_idx] is None:
+            self.keys[layer_idx], self.values[layer_idx] = key, value
+        else:
+            self.keys[layer_idx] = torch.cat([self.keys[layer_idx], key], dim=2)
+            self.values[layer_idx] = torch.cat([self.values[layer_idx], value], dim=2)
+        return self.keys[layer_idx], self.values[layer_idx]
+
+    def advance(self, new_tokens):
+        self.length += new_tokens
+
+
+@wrong("11.3", "copied")
+class _(Base):
+    def update(self, key, value, layer_idx):
+        k, v = super().update(key, value, layer_idx)
+        return k.clone(), v.clone()
+
+
+@wrong("11.3", "raised")
+class _(Base):
+    def update(self, key, value, layer_idx):
+        self.keys[layer_idx, :, self.length : self.length + key.shape[2]] = key
+        self.values[layer_idx, :, self.length : self.length + key.shape[2]] = value
+        return self.keys[layer_idx], self.values[layer_idx]
+
+
+# --- 11.4 --------------------------------------------------------------------------------------------------------
+
+
+@right("11.4")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    done = torch.zeros(prompt.shape[0], dtype=torch.bool)
+    tokens, out = prompt, []
+    while len(out) < max_new_tokens and not done.all():
+        best = next_logits(tokens).argmax(dim=-1)
+        best = torch.where(done, torch.full_like(best, pad), best)
+        done |= best == eos
+        out.append(best)
+        tokens = best.unsqueeze(1)
+    return torch.stack(out, 1)
+
+
+@right("11.4")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    rows = [[] for _ in prompt]
+    feed = prompt
+    for _ in range(max_new_tokens):
+        choice = next_logits(feed).max(-1).indices.tolist()
+        for row, token in zip(rows, choice, strict=True):
+            row.append(pad if eos in row else token)
+        if all(eos in row for row in rows):
+            break
+        feed = torch.tensor([[row[-1]] for row in rows])
+    return torch.tensor(rows)
+
+
+@wrong("11.4", "row goes on after EOS")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    done = torch.zeros(len(prompt), dtype=torch.bool)
+    out, tokens = [], prompt
+    while len(out) < max_new_tokens and not done.all():
+        best = next_logits(tokens).argmax(-1)
+        done |= best == eos
+        out.append(best)
+        tokens = best[:, None]
+    return torch.stack(out, 1)
+
+
+@wrong("11.4", "never stops")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    done = torch.zeros(len(prompt), dtype=torch.bool)
+    out, tokens = [], prompt
+    for _ in range(max_new_tokens):
+        best = next_logits(tokens).argmax(-1).masked_fill(done, pad)
+        done |= best == eos
+        out.append(best)
+        tokens = best[:, None]
+    return torch.stack(out, 1)
+
+
+@wrong("11.4", "everything fed again")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    done = torch.zeros(len(prompt), dtype=torch.bool)
+    ids, new = prompt, 0
+    while new < max_new_tokens and not done.all():
+        best = next_logits(ids).argmax(-1).masked_fill(done, pad)
+        done |= best == eos
+        ids = torch.cat([ids, best[:, None]], dim=1)
+        new += 1
+    return ids[:, prompt.shape[1] :]
+
+
+@wrong("11.4", "one step too many")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    done = torch.zeros(len(prompt), dtype=torch.bool)
+    logits, out = next_logits(prompt), []
+    for _ in range(max_new_tokens):
+        best = logits.argmax(-1).masked_fill(done, pad)
+        out.append(best)
+        done |= best == eos
+        if done.all():
+            break
+        logits = next_logits(best[:, None])
+    return torch.stack(out, 1)
+
+
+@wrong("11.4", "stops at the first end")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    tokens, out = prompt, []
+    for _ in range(max_new_tokens):
+        tokens = next_logits(tokens).argmax(-1)[:, None]
+        out.append(tokens)
+        if eos in tokens:
+            break
+    return torch.cat(out, dim=1)
+
+
+@wrong("11.4", "prompt in the answer")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    done = torch.zeros(len(prompt), dtype=torch.bool)
+    ids, tokens, new = prompt, prompt, 0
+    while new < max_new_tokens and not done.all():
+        best = next_logits(tokens).argmax(-1).masked_fill(done, pad)
+        done |= best == eos
+        tokens = best[:, None]
+        ids = torch.cat([ids, tokens], dim=1)
+        new += 1
+    return ids
+
+
+@wrong("11.4", "no return")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    done = torch.zeros(len(prompt), dtype=torch.bool)
+    tokens, new = prompt, 0
+    while new < max_new_tokens and not done.all():
+        tokens = next_logits(tokens).argmax(-1).masked_fill(done, pad)[:, None]
+        done |= tokens[:, 0] == eos
+        new += 1
+
+
+# --- 11.5 --------------------------------------------------------------------------------------------------------
+
+
+@right("11.5")
+def _(model, processor, image):
+    with swap(model, KVCache=Base) as mine:
+        return generate(mine, processor, images=[image], text=["caption en"], max_new_tokens=32)[0]
+
+
+@right("11.5")
+def _(model, processor, image):
+    with swap(model, KVCache=Narrowing):
+        answers = generate(model, processor, image, "caption en")
+    return answers[0]
+
+
+@wrong("11.5", "not swapped in")
+def _(model, processor, image):
+    return generate(model, processor, images=[image], text=["caption en"])[0]
+
+
+@wrong("11.5", "not swapped in")
+def _(model, processor, image):
+    with swap(model, KVCache=Base):
+        pass
+    return generate(model, processor, images=[image], text=["caption en"])[0]
+
+
+@wrong("11.5", "list instead of text")
+def _(model, processor, image):
+    with swap(model, KVCache=Base):
+        return generate(model, processor, images=[image], text=["caption en"])
+
+
+@wrong("11.5", "other prompt")
+def _(model, processor, image):
+    with swap(model, KVCache=Base):
+        return generate(model, processor, images=[image], text=["caption ko"])[0]
+
+
+@wrong("11.5", "cut short")
+def _(model, processor, image):
+    with swap(model, KVCache=Base):
+        return generate(model, processor, images=[image], text=["caption en"], max_new_tokens=1)[0]
+
+
+@wrong("11.5", "raised")
+def _(model, processor, image):
+    with swap(model, KVCaches=Base):
+        return generate(model, processor, images=[image], text=["caption en"])[0]
+
+
+@wrong("11.5", "no return")
+def _(model, processor, image):
+    with swap(model, KVCache=Base):
+        print(generate(model, processor, images=[image], text=["caption en"])[0])
