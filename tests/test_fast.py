@@ -96,6 +96,38 @@ def test_bfloat16_is_nearer_to_float32_than_the_plain_path(text_model):
     assert 0 < error < plain_error
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 30), st.integers(1, 40), st.integers(1, 50), st.booleans())
+def test_widened_products_are_rounded_once(B, L, K, rows, at_once, with_bias):
+    x, weight = torch.randn(B, L, K).bfloat16(), torch.randn(rows, K).bfloat16()
+    bias = torch.randn(rows).bfloat16() if with_bias else None
+    expected = (x.double() @ weight.double().T + (0 if bias is None else bias.double())).float()
+    actual = fast.widened_linear(x, weight, bias, at_once)
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.float(), expected, rtol=2**-8, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
+def test_a_widened_prompt_is_as_near_to_float32_as_the_plain_one(monkeypatch, text_model):
+    settings = shape(text_model, D=64, ffn=600, d=16, layers=4)  # 600: more than one piece
+    exact, _ = make_pair(settings)
+    exact.bfloat16().float()
+    rounded, _ = make_pair(settings)
+    model = prepare_for_decode(rounded.bfloat16())
+    inputs = make_inputs(settings)
+    real, calls, widened_linear = inputs["attention_mask"].bool(), [], fast.widened_linear
+    monkeypatch.setattr(fast, "widened_linear", lambda *args: calls.append(args) or widened_linear(*args))
+    with torch.no_grad():
+        expected, plain = exact(**inputs).logits[real], rounded(**inputs).logits[real].float()
+        model.widen_prompt = False
+        assert torch.equal(model(**inputs).logits[real].float(), plain) and not calls
+        model.widen_prompt = True
+        wide = model(**inputs).logits[real].float()
+    assert len(calls) == 2 * 6 + 1 + 4 * 7 + 1  # the encoder's layers, the projector, the decoder's layers, the head
+    assert 0 < (wide - expected).abs().mean() < 1.1 * (plain - expected).abs().mean()
+
+
 @needs_compiler
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_change_nothing(threads):
