@@ -121,7 +121,8 @@ def show_patches(thing):
     image = torch.from_numpy(np.array(picture(0))).permute(2, 0, 1)
     patches = thing(image[None].float(), 16)[0]
     print(f"  one picture [1, 3, 64, 64] -> {list(patches.shape)}: {len(patches)} patches of 3 x 16 x 16 numbers")
-    for ax in show_images([patch.reshape(3, 16, 16).permute(1, 2, 0) / 255 for patch in patches], columns=4, height=1.2):
+    pictures = patches.reshape(-1, 3, 16, 16).permute(0, 2, 3, 1) / 255
+    for ax in show_images(list(pictures), columns=4, height=1.2):
         ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
 
 

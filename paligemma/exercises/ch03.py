@@ -483,10 +483,11 @@ def show_head_maps(kind):
     side = round(maps.shape[-1] ** 0.5)
     patch = (2, 2)  # on the circle
     print("What the outlined patch looks at in the last layer of the trained encoder, through your class:")
-    _, axes = plt.subplots(1, len(maps), figsize=(7, 2.1), layout="constrained")
-    for head, ax in enumerate(axes):
+    _, axes = plt.subplots(2, len(maps) // 2, figsize=(6.4, 5.2), layout="constrained")
+    for head, ax in enumerate(axes.flat):
         weights = maps[head, patch[0] * side + patch[1]].reshape(side, side)
         show_attention_over_image(image, weights, patch=patch, title=f"head {head}", ax=ax)
+        ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
 
 
 MODULE = Task(
