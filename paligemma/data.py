@@ -67,7 +67,7 @@ def draw_questions(scenes: list[Scene], weights: dict[str, float], per_picture: 
 
     Returns a list of (index of the scene, task, prompt, answer).
     """
-    tasks = list(weights)
+    tasks = [task for task, weight in weights.items() if weight > 0]
     keys_per_task = 1 / np.array([weights[task] for task in tasks])
     rows = []
     for index, scene in enumerate(scenes):

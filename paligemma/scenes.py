@@ -395,7 +395,8 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
     """One (prompt, answer) of this task about the scene, or None where nothing unambiguous can be asked.
 
     `rng` is a numpy Generator. `codes(thing)` gives the 16 mask codes of a thing; only `segment` needs it.
-    Raises ValueError for a task that is not in TASKS.
+    `detect` asks for two things at once in a quarter of cases, `detect pair` wherever it can; training may need
+    more of those. Raises ValueError for a task that is neither that nor in TASKS.
     """
     thing = _choose(rng, scene.things)
     if task == "caption":
@@ -433,12 +434,13 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
             return None
         a, b = (_choose(rng, descriptions) for descriptions in pair)
         return f"answer en where is the {a} relative to the {b}?", relation(thing, other)
-    if task == "detect":
-        if rng.random() < 0.2:                # something that is not there: the answer is empty
+    if task in ("detect", "detect pair"):
+        is_pair = task == "detect pair"
+        if not is_pair and rng.random() < 0.2:                # something that is not there: the answer is empty
             query = make_query(rng, scene, present=False)
             return query and (f"detect {query}", "")
         queries = [make_query(rng, scene, present=True)]
-        if rng.random() < 0.3:
+        if is_pair or rng.random() < 0.3:
             second = make_query(rng, scene, present=bool(rng.random() < 0.7))
             if second and not set(find(scene, second)) & set(find(scene, queries[0])):
                 queries.append(second)
@@ -456,9 +458,9 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
 
 
 def detection(scene: Scene, queries: list[str]) -> str:
-    """The answer to `detect query ; query`: every fitting box with its query, in reading order."""
+    """The answer to `detect query ; query`: query by query, every fitting box in reading order."""
     found = [(index, query) for query in queries for index in find(scene, query)]
-    return " ; ".join(f"{box_tokens(scene.things[index].box)} {query}" for index, query in sorted(found))
+    return " ; ".join(f"{box_tokens(scene.things[index].box)} {query}" for index, query in found)
 
 
 def segmentation(thing: Thing, label: str, codes) -> str:

@@ -47,7 +47,7 @@ SHIPPED = "assets/tiny-paligemma"
 
 # How often each task is asked. Those that took longest to learn come more often.
 TASK_WEIGHTS = {"caption": 1.6, "colour": 0.7, "shape": 0.7, "size": 0.7, "how many": 0.9, "is there": 1.5,
-                "where": 1.0, "relation": 0.6, "detect": 2.2, "segment": 2.2}
+                "where": 1.0, "relation": 0.6, "detect": 2.2, "segment": 2.2, "detect pair": 0.0}
 # With --quick: words only, no boxes and masks. Half the time a step, and nothing to learn but what things are.
 QUICK_WEIGHTS = {"caption": 1.6, "colour": 1.0, "shape": 1.0, "size": 0.7, "how many": 0.7}
 
@@ -560,12 +560,19 @@ def train_mixture(args, device, model, processor, schedule, out: Path, size: int
     heads = None
     if heads_weight:
         heads = PatchHeads(model.config.vision_config.hidden_size)
-        heads.load_state_dict(load_file(Path(args.encoder) / "heads.safetensors"))
+        heads.load_state_dict(load_file(args.heads or Path(args.encoder) / "heads.safetensors"))
         heads.to(device)
     batch_loss = mixture_loss(model, processor.tokenizer, pictures, args.per_step or 48, 3, args.seed, codes,
                               weights, device, easy_steps, heads, heads_weight)
-    train(Stage1(model, heads), batch_loss, schedule, out,
-          lambda cycle: save_pretrained(model, processor, out / f"cycle{cycle}"))
+
+    def export(name: str) -> None:
+        save_pretrained(model, processor, out / name)
+        if heads is not None:
+            save_file(heads.state_dict(), out / "heads.safetensors")
+
+    train(Stage1(model, heads), batch_loss, schedule, out, lambda cycle: export(f"cycle{cycle}"), args.stop_at)
+    if args.stop_at and (not dist.is_initialized() or dist.get_rank() == 0):
+        export(f"step{args.stop_at}")
 
 
 def at_resolution(model: PaliGemmaForConditionalGeneration, image_size: int) -> PaliGemmaForConditionalGeneration:
@@ -660,9 +667,11 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--per-step", type=int, help="pictures a step")
     parser.add_argument("--cache", default="runs", help="folder for the drawn pictures")
     parser.add_argument("--encoder", default="runs/stage0/tiny-siglip", help="stage 1: where stage 0 left it")
+    parser.add_argument("--stop-at", type=int, help="stages 1, 2: stop before this step; the same command goes on")
     parser.add_argument("--weights", help="stages 1, 2: other weights of tasks, such as detect=3,relation=1")
     parser.add_argument("--patch-labels", type=float, default=0.3,
                         help="stage 1: weight of stage 0's labels for each patch (0: without)")
+    parser.add_argument("--heads", help="stage 1: file of the maps for --patch-labels (default: stage 0's)")
     parser.add_argument("--start", help=f"the model to go on from (stages 2 and 3: {SHIPPED})")
     parser.add_argument("--masks", default="assets/mask-tokenizer", help="folder of the mask tokenizer")
     parser.add_argument("--image-size", type=int, default=96, help="stage 2: pixels a side")

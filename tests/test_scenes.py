@@ -164,12 +164,13 @@ def test_answers_follow_from_the_scene(seed, question_seed):
                 del distances["middle"]
                 assert min(distances, key=distances.get) == answer
         elif prompt.startswith("detect"):
-            expected = [(t.box, q) for q in prompt.removeprefix("detect ").split(" ; ") for t in fits(q)]
+            queries = prompt.removeprefix("detect ").split(" ; ")
+            expected = [pair for q in queries for pair in sorted((t.box, q) for t in fits(q))]
             got = []
             for part in answer.split(" ; ") if answer else []:
                 numbers = [int(part[4 + 9 * i:8 + 9 * i]) for i in range(4)]
                 got.append((tuple(round(n / 1023 * GRID) / GRID for n in numbers), part[36:].strip()))
-            assert got == sorted(expected)
+            assert got == expected
         elif prompt.startswith("segment"):
             (thing,) = fits(prompt.removeprefix("segment "))
             assert answer == scenes.box_tokens(thing.box) + "".join(f"<seg{i:03d}>" for i in range(16)) + \
