@@ -1,0 +1,388 @@
+"""Chapter 05: how a prompt reaches the model."""
+
+import torch
+
+from .checking import Case, Mistake, Task
+from .watching import practice, swap_task
+
+# --- 05.1 --------------------------------------------------------------------------------------------------------
+
+
+def prompt_cases(seed):
+    yield Case(("caption en", "<bos>", 3, "<image>"), note="three image tokens")
+    yield Case(("detect red circle", "<s>", 4 + seed, "<img>"), note="other names for the tokens")
+    yield Case(("", "<bos>", 2, "<image>"), note="an empty prompt")
+
+
+def show_prompt(thing):
+    print(f"  {thing('caption en', '<bos>', 4, '<image>')!r}")
+
+
+PROMPT = Task(
+    id="05.1",
+    title="the prompt as the model knows it",
+    points=1,
+    minutes=4,
+    level="easy",
+    reference=lambda prompt, bos, count, image: image * count + bos + prompt + "\n",
+    cases=prompt_cases,
+    gradients=False,
+    look='chapter 05, "Build it"; hint 1 of this task',
+    reward=show_prompt,
+    mistakes=[
+        Mistake("newline forgotten", "the newline at the end is missing: in training it told the model that the prompt "
+                "is over", lambda prompt, bos, count, image: image * count + bos + prompt),
+        Mistake("BOS forgotten", "the token that begins every text is missing",
+                lambda prompt, bos, count, image: image * count + prompt + "\n"),
+        Mistake("BOS first", "the picture comes before the text, and so before what begins the text",
+                lambda prompt, bos, count, image: bos + image * count + prompt + "\n"),
+        Mistake("picture last", "the text comes before the picture",
+                lambda prompt, bos, count, image: bos + prompt + "\n" + image * count),
+        Mistake("one image token", "there is one image token: each patch needs one of its own",
+                lambda prompt, bos, count, image: image + bos + prompt + "\n"),
+        Mistake("spaces between", "there are spaces between the parts: each of them would become a token",
+                lambda prompt, bos, count, image: f"{image * count} {bos} {prompt}\n"),
+        Mistake("spaces between", "there are spaces between the image tokens: each of them would become a token",
+                lambda prompt, bos, count, image: " ".join([image] * count) + bos + prompt + "\n"),
+        Mistake("spaces between", "there is a space before the prompt: it would become part of the first token",
+                lambda prompt, bos, count, image: f"{image * count}{bos} {prompt}\n"),
+        Mistake("newline too early", "the newline stands before the prompt",
+                lambda prompt, bos, count, image: image * count + bos + "\n" + prompt),
+        Mistake("name written in", "the name of a token is written into your function: it is an argument",
+                lambda prompt, bos, count, image: "<image>" * count + bos + prompt + "\n"),
+        Mistake("name written in", "the name of a token is written into your function: it is an argument",
+                lambda prompt, bos, count, image: image * count + "<bos>" + prompt + "\n"),
+    ],
+)  # fmt: skip
+
+# --- 05.2 --------------------------------------------------------------------------------------------------------
+
+
+def make_labels(input_ids, token_type_ids):
+    return torch.where(token_type_ids == 1, input_ids, torch.tensor(-100))
+
+
+def label_cases(seed):
+    ids = torch.randint(3, 90, (2, 7), generator=torch.Generator().manual_seed(seed))
+    ids[0, 6], ids[1, 5], ids[1, 6] = 1, 1, 0  # EOS, and padding
+    types = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 0]])
+    yield Case((ids, types), sizes={"B": 2, "L": 7}, note="ids, and 1 where the answer is")
+    ids = torch.randint(3, 90, (3, 5), generator=torch.Generator().manual_seed(seed + 1))
+    ids[:, 0], ids[:, 4] = 0, 1  # padded on the left
+    yield Case((ids, torch.tensor([[0, 0, 0, 1, 1]] * 3)), sizes={"B": 3, "L": 5}, note="padded on the left")
+
+
+def show_labels(thing):
+    ids, types = torch.tensor([[9, 9, 2, 7, 5, 41, 42, 1]]), torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
+    print(f"  ids     {ids[0].tolist()}\n  labels  {thing(ids, types)[0].tolist()}")
+
+
+LABELS = Task(
+    id="05.2",
+    title="labels: what is there to learn",
+    points=2,
+    minutes=6,
+    level="easy",
+    reference=make_labels,
+    cases=label_cases,
+    gradients=False,
+    look="chapter 05, where labels are made; hint 1 of this task",
+    reward=show_labels,
+    mistakes=[
+        Mistake("loss on the prompt", "the prompt has labels, too: the model would learn to guess image tokens and "
+                "questions", lambda ids, types: ids.clone()),
+        Mistake("loss on the prompt", "the prompt has labels, the padding has not: only the answer is to be learned",
+                lambda ids, types: ids.masked_fill(ids == 0, -100)),
+        Mistake("upside down", "the prompt has labels and the answer has none",
+                lambda ids, types: ids.masked_fill(types == 1, -100)),
+        Mistake("labels shifted twice", "your labels are moved one place to the left: the loss does that itself, and "
+                "the model would learn to guess the token after next",
+                lambda ids, types: torch.cat([make_labels(ids, types)[:, 1:],
+                                              torch.full((len(ids), 1), -100)], dim=1)),
+        Mistake("labels shifted", "your labels are moved one place to the right",
+                lambda ids, types: torch.cat([torch.full((len(ids), 1), -100),
+                                              make_labels(ids, types)[:, :-1]], dim=1)),
+        Mistake("0 instead of -100", "where there is nothing to learn stands 0, which is a token like any other (here "
+                "the padding): the loss leaves out -100", lambda ids, types: ids * types),
+        Mistake("-1 instead of -100", "where there is nothing to learn stands -1: the loss leaves out -100",
+                lambda ids, types: ids.masked_fill(types == 0, -1)),
+        Mistake("EOS not learned", "the answer's last token has no label: the model would never learn to stop",
+                lambda ids, types: make_labels(ids, types).masked_fill(ids == 1, -100)),
+        Mistake("first token not learned", "the answer's first token has no label",
+                lambda ids, types: make_labels(ids, types * torch.cat([types[:, :1], types[:, :-1]], dim=1))),
+        Mistake("answer cut out", "the answer is cut out: labels are as long as the ids, place by place",
+                lambda ids, types: ids[types == 1]),
+    ],
+)  # fmt: skip
+
+# --- 05.3 --------------------------------------------------------------------------------------------------------
+
+
+def pad(rows, pad_id, side, fill=1, empty=0, opposite=False, shortest=False, length=None):
+    longest = (min if shortest else max)(len(row) for row in rows) if length is None else length
+    side = {"left": "right", "right": "left"}[side] if opposite else side
+    input_ids = torch.full((len(rows), longest), pad_id)
+    attention_mask = torch.full((len(rows), longest), empty)
+    for i, row in enumerate(rows):
+        row = row[:longest]
+        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        input_ids[i, place] = torch.tensor(row)
+        attention_mask[i, place] = fill
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def padded(**changes):
+    return lambda rows, pad_id, side: pad(rows, pad_id, side, **changes)
+
+
+def one_side(side):
+    return lambda rows, pad_id, _: pad(rows, pad_id, side)
+
+
+def mask_by_id(rows, pad_id, side):
+    batch = pad(rows, pad_id, side)
+    return {**batch, "attention_mask": (batch["input_ids"] != pad_id).long()}
+
+
+def pad_cases(seed):
+    rows = torch.randint(3, 90, (3, 7), generator=torch.Generator().manual_seed(seed)).tolist()
+    rows = [rows[0][:5], rows[1], rows[2][:2]]
+    for side in ("left", "right"):
+        yield Case((rows, 0, side), sizes={"B": 3, "L": 7}, note=f"padded on the {side}")
+    yield Case(([[5, 0, 6], [7]], 0, "right"), note="a row that holds the number of the padding token")
+    yield Case(([[5, 6], [7, 8]], 0, "left"), note="rows of one length")
+    yield Case(([[5, 6, 7], [8]], 99, "left"), note="padding token 99")
+
+
+def show_padded(thing):
+    for side in ("left", "right"):
+        batch = thing([[9, 2, 7, 5], [9, 2, 5]], 0, side)
+        print(f"  {side:5}  ids {batch['input_ids'].tolist()}  mask {batch['attention_mask'].tolist()}")
+
+
+PAD = Task(
+    id="05.3",
+    title="rows of unequal length",
+    points=3,
+    minutes=10,
+    level="medium",
+    reference=lambda rows, pad_id, side: pad(rows, pad_id, side),
+    cases=pad_cases,
+    gradients=False,
+    look="chapter 05, where a batch is padded; hint 1 of this task",
+    reward=show_padded,
+    mistakes=[
+        Mistake("padded on the right", "your rows are padded on the right, whatever `side` says", one_side("right")),
+        Mistake("padded on the left", "your rows are padded on the left, whatever `side` says", one_side("left")),
+        Mistake("sides exchanged", "left and right are exchanged: the side is where the padding goes",
+                padded(opposite=True)),
+        Mistake("mask upside down", "your mask is 1 for padding: it is 1 for what may be looked at",
+                padded(fill=0, empty=1)),
+        Mistake("padding attended", "your mask is 1 everywhere: the model would look at padding", padded(empty=1)),
+        Mistake("mask from the ids", "your mask is 0 wherever the padding token's number stands, even inside a row",
+                mask_by_id),
+        Mistake("cut to the shortest", "your rows are cut to the shortest one", padded(shortest=True)),
+        Mistake("padded with 0", "your padding is 0: the number of the padding token is an argument",
+                lambda rows, pad_id, side: pad(rows, 0, side)),
+        Mistake("too long", "your rows are one place longer than the longest",
+                lambda rows, pad_id, side: pad(rows, pad_id, side, length=1 + max(map(len, rows)))),
+        Mistake("bool mask", "your mask holds True and False: whole numbers, 1 and 0, are asked for",
+                lambda rows, pad_id, side: {name: value.bool() if name == "attention_mask" else value
+                                            for name, value in pad(rows, pad_id, side).items()}),
+        Mistake("float mask", "your mask holds floats: whole numbers are asked for",
+                lambda rows, pad_id, side: {name: value.float() if name == "attention_mask" else value
+                                            for name, value in pad(rows, pad_id, side).items()}),
+        Mistake("no tensors", "your dict holds lists of lists: tensors are asked for",
+                lambda rows, pad_id, side: {name: value.tolist() for name, value in pad(rows, pad_id, side).items()}),
+        Mistake("mask forgotten", "your dict has the ids alone",
+                lambda rows, pad_id, side: {"input_ids": pad(rows, pad_id, side)["input_ids"]}),
+    ],
+)  # fmt: skip
+
+# --- 05.4 --------------------------------------------------------------------------------------------------------
+
+
+def ids_of(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def encode(tokenizer, prompt, suffix, num_image_tokens, newline="\n", bos=None, eos=None, prefix_label=False,
+           types=(0, 1), image_first=True, newline_type=0, shift=False, image="<image>"):  # fmt: skip
+    bos = tokenizer.bos_token if bos is None else bos
+    eos = tokenizer.eos_token if eos is None else eos
+    pictures = image * num_image_tokens
+    start = pictures + bos if image_first else bos + pictures
+    prefix, answer = ids_of(tokenizer, start + prompt + newline), ids_of(tokenizer, suffix + eos)
+    first = len(prefix) - newline_type
+    kinds = [types[0]] * first + [types[1]] * (len(answer) + newline_type)
+    labels = prefix + answer if prefix_label else [-100] * first + (prefix + answer)[first:]
+    labels = labels[1:] + [-100] if shift else labels
+    return {
+        "input_ids": torch.tensor([prefix + answer]),
+        "token_type_ids": torch.tensor([kinds]),
+        "labels": torch.tensor([labels]),
+    }
+
+
+def encoded(**changes):
+    return lambda tokenizer, prompt, suffix, count: encode(tokenizer, prompt, suffix, count, **changes)
+
+
+def encode_cases(seed):
+    tokenizer = practice()[1].tokenizer
+    yield Case((tokenizer, "caption en", "a red circle", 4), note="4 image tokens")
+    yield Case((tokenizer, "answer en how many things are there?", "three", 2 + seed))
+    yield Case((tokenizer, "detect star", "<loc0010><loc0200><loc0300><loc0400> star", 3), note="an answer with a box")
+
+
+def flat_lists(function):
+    return lambda *inputs: {name: value[0] for name, value in function(*inputs).items()}
+
+
+def show_encoded(thing):
+    tokenizer = practice()[1].tokenizer
+    row = thing(tokenizer, "caption en", "a red circle", 3)
+    for name, kind, label in zip(
+        tokenizer.convert_ids_to_tokens(row["input_ids"][0].tolist()), row["token_type_ids"][0], row["labels"][0]
+    ):
+        print(f"  {name!r:12} {'answer' if kind else 'prefix'}  {'learned' if label != -100 else ''}".rstrip())
+
+
+def word_tokens(tokenizer, prompt, suffix, count):
+    """BOS and EOS asked of the tokenizer's own rule, prompt and answer in one text."""
+    row = encode(tokenizer, prompt, suffix, count)
+    joint = ids_of(tokenizer, "<image>" * count + tokenizer.bos_token + prompt + "\n " + suffix + tokenizer.eos_token)
+    prefix = int((row["token_type_ids"] == 0).sum())
+    return {
+        "input_ids": torch.tensor([joint]),
+        "token_type_ids": torch.tensor([[0] * prefix + [1] * (len(joint) - prefix)]),
+        "labels": torch.tensor([[-100] * prefix + joint[prefix:]]),
+    }
+
+
+ROW = Task(
+    id="05.4",
+    title="one row to learn from",
+    points=4,
+    minutes=15,
+    level="medium",
+    reference=lambda tokenizer, prompt, suffix, count: encode(tokenizer, prompt, suffix, count),
+    cases=encode_cases,
+    gradients=False,
+    look="chapter 05, the processor with a suffix; hint 1 of this task",
+    reward=show_encoded,
+    mistakes=[
+        Mistake("EOS forgotten", "the answer does not end in EOS: the model would never learn to stop",
+                encoded(eos="")),
+        Mistake("newline forgotten", "the newline that ends the prompt is missing", encoded(newline="")),
+        Mistake("BOS forgotten", "the token that begins the text is missing", encoded(bos="")),
+        Mistake("BOS first", "the picture comes before the text, and so before what begins it",
+                encoded(image_first=False)),
+        Mistake("loss on the prompt", "the prompt has labels, too: the model would learn to guess the question",
+                encoded(prefix_label=True)),
+        Mistake("kinds upside down", "the kinds are exchanged: 1 is the answer", encoded(types=(1, 0))),
+        Mistake("kinds all alike", "every token is of kind 0: the model could not tell where the answer begins, and "
+                "would let it be seen", encoded(types=(0, 0))),
+        Mistake("newline in the answer", "the newline counts as part of the answer: it ends the prompt",
+                encoded(newline_type=1)),
+        Mistake("labels shifted twice", "your labels are moved one place to the left: the loss does that itself",
+                encoded(shift=True)),
+        Mistake("space before the answer", "there is a space before the answer: it becomes another first token",
+                word_tokens),
+        Mistake("image tokens forgotten", "there is no place for the picture", encoded(image="")),
+        Mistake("one axis", "your tensors have one axis: a batch of one row has two", flat_lists(encoded())),
+    ],
+)  # fmt: skip
+
+# --- 05.5 --------------------------------------------------------------------------------------------------------
+
+
+def collate(rows, pad_id, padding_attended=False, padding_answers=False, shifted=False):
+    longest = max(len(prefix) + len(suffix) for prefix, suffix in rows)
+    input_ids = torch.full((len(rows), longest), pad_id)
+    attention_mask = torch.full_like(input_ids, 1 if padding_attended else 0)
+    token_type_ids = torch.full_like(input_ids, 1 if padding_answers else 0)
+    labels = torch.full_like(input_ids, -100)
+    for i, (prefix, suffix) in enumerate(rows):
+        middle, end = len(prefix), len(prefix) + len(suffix)
+        input_ids[i, :end] = torch.tensor(prefix + suffix)
+        attention_mask[i, :end] = 1
+        token_type_ids[i, :middle] = 0
+        token_type_ids[i, middle:end] = 1
+        labels[i, middle - shifted : end - shifted] = torch.tensor(suffix)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "token_type_ids": token_type_ids,
+        "labels": labels,
+    }
+
+
+FAULTS = {
+    "padding_attended": ("padding may still be looked at", "padding attended"),
+    "padding_answers": ("padding still counts as part of the answer", "the kinds"),
+    "shifted": ("labels stand one place too far left; the loss moves them itself", "labels shifted twice"),
+}
+
+
+def left(*faults):
+    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
+    name = f"{len(faults)} left" if len(faults) > 1 else f"left: {FAULTS[faults[0]][1]}"
+    message = f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}"
+    return Mistake(name, message, lambda rows, pad_id: collate(rows, pad_id, **dict.fromkeys(faults, True)))
+
+
+def labelled_prompt(rows, pad_id):
+    batch = collate(rows, pad_id)
+    return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+
+def labelled_padding(rows, pad_id):
+    batch = collate(rows, pad_id)
+    return {**batch, "labels": batch["labels"].masked_fill(batch["attention_mask"] == 0, pad_id)}
+
+
+def collate_cases(seed):
+    numbers = torch.randint(3, 90, (20,), generator=torch.Generator().manual_seed(seed)).tolist()
+    rows = [(numbers[:4], numbers[4:6]), (numbers[6:9], [*numbers[9:14], 1]), (numbers[14:19], [1])]
+    yield Case((rows, 0), sizes={"B": 3, "L": 9}, note="three rows of (prefix, suffix)")
+    yield Case((rows[:2], 2), sizes={"B": 2, "L": 9}, note="padding token 2")
+
+
+def show_batch(thing):
+    from ..visualize import show_matrix  # here: matplotlib is not needed for anything else
+
+    batch = thing([([9, 9, 2, 7, 5], [41, 1]), ([9, 9, 2, 5], [41, 42, 43, 1]), ([9, 9, 2, 5], [1])], 0)
+    kinds = batch["attention_mask"] + batch["token_type_ids"] + (batch["labels"] != -100)
+    print("  0 padding, 1 picture and prompt, 3 answer with a label:")
+    show_matrix(kinds, title="what each place of the batch is")
+
+
+BUGS = Task(
+    id="05.5",
+    title="find the three faults",
+    points=3,
+    minutes=10,
+    level="hard",
+    reference=lambda rows, pad_id: collate(rows, pad_id),
+    cases=collate_cases,
+    gradients=False,
+    look="hint 1 of this task: which tensor is wrong in which place?",
+    reward=show_batch,
+    mistakes=[
+        left("padding_attended", "padding_answers", "shifted"),
+        left("padding_attended", "padding_answers"),
+        left("padding_attended", "shifted"),
+        left("padding_answers", "shifted"),
+        left("padding_attended"),
+        left("padding_answers"),
+        left("shifted"),
+        Mistake("loss on the prompt", "the prompt has labels now: the answer alone is to be learned", labelled_prompt),
+        Mistake("loss on padding", "padding has labels now: the model would learn to write it", labelled_padding),
+    ],
+)
+
+TASKS = [
+    PROMPT, LABELS, PAD, ROW, BUGS,
+    swap_task("05.6", ("add_image_tokens_to_prompt",), look="hint 1 of this task"),
+]  # fmt: skip
