@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from .modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
@@ -69,9 +70,21 @@ def load_pretrained(
     return model.eval(), load_processor(config, folder)
 
 
+class WithoutInitialisation(TorchFunctionMode):
+    """Inside `with WithoutInitialisation():` new modules draw no weights: those of the file come next.
+
+    On the "meta" device drawing them costs nothing but an import of torch's compiler, two seconds long.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def load_weights(config, folder: Path, dtype=None, device="cpu", progress=False) -> PaliGemmaForConditionalGeneration:
     """The model of `config` with the weights in `folder`; strict. Raises as `load_pretrained` does."""
-    with torch.device("meta"):  # shapes without memory
+    with torch.device("meta"), WithoutInitialisation():  # shapes without memory
         model = PaliGemmaForConditionalGeneration(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     weights, head, surprises = {}, None, []
