@@ -1271,3 +1271,32 @@ def show_batch(kinds, panels, rows=None, title=None, first=0):
     axes[-1].set_xticks(range(0, length, step), range(first, first + length, step))
     axes[-1].set_xlabel("position in the sequence")
     return axes
+
+
+def roofline(bandwidth, compute, points, ax=None):
+    """How fast work can go, by its arithmetic intensity; and where some pieces of work are.
+
+    Left of the corner, memory is the limit (the slope); right of it, arithmetic (the flat roof). Williams, Waterman &
+    Patterson 2009, "Roofline".
+
+    Args:
+        bandwidth: bytes a second. compute: FLOPs a second. points: {name: (FLOPs per byte, FLOPs a second)}.
+    Returns the Axes; its lines are the roof and then the points, in order.
+    """
+    ax = ax or plt.subplots(figsize=(WIDTH, 3.4))[1]
+    corner = compute / bandwidth
+    most = max([corner * 8, *(2 * x for x, _ in points.values())])
+    least = min([0.5, *(x / 2 for x, _ in points.values())])
+    ax.plot([least, corner, most], [least * bandwidth / 1e9, compute / 1e9, compute / 1e9], color=BLACK, label="limit")
+    for (name, (intensity, rate)), colour, marker in zip(points.items(), CYCLE * 3, "osD^vPX*" * 3):
+        ax.plot([intensity], [rate / 1e9], marker, color=colour, markersize=8, linestyle="none", label=name)
+    ax.axvline(corner, color=GREY, linewidth=0.8, linestyle=":")
+    ax.text(corner * 0.93, compute / 1e9 * 1.15, "memory is the limit", ha="right", fontsize=8, color=GREY)
+    ax.text(corner * 1.07, compute / 1e9 * 1.15, "arithmetic is the limit", ha="left", fontsize=8, color=GREY)
+    ax.set(xscale="log", yscale="log", xlabel="arithmetic intensity (FLOPs per byte of weights)")
+    ax.set(ylabel="GFLOPs a second", xlim=(least, most), title="Roofline: how fast, and what stands in the way")
+    lowest = min([least * bandwidth, *(rate for _, rate in points.values())])
+    ax.set_ylim(lowest / 1e9 * 0.6, compute / 1e9 * 2)
+    ax.grid(True, which="major", linewidth=0.5)
+    ax.legend(loc="lower right")
+    return ax

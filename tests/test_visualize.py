@@ -515,3 +515,17 @@ def test_batch_keeps_every_row_and_panel_in_its_place():
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["short", "long"]
     with pytest.raises(ValueError, match="labels"):
         vis.show_batch(kinds, {"labels": real[:1]})
+
+
+def test_roofline_draws_limit_and_points_where_they_are():
+    ax = vis.roofline(20e9, 300e9, {"decode": (1.0, 18e9), "prefill": (250.0, 280e9)})
+    roof, decode, prefill = [line for line in ax.lines if not line.get_label().startswith("_")]
+    corner = 300e9 / 20e9
+    assert list(roof.get_xdata())[1] == corner and list(roof.get_ydata())[1:] == [300, 300]
+    assert roof.get_ydata()[0] == pytest.approx(20 * roof.get_xdata()[0])
+    assert (decode.get_xdata()[0], decode.get_ydata()[0]) == (1.0, 18)
+    assert (prefill.get_xdata()[0], prefill.get_ydata()[0]) == (250.0, 280)
+    low, high = ax.get_xlim()
+    assert low < 1.0 and high > 250.0 and ax.get_xscale() == ax.get_yscale() == "log"
+    bottom, top = ax.get_ylim()
+    assert bottom < 18 and top > 300

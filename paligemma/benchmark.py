@@ -1,0 +1,592 @@
+"""How fast is it, and how fast could it be? The machine's limits, then this package and transformers side by side.
+
+    python -m paligemma.benchmark                              # the small model, float32
+    python -m paligemma.benchmark --shape 3b --dtype bfloat16  # the published shape with random weights: 12 GB memory
+    python -m paligemma.benchmark --shape pg2-3b               # PaliGemma 2
+
+Both models hold the very same tensors in one process, and take turns, so that whatever else the machine does falls on
+both. Each figure is a median with its middle half ("spread"). Prints tables; writes them as JSON, and the roofline as
+a picture, to --output. Weights are random: speed does not depend on their values.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from .checkpoint import WithoutInitialisation, canonical_name, config_to_dict
+from .fast import FastPaliGemma, load_library, prepare_for_decode, widened_linear
+from .generation import generate_tokens
+from .kv_cache import KVCache
+from .modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from .published import PUBLISHED
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+# ------------------------------------------------------------------------------------------------------------- shapes
+
+
+def shape_config(name: str) -> PaliGemmaConfig:
+    """tiny: the model of the course; 234m: SigLIP base, a small Gemma; 3b, pg2-3b: published models of 224 pixels."""
+    if name == "3b":
+        return PaliGemmaConfig.from_dict(PUBLISHED["paligemma-3b-pt-224"])
+    if name == "pg2-3b":
+        return PaliGemmaConfig.from_dict(PUBLISHED["paligemma2-3b-pt-224"])
+    if name == "234m":
+        text = dict(vocab_size=59392, hidden_size=768, intermediate_size=3072, num_hidden_layers=12)
+        text |= dict(num_attention_heads=6, num_key_value_heads=1, head_dim=128)
+        vision, image_token = {}, 59391  # SiglipVisionConfig's defaults are SigLIP base
+    else:
+        text = dict(vocab_size=1706, hidden_size=128, intermediate_size=384, num_hidden_layers=4)
+        text |= dict(num_attention_heads=4, num_key_value_heads=2, head_dim=32)
+        vision = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4)
+        vision, image_token = vision | dict(image_size=64, patch_size=8), 1705
+    return PaliGemmaConfig.from_dict({"text_config": text, "vision_config": vision, "image_token_index": image_token})
+
+
+def make_models(config: PaliGemmaConfig, dtype: torch.dtype, device: str = "cpu"):
+    """(ours, transformers') with the same random weights: the same memory, not a copy."""
+    import transformers
+
+    with torch.device("meta"), WithoutInitialisation():
+        ours = PaliGemmaForConditionalGeneration(config)
+    pattern = torch.randn(2**22, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )  # laid end to end: quick to make
+    state = {}
+    for name, parameter in ours.named_parameters():
+        size = parameter.numel()
+        flat = torch.empty(size, dtype=dtype, device=device)
+        scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+        for start in range(0, size, len(pattern)):
+            flat[start : start + len(pattern)] = pattern[: size - start] * scale
+        state[name] = flat.view(parameter.shape)
+    ours.load_state_dict(state, assign=True)
+
+    values = config_to_dict(config, dtype)
+    values["vision_config"]["num_image_tokens"] = config.vision_config.num_image_tokens
+    reference = transformers.PaliGemmaForConditionalGeneration
+    with torch.device("meta"):
+        theirs = reference._from_config(
+            transformers.PaliGemmaConfig(**values), dtype=dtype, attn_implementation=their_attention(config)[0]
+        )
+    named = {name: state[canonical_name(name)] for name in theirs.state_dict() if name != "lm_head.weight"}
+    named["lm_head.weight"] = state["language_model.model.embed_tokens.weight"]
+    theirs.load_state_dict(named, assign=True)
+    theirs.tie_weights()
+    _fill_buffers(theirs, reference, values, dtype)
+    return ours.to(device).eval(), theirs.to(device).eval()
+
+
+def their_attention(config: PaliGemmaConfig) -> list[str]:
+    """The attention settings that transformers has for this model, the fastest first. For Gemma 2 it has but one."""
+    return ["sdpa", "eager"] if config.text_config.model_type == "gemma" else ["eager"]
+
+
+def _fill_buffers(theirs, reference, values, dtype) -> None:
+    """Tables that are in no checkpoint (RoPE's frequencies) are computed by the constructor: taken from a model of one
+    layer, because constructing the whole one would fill its memory twice."""
+    import transformers
+
+    text = values["text_config"] | {"num_hidden_layers": 1, "vocab_size": 8}
+    text.pop("layer_types", None)
+    vision = values["vision_config"] | {"num_hidden_layers": 1}
+    small = transformers.PaliGemmaConfig(**(values | {"text_config": text, "vision_config": vision}))
+    buffers = dict(reference._from_config(small, dtype=dtype, attn_implementation="eager").named_buffers())
+    for name, _ in list(theirs.named_buffers()):
+        owner, _, last = name.rpartition(".")
+        theirs.get_submodule(owner)._buffers[last] = buffers[name]
+
+
+def make_inputs(config: PaliGemmaConfig, batch_size: int, text_tokens: int = 16, device: str = "cpu") -> dict:
+    """A picture and a prompt of that many tokens for each row; no padding."""
+    generator = torch.Generator().manual_seed(0)
+    vision = config.vision_config
+    image_tokens = torch.full((batch_size, vision.num_image_tokens), config.image_token_index)
+    text = torch.randint(4, config.text_config.vocab_size // 2, (batch_size, text_tokens), generator=generator)
+    input_ids = torch.cat([image_tokens, text], dim=1)
+    pixels = (batch_size, vision.num_channels, vision.image_size, vision.image_size)
+    inputs = {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "token_type_ids": torch.zeros_like(input_ids),
+        "pixel_values": torch.rand(pixels, generator=generator) * 2 - 1,
+    }
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+# ------------------------------------------------------------------------------------------------------ work by hand
+
+
+def count_work(config: PaliGemmaConfig, rows: int, bytes_per_weight: float) -> dict:
+    """Multiplications and additions (FLOPs) and bytes of weights: {"decode": (flops, bytes), "prefill": ...}.
+
+    A matrix of n weights costs 2n FLOPs for each token that goes through it, and n numbers to read, however many
+    tokens go through at once. Attention, norms and the cache are left out: under 5 % at these lengths.
+    """
+    text, vision = config.text_config, config.vision_config
+    attention = text.hidden_size * text.head_dim * (2 * text.num_attention_heads + 2 * text.num_key_value_heads)
+    decoder = text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size)
+    head = text.vocab_size * text.hidden_size
+    encoder_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
+    patch = vision.num_channels * vision.patch_size**2 * vision.hidden_size
+    encoder = vision.num_hidden_layers * encoder_layer + patch + vision.hidden_size * text.hidden_size
+    N, prompt = vision.num_image_tokens, vision.num_image_tokens + 16
+    return {
+        "decode": (2 * rows * (decoder + head), bytes_per_weight * (decoder + head)),
+        "prefill": (
+            2 * rows * (N * encoder + prompt * decoder + head),
+            bytes_per_weight * (encoder + decoder + head),
+        ),
+    }
+
+
+# ------------------------------------------------------------------------------------------------ the machine's limits
+
+
+def wait(device: str) -> None:
+    """A GPU works behind Python's back: wait until it is done before looking at the clock."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def take_turns(functions: dict, rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of each function, called in turn, after one call each that does not count."""
+    seconds = {name: [] for name in functions}
+    for count in range(rounds + 1):
+        for name, function in functions.items():
+            wait(device)
+            start = time.perf_counter()
+            function()
+            wait(device)
+            if count:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def measure_bandwidth(megabytes: int, rounds: int, device: str = "cpu") -> float:
+    """Bytes a second at which a large matrix is read: the best of torch's product with a vector and a plain read.
+
+    It is larger than the caches, but for a processor with hundreds of MB of cache the true limit lies a little lower.
+    """
+    rows = megabytes * 2**20 // 4 // 2048
+    weights = torch.ones(rows, 2048, device=device)
+    x = torch.ones(1, 2048, device=device)
+    functions = {"product": lambda: F.linear(x, weights), "sum": lambda: weights.sum()}
+    library = load_library() if device == "cpu" else None
+    if library is not None:
+        threads = torch.get_num_threads()
+        functions["read"] = lambda: library.read_matrix(weights.data_ptr(), rows, 2048, threads)
+    seconds = take_turns(functions, rounds, device)
+    return weights.nbytes / min(statistics.median(values) for values in seconds.values())
+
+
+def measure_products(config: PaliGemmaConfig, dtype: torch.dtype, rounds: int, device: str = "cpu") -> dict[str, float]:
+    """FLOPs a second of the decoder's matrix products with a prompt of 256 tokens, by way of computing them."""
+    D, ffn = config.text_config.hidden_size, config.text_config.intermediate_size
+    heads = config.text_config.num_attention_heads * config.text_config.head_dim
+    rates = {}
+    ways = {str(dtype).removeprefix("torch."): (dtype, F.linear)}
+    if dtype == torch.bfloat16 and device == "cpu":
+        ways |= {"float32": (torch.float32, F.linear), "bfloat16 widened by pieces": (dtype, widened_linear)}
+    for way, (number, function) in ways.items():
+        flops = total = 0.0
+        for rows, columns in ((heads, D), (ffn, D), (D, ffn)):
+            x = torch.ones(256, columns, dtype=number, device=device)
+            weight = torch.ones(rows, columns, dtype=number, device=device)
+            seconds = take_turns({way: lambda x=x, w=weight, f=function: f(x, w)}, rounds, device)[way]
+            count = 2 if (rows, columns) == (ffn, D) else 1  # gate and up have this shape
+            total += count * statistics.median(seconds)
+            flops += count * 2 * 256 * rows * columns
+        rates[way] = flops / total
+    return rates
+
+
+# ------------------------------------------------------------------------------------------------------ what is timed
+
+
+class Stopwatch:
+    """Given to transformers' generate() as a streamer: notes the time of every token."""
+
+    def __init__(self, device: str):
+        self.device, self.times = device, []
+
+    def put(self, value) -> None:
+        wait(self.device)
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+@torch.inference_mode()
+def time_generation(model, inputs: dict, new_tokens: int, device: str = "cpu", **options) -> list[float]:
+    """Seconds until the first token, then of each further one, of greedy generation as a user calls it."""
+    wait(device)
+    start = time.perf_counter()
+    if isinstance(model, PaliGemmaForConditionalGeneration | FastPaliGemma):
+        times = []
+        for _ in generate_tokens(model, inputs, new_tokens):
+            wait(device)
+            times.append(time.perf_counter())
+    else:
+        stopwatch = Stopwatch(device)
+        length = dict(max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
+        model.generate(**inputs, **length, streamer=stopwatch, **options)
+        times = stopwatch.times[1:]  # the first is the prompt, which it hands over before it begins
+    return [end - begin for begin, end in zip([start, *times], times)]
+
+
+@torch.inference_mode()
+def time_steps(model, config: PaliGemmaConfig, rows: int, length: int, steps: int, device: str = "cpu") -> list[float]:
+    """Seconds of each of a few decode steps with `length` tokens in the cache (of random contents)."""
+    text = config.text_config
+    token = torch.full((rows, 1), 5, device=device)
+    ones = torch.ones(rows, length + steps, dtype=torch.int64, device=device)
+    dtype = model.dtype
+    seconds = []
+    if isinstance(model, PaliGemmaForConditionalGeneration | FastPaliGemma):
+        cache = KVCache(text, rows, length + steps, dtype=dtype, device=device)
+        cache.keys.normal_()
+        cache.values.normal_()
+        cache.length = length
+
+        def step(count):
+            mask = ones[:, : length + count + 1]
+            model(token, None, mask, mask, kv_cache=cache, logits_to_keep=1)
+    else:
+        import transformers
+
+        cache = transformers.DynamicCache(config=model.config.get_text_config())
+        shape = (rows, text.num_key_value_heads, length, text.head_dim)
+        for layer in range(text.num_hidden_layers):
+            key, value = torch.randn(shape, device=device).to(dtype), torch.randn(shape, device=device).to(dtype)
+            cache.update(key, value, layer)
+        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+        def step(count):
+            mask = ones[:, : length + count + 1]
+            options = {name: cache, "use_cache": True, "logits_to_keep": 1}
+            model(input_ids=token, attention_mask=mask, token_type_ids=mask[:, -1:], **options)
+
+    for count in range(steps):
+        wait(device)
+        start = time.perf_counter()
+        step(count)
+        wait(device)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]  # the first pays for fresh memory
+
+
+LOADER = """
+import json, sys, time, torch
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+who, folder = sys.argv[1:]
+if who == "ours":
+    from paligemma.checkpoint import load_weights, read_json
+    from paligemma.modeling_gemma import PaliGemmaConfig
+    from pathlib import Path
+else:
+    import transformers
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    transformers.PaliGemmaForConditionalGeneration  # imported only now, when it is named
+    import transformers.models.gemma.modeling_gemma, transformers.models.siglip.modeling_siglip
+before = peak() if resource else 0
+start = time.perf_counter()
+if who == "ours":
+    model = load_weights(PaliGemmaConfig.from_dict(read_json(Path(folder) / "config.json")), Path(folder))
+else:
+    model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype="auto")
+loaded = time.perf_counter() - start
+with torch.no_grad():
+    total = sum(float(p.flatten()[::512].float().sum()) for p in model.parameters())  # touch every page
+ready = time.perf_counter() - start
+print(json.dumps({"loaded": loaded, "ready": ready, "peak": peak() - before if resource else None}))
+"""
+
+
+def time_loading(ours: PaliGemmaForConditionalGeneration, rounds: int) -> dict:
+    """Load time and peak memory beyond the imports, each in a fresh process; the file lies in the system's cache."""
+    from safetensors.torch import save_file
+
+    results = {"ours": [], "transformers": []}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_file(dict(ours.state_dict()), path, metadata={"format": "pt"})
+        config = json.dumps(config_to_dict(ours.config, ours.dtype))
+        (Path(folder) / "config.json").write_text(config, encoding="utf-8")
+        size = path.stat().st_size
+        for _ in range(rounds):
+            for who, values in results.items():
+                environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+                command = [sys.executable, "-c", LOADER, who, folder]
+                child = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+                if child.returncode:
+                    raise RuntimeError(f"loading by {who} failed: {child.stderr.strip()[-500:]}")
+                values.append(json.loads(child.stdout.strip().splitlines()[-1]))
+    return {"file bytes": size, **results}
+
+
+# ------------------------------------------------------------------------------------------------------------- a report
+
+
+def summary(seconds: list[float]) -> dict:
+    """Median and quartiles of some times."""
+    ordered = sorted(seconds)
+    quarter = len(ordered) // 4
+    return {
+        "median": statistics.median(ordered),
+        "low": ordered[quarter],
+        "high": ordered[-1 - quarter],
+        "count": len(ordered),
+    }
+
+
+def describe_machine(device: str) -> str:
+    """Processor, threads, memory and versions, in one line."""
+    import transformers
+
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    if device != "cpu":
+        name = f"{torch.cuda.get_device_name()} with {name}"
+    memory = ""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
+    return (
+        f"{name}, {torch.get_num_threads()} threads{memory}; {platform.system()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}"
+    )
+
+
+class Report:
+    """Gathers what is measured, prints it as it comes, and keeps it for the files."""
+
+    def __init__(self, **settings):
+        self.values = {**settings, "limits": {}, "rows": []}
+
+    def line(self, text: str = "") -> None:
+        print(text, flush=True)
+
+    def table(self, work: str, unit: str, factor: float, results: dict[str, list[float]], limit: float | None) -> None:
+        """One kind of work, a line for each way. `limit`: seconds at the machine's limit, by way or for all."""
+        peers = [name for name in results if name.startswith("transformers")]
+        best_peer = min((statistics.median(results[name]) for name in peers), default=None)
+        self.line(f"\n{work}")
+        self.line(f"  {'':34} {unit:>9}  {'spread':>17}  {'x transformers':>14}  {'of the limit':>12}")
+        for name, seconds in results.items():
+            row = {"work": work, "way": name, **summary(seconds)}
+            row["times_peer"] = None if best_peer is None or name in peers else best_peer / row["median"]
+            least = limit.get(name) if isinstance(limit, dict) else limit
+            row["of_limit"] = None if least is None else least / row["median"]
+            self.values["rows"].append(row)
+            spread = f"{row['low'] * factor:.4g} - {row['high'] * factor:.4g}"
+            peer = "" if row["times_peer"] is None else f"{row['times_peer']:.2f}"
+            share = "" if row["of_limit"] is None else f"{row['of_limit']:.0%}"
+            self.line(f"  {name:34} {row['median'] * factor:9.4g}  {spread:>17}  {peer:>14}  {share:>12}")
+
+    def save(self, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{name}.json.tmp"
+        temporary.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / f"{name}.json")
+
+
+def run(
+    shape: str = "tiny", dtype: str = "float32", rounds: int = 3, quick: bool = False, device: str = "cpu", output=None
+) -> dict:
+    """The whole benchmark of one shape: prints it and returns it. `quick` only shows that everything runs."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    config, number = shape_config(shape), DTYPES[dtype]
+    large = shape in ("3b", "pg2-3b")
+    rounds = 1 if quick else rounds
+    new_tokens = 4 if quick else 12 if large else 64
+    report = Report(
+        shape=shape, dtype=dtype, device=device, machine=describe_machine(device), config=asdict(config), quick=quick
+    )
+    report.line(f"{shape}, {dtype}\n{report.values['machine']}")
+
+    # ---- the limits
+    bandwidth = measure_bandwidth(64 if quick else 1024, 1 if quick else 9, device)
+    products = measure_products(config, number, 1 if quick else 7, device)
+    fastest = max(products.values())
+    report.values["limits"] = {"bandwidth": bandwidth, "products": products}
+    report.line(f"\nlimits: memory is read at {bandwidth / 1e9:.1f} GB/s; products with 256 tokens:")
+    for way, rate in products.items():
+        report.line(f"  {way:34} {rate / 1e9:9.0f} GFLOP/s")
+
+    # ---- the models
+    ours, theirs = make_models(config, number, device)
+    ours.config.eos_token_id = -1  # never stop early
+    models = {"ours, plain": ours}
+    if device == "cpu":
+        fast = prepare_for_decode(ours)
+        if fast is not ours:
+            models |= {"ours, fast": fast, "ours, fast, 8-bit weights": prepare_for_decode(ours, weights="int8")}
+    size = torch.finfo(number).bits // 8
+    bytes_per_weight = {name: 1 if "8-bit" in name else size for name in models}
+    inputs = make_inputs(config, 1, device=device)
+    work = {name: count_work(config, 1, size) for name, size in bytes_per_weight.items()}
+    peer_work = count_work(config, 1, size)
+    attention = their_attention(config)
+    caches = {f"transformers, {way}": {} for way in attention}
+    caches[f"transformers, {attention[0]}, static cache"] = {"cache_implementation": "static"}
+
+    def generation(name, new_tokens):
+        if name in models:
+            return time_generation(models[name], inputs, new_tokens, device)
+        if len(attention) > 1:
+            theirs.set_attn_implementation("eager" if "eager" in name else "sdpa")
+        return time_generation(theirs, inputs, new_tokens, device, **caches[name])
+
+    # ---- prefill and decode, as a user calls them
+    names = [*models, *caches]
+    prefill, decode = {name: [] for name in names}, {name: [] for name in names}
+    for name in names:
+        generation(name, 2)  # warm up
+    for _ in range(rounds):
+        for name in names:
+            first, *rest = generation(name, new_tokens)
+            prefill[name].append(first)
+            decode[name] += rest
+    # Weights that fit the processor's own fast memory are not read from memory at all: no limit is given for those.
+    small = peer_work["decode"][1] < 2**28
+    L = inputs["input_ids"].shape[1]
+    peers_decode = {name: peer_work["decode"][1] / bandwidth for name in caches}
+    decode_limit = {name: work[name]["decode"][1] / bandwidth for name in models} | peers_decode
+    prefill.pop("ours, fast, 8-bit weights", None)  # the prompt takes the same path
+    decode_limit = None if small else decode_limit
+    prefill_limit = None if small else peer_work["prefill"][0] / fastest
+    report.table(f"prefill, {L} tokens, until the first", "ms", 1e3, prefill, prefill_limit)
+    report.table("decode, batch 1", "ms/token", 1e3, decode, decode_limit)
+
+    # ---- decode with much in the cache, and with 8 rows
+    if len(attention) > 1:
+        theirs.set_attn_implementation(attention[0])
+    everybody = {**models, f"transformers, {attention[0]}": theirs}
+    steps = 3 if quick else 5 if large else 30
+    grown, batch, short, long = {}, {}, 300, 3000
+    for _ in range(rounds):
+        for name, model in everybody.items():
+            for length in (short, long):
+                grown.setdefault((name, length), []).extend(time_steps(model, config, 1, length, steps, device))
+            batch.setdefault(name, []).extend(time_steps(model, config, 8, short, steps, device))
+    report.table(f"one step, {short} tokens in the cache", "ms", 1e3, {n: grown[n, short] for n in everybody}, None)
+    report.table(f"one step, {long} tokens in the cache", "ms", 1e3, {n: grown[n, long] for n in everybody}, None)
+    report.line(f"\ngrowth of a step from {short} to {long} tokens")
+    report.values["growth"] = {}
+    for name in everybody:
+        growth = statistics.median(grown[name, long]) / statistics.median(grown[name, short]) - 1
+        report.values["growth"][name] = growth
+        report.line(f"  {name:34} {growth:+9.1%}")
+    report.table(f"one step, batch 8, {short} tokens", "ms", 1e3, batch, decode_limit)
+
+    # ---- what 8 bits change
+    if "ours, fast, 8-bit weights" in models:
+        report.values["eight_bit"] = change_in_logits(models["ours, fast"], models["ours, fast, 8-bit weights"], inputs)
+        change = report.values["eight_bit"]
+        report.line(
+            f"\n8-bit weights, random as here: logits change by {change['rms']:.2%} of their standard deviation (root "
+            f"mean square), at most by {change['largest']:.2%}"
+        )
+
+    # ---- loading
+    if device == "cpu":
+        loading = time_loading(ours, 1 if quick or large else 3)
+        report.values["loading"] = loading
+        report.line(f"\nloading a file of {loading['file bytes'] / 1e9:.3f} GB that the system has cached")
+        report.line(f"  {'':34} {'s':>9}  {'s, all touched':>17}  {'peak memory':>14}")
+        for who in ("ours", "transformers"):
+            loaded, ready = (statistics.median(value[key] for value in loading[who]) for key in ("loaded", "ready"))
+            peaks = [value["peak"] for value in loading[who] if value["peak"] is not None]
+            peak = f"{statistics.median(peaks) / loading['file bytes']:.2f} x file" if peaks else "not known"
+            report.line(f"  {who:34} {loaded:9.3g}  {ready:17.3g}  {peak:>14}")
+
+    # ---- the roofline
+    points = {}
+    best = "ours, fast" if "ours, fast" in models else "ours, plain"
+    for label, name, seconds, rows, kind in (
+        ("prefill", best, prefill[best], 1, "prefill"),
+        ("decode, batch 1", best, decode[best], 1, "decode"),
+        ("decode, batch 8", best, batch[best], 8, "decode"),
+    ):
+        flops, read = count_work(config, rows, bytes_per_weight[name])[kind]
+        points[label] = (flops / read, flops / statistics.median(seconds))
+    report.values["roofline"] = points
+    if output is not None:
+        from matplotlib import pyplot as plt
+
+        from . import visualize
+
+        name = f"{shape}-{dtype}"
+        report.save(Path(output), name)
+        visualize.set_style()
+        ax = visualize.roofline(bandwidth, fastest, points)
+        picture = Path(output) / f".{name}.tmp.png"
+        ax.figure.savefig(picture)
+        os.replace(picture, Path(output) / f"{name}.png")
+        plt.close(ax.figure)
+        report.line(f"\nwritten: {Path(output) / name}.json and .png")
+    return report.values
+
+
+@torch.inference_mode()
+def change_in_logits(model, other, inputs: dict) -> dict:
+    """Difference of the logits of one decode step, as a share of the standard deviation of the first model's."""
+    logits = []
+    for each in (model, other):
+        length = inputs["input_ids"].shape[1]
+        cache = KVCache(each.config.text_config, 1, length + 1, dtype=each.dtype)
+        each(**inputs, kv_cache=cache, logits_to_keep=1)
+        mask, types = torch.ones(1, length + 1, dtype=torch.int64), torch.zeros(1, length + 1, dtype=torch.int64)
+        types[:, -1] = 1
+        logits.append(each(torch.tensor([[5]]), None, mask, types, kv_cache=cache).logits.float())
+    difference, size = logits[1] - logits[0], logits[0].std()
+    return {"rms": float(difference.pow(2).mean().sqrt() / size), "largest": float(difference.abs().max() / size)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m paligemma.benchmark", description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=["tiny", "234m", "3b", "pg2-3b"], default="tiny")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="default: float32 for the small shapes, else bfloat16")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn (default 3)")
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder for JSON and picture")
+    parser.add_argument("--quick", action="store_true", help="once each, only to see that everything runs")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or (options.threads is not None and options.threads < 1):
+        parser.error("--rounds and --threads must be 1 or more")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no GPU that torch can use here: leave --device out")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    dtype = options.dtype or ("bfloat16" if options.shape in ("3b", "pg2-3b") else "float32")
+    run(options.shape, dtype, options.rounds, options.quick, options.device, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The benchmark runs, times the right things, and counts work as torch does. Nothing here asserts a time."""
+
+import json
+import sys
+
+import pytest
+import torch
+from reference import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from paligemma import benchmark
+from paligemma.fast import load_library
+from paligemma.kv_cache import KVCache
+from paligemma.modeling_gemma import PaliGemmaConfig
+from paligemma.published import PUBLISHED
+
+
+def small_config(text_model="gemma") -> PaliGemmaConfig:
+    text = dict(model_type=text_model, vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
+    text |= dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    vision = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3)
+    vision |= dict(image_size=12, patch_size=4)
+    return PaliGemmaConfig.from_dict({"text_config": text, "vision_config": vision, "image_token_index": 89})
+
+
+@pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
+def test_both_models_are_the_same_and_share_their_memory(text_model):
+    config = small_config(text_model)
+    ours, theirs = benchmark.make_models(config, torch.float32)
+    addresses = {tensor.data_ptr() for tensor in theirs.state_dict().values()}
+    assert {parameter.data_ptr() for parameter in ours.parameters()} <= addresses
+    inputs = benchmark.make_inputs(config, 2)
+    with torch.no_grad():
+        assert_close(ours(**inputs).logits, theirs(**inputs).logits)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
+def test_work_is_counted_as_torch_counts_it(text_model, rows):
+    """torch's counter also sees attention: without it the two must be equal, to the last FLOP."""
+    config = small_config(text_model)
+    ours, _ = benchmark.make_models(config, torch.float32)
+    inputs = benchmark.make_inputs(config, rows)
+    length = inputs["input_ids"].shape[1]
+    cache = KVCache(config.text_config, rows, length + 1)
+
+    def count(*args, **kwargs):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            ours(*args, **kwargs, kv_cache=cache, logits_to_keep=1)
+        products = ("mm", "addmm", "convolution")  # bmm and fused attention are the scores and the weighted sums
+        by_operator = counter.get_flop_counts()["Global"]
+        return sum(flops for operator, flops in by_operator.items() if str(operator).split(".")[-1] in products)
+
+    work = benchmark.count_work(config, rows, 4)
+    # make_inputs gives 16 tokens of text; the last position alone goes through the head.
+    assert count(**inputs) == work["prefill"][0]
+    ones = torch.ones(rows, length + 1, dtype=torch.int64)
+    assert count(torch.full((rows, 1), 5), None, ones, ones) == work["decode"][0]
+
+
+def test_bytes_are_those_of_the_matrices():
+    config = small_config()
+    ours, _ = benchmark.make_models(config, torch.float32)
+    matrices = sum(p.nbytes for name, p in ours.language_model.named_parameters() if p.ndim == 2)
+    assert benchmark.count_work(config, 1, 4)["decode"][1] == matrices
+    published = PaliGemmaConfig.from_dict(PUBLISHED["paligemma-3b-pt-224"])
+    assert 2.5e9 < benchmark.count_work(published, 1, 1)["decode"][1] < 2.51e9  # Gemma's 2.5 billion
+
+
+def test_reading_a_matrix_reads_all_of_it():
+    library = load_library()
+    if library is None:
+        pytest.skip("no C++ compiler here")
+    weights = torch.randn(33, 2048)
+    total = library.read_matrix(weights.data_ptr(), 33, 2048, 2)
+    assert abs(total - weights.double().sum().item()) < 0.05
+
+
+def test_generation_is_timed_token_by_token():
+    config = small_config()
+    ours, theirs = benchmark.make_models(config, torch.float32)
+    ours.config.eos_token_id = -1
+    inputs = benchmark.make_inputs(config, 1)
+    for model in (ours, theirs):
+        times = benchmark.time_generation(model, inputs, 5)
+        assert len(times) == 5 and all(seconds > 0 for seconds in times)
+        assert len(benchmark.time_steps(model, config, 2, 30, 4)) == 3
+
+
+def test_quick_run_prints_and_writes_everything(tmp_path, capsys):
+    benchmark.main(["--quick", "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    for words in ("limits: memory is read at", "decode, batch 1", "transformers, eager", "growth of a step", "loading"):
+        assert words in printed
+    results = json.loads((tmp_path / "tiny-float32.json").read_text(encoding="utf-8"))
+    works = {row["work"] for row in results["rows"]}
+    assert {"decode, batch 1", "one step, 3000 tokens in the cache", "one step, batch 8, 300 tokens"} <= works
+    for row in results["rows"]:
+        assert 0 < row["low"] <= row["median"] <= row["high"]
+        assert (row["times_peer"] is None) == row["way"].startswith("transformers")
+    assert (tmp_path / "tiny-float32.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-float32.json", "tiny-float32.png"]
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "0"], ["--shape", "7b"]])
+def test_bad_options_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(arguments)
+    assert "error" in capsys.readouterr().err
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        benchmark.main(["--device", "cuda"])
+    assert "no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is not known on Windows")
+def test_loading_is_measured_in_fresh_processes():
+    ours, _ = benchmark.make_models(small_config(), torch.bfloat16)
+    loading = benchmark.time_loading(ours, 1)
+    assert loading["file bytes"] > sum(parameter.nbytes for parameter in ours.parameters())
+    for who in ("ours", "transformers"):
+        assert 0 < loading[who][0]["loaded"] <= loading[who][0]["ready"]
+        assert loading[who][0]["peak"] >= 0
