@@ -1,0 +1,520 @@
+"""Chapter 07: rotary positions (RoPE)."""
+
+import torch
+
+from ..modeling_gemma import GemmaRotaryEmbedding, rotate_half
+from .checking import Case, Finding, Mistake, Task, numbers
+from .watching import swap_task
+
+# --- 07.1 --------------------------------------------------------------------------------------------------------
+
+
+def turn(x, y, angle):
+    """As a product of complex numbers: another way than the learner's."""
+    turned = torch.complex(x, y) * torch.polar(torch.ones_like(angle), angle)
+    return turned.real, turned.imag
+
+
+def turn_cases(seed):
+    sizes = {"B": 2, "L": 5}
+    yield Case((numbers(seed, 2, 5), numbers(seed + 20, 2, 5), numbers(seed + 40, 2, 5)), sizes=sizes)
+    right = torch.ones(3), torch.zeros(3), torch.tensor([0.5, 1.0, 2.0])
+    yield Case(right, sizes={"L": 3}, note="arrows that point to the right")
+    up = torch.zeros(4), torch.ones(4), torch.tensor([0.0, 0.3, -0.7, 40.0])
+    yield Case(up, sizes={"L": 4}, note="arrows that point up")
+
+
+def show_turn(thing):
+    angle = torch.arange(0, 5) * (torch.pi / 4)
+    x, y = thing(torch.ones(5), torch.zeros(5), angle)
+    for step, a, b in zip(range(5), x.tolist(), y.tolist()):
+        a, b = round(a, 2) + 0.0, round(b, 2) + 0.0  # + 0.0: no "-0.00"
+        print(f"  an arrow to the right, turned by {45 * step:3}°:  ({a:5.2f}, {b:5.2f})")
+
+
+TURN = Task(
+    id="07.1",
+    title="turn one pair",
+    points=1,
+    minutes=5,
+    level="easy",
+    reference=turn,
+    cases=turn_cases,
+    look='chapter 07, "By hand"; hint 1 of this task',
+    reward=show_turn,
+    mistakes=[
+        Mistake(
+            "turned backwards",
+            "your pair turns clockwise: one of the two signs is on the wrong side",
+            lambda x, y, angle: turn(x, y, -angle),
+        ),
+        Mistake(
+            "minus missing",
+            "both sums have a plus: then the pair does not keep its length, so it is not a rotation",
+            lambda x, y, angle: (x * angle.cos() + y * angle.sin(), y * angle.cos() + x * angle.sin()),
+        ),
+        Mistake(
+            "minus in both",
+            "both sums have a minus: then the pair does not keep its length, so it is not a rotation",
+            lambda x, y, angle: (x * angle.cos() - y * angle.sin(), y * angle.cos() - x * angle.sin()),
+        ),
+        Mistake(
+            "cos and sin swapped",
+            "at angle 0 your pair is not what it was: sine and cosine have changed places",
+            lambda x, y, angle: (x * angle.sin() - y * angle.cos(), y * angle.sin() + x * angle.cos()),
+        ),
+        Mistake(
+            "new x used for y",
+            "your y is made from the x that has been turned already: both are to be made from the old pair",
+            lambda x, y, angle: (lambda new: (new, y * angle.cos() + new * angle.sin()))(turn(x, y, angle)[0]),
+        ),
+        Mistake(
+            "degrees",
+            "your angles are treated as degrees, and they come in radians, as torch's sine expects them",
+            lambda x, y, angle: turn(x, y, torch.deg2rad(angle)),
+        ),
+        Mistake("x and y swapped", "the two results are in the other order", lambda x, y, a: turn(x, y, a)[::-1]),
+    ],
+)
+
+# --- 07.2 --------------------------------------------------------------------------------------------------------
+
+
+def quarter_turn(x):
+    """From the definition: feature i gets minus feature i + d/2, and feature i + d/2 gets feature i."""
+    half = x.shape[-1] // 2
+    sign = torch.tensor([-1] * half + [1] * half, dtype=x.dtype)
+    return x.roll(half, dims=-1) * sign
+
+
+def neighbours(x):
+    """The quarter turn of the other layout, whose pairs are (0, 1), (2, 3), ..."""
+    return torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
+
+
+def half_cases(seed):
+    yield Case((numbers(seed, 2, 3, 5, 8),), sizes={"B": 2, "H": 3, "L": 5, "d": 8})
+    yield Case((numbers(seed, 4, 6),), sizes={"L": 4, "d": 6})
+    yield Case((numbers(seed, 2, 4, 10, dtype=torch.bfloat16),), sizes={"H": 2, "L": 4, "d": 10})
+
+
+def over(axis):
+    return lambda x: torch.cat([-x.chunk(2, dim=axis)[1], x.chunk(2, dim=axis)[0]], dim=axis)
+
+
+def show_half(thing):
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    for turns in range(5):
+        print(f"  after {turns} quarter turn{' ' if turns == 1 else 's'}  {[int(value) for value in x.tolist()]}")
+        x = thing(x)
+
+
+HALF = Task(
+    id="07.2",
+    title="rotate_half",
+    points=2,
+    minutes=5,
+    level="easy",
+    reference=quarter_turn,
+    cases=half_cases,
+    look='chapter 07, "Which features form a pair?"; hint 1 of this task',
+    reward=show_half,
+    mistakes=[
+        Mistake(
+            "interleaved",
+            "your pairs are neighbours, (0, 1), (2, 3) and so on: that is the layout of the paper. Gemma's weights "
+            "were trained with the other one",
+            neighbours,
+        ),
+        Mistake(
+            "interleaved",
+            "you take every second feature: in Gemma's layout a pair is one feature of the first half and one of the "
+            "second",
+            lambda x: torch.cat([-x[..., 1::2], x[..., 0::2]], dim=-1),
+        ),
+        Mistake(
+            "turned backwards",
+            "your quarter turn goes clockwise: the minus is at the wrong half",
+            lambda x: -quarter_turn(x),
+        ),
+        Mistake(
+            "minus missing",
+            "the halves change places and no sign does: two quarter turns must make a half turn, x to -x",
+            lambda x: x.roll(x.shape[-1] // 2, -1),
+        ),
+        Mistake(
+            "both negative", "both halves are negative now: two quarter turns must make a half turn, x to -x",
+            lambda x: -x.roll(x.shape[-1] // 2, -1),
+        ),
+        Mistake(
+            "halves not exchanged",
+            "each half stays in its place and one changes its sign: that is a mirror and not a turn",
+            lambda x: torch.cat([-x.chunk(2, -1)[0], x.chunk(2, -1)[1]], -1),
+        ),
+        Mistake(
+            "halves not exchanged",
+            "each half stays in its place and one changes its sign: that is a mirror and not a turn",
+            lambda x: torch.cat([x.chunk(2, -1)[0], -x.chunk(2, -1)[1]], -1),
+        ),
+        Mistake("wrong axis", "you cut the axis of the tokens in two, and not that of the features", over(-2)),
+        Mistake("wrong axis", "you cut the first axis in two: the features of a head are the last one", over(0)),
+        Mistake("wrong axis", "you cut the second axis in two: the features of a head are the last one", over(1)),
+        Mistake(
+            "order reversed",
+            "the features stand in reverse order: the halves are exchanged, and inside each the order stays",
+            lambda x: torch.cat([-x.flip(-1).chunk(2, -1)[0], x.flip(-1).chunk(2, -1)[1]], -1),
+        ),
+    ],
+)  # fmt: skip
+
+# --- 07.3 --------------------------------------------------------------------------------------------------------
+
+
+def rotary_cases(seed):
+    sizes = {"B": 2, "H": 3, "L": 5, "d": 8}
+    positions = torch.stack([torch.arange(1, 6), torch.arange(30, 35) + seed])
+    yield Case((numbers(seed, 2, 3, 5, 8), positions), (8,), sizes, note="the second row begins at a later position")
+    sizes = {"B": 2, "H": 3, "L": 7, "d": 12}
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 6], [1, 1, 1, 2, 3, 4, 5]]) + seed
+    yield Case((numbers(seed, 2, 3, 7, 12), positions), (12, 100.0), sizes, note="base = 100")
+    far = torch.arange(255, 700, 37)[None] + seed
+    x = numbers(seed, 1, 2, 13, 8, dtype=torch.bfloat16)
+    yield Case((x, far), (8,), {"H": 2, "L": 13, "d": 8}, note="positions beyond 256")
+
+
+def usual(dim, base):
+    return base ** -(torch.arange(0, dim, 2).float() / dim)
+
+
+def end_to_end(angles):
+    return torch.cat([angles, angles], dim=-1)
+
+
+def cos_and_sin(angles, x):
+    return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+def rotary(inv_freq=usual, move=lambda p, x: p.float(), lay=end_to_end, finish=cos_and_sin, low=lambda theta, x: theta):
+    """The reference with one step done differently."""
+
+    class Variant(GemmaRotaryEmbedding):
+        def forward(self, x, position_ids):
+            angles = move(position_ids, x)[..., None] * low(inv_freq(self.dim, self.base), x)
+            return finish(lay(angles), x)
+
+    return Variant
+
+
+def rounded_with_the_model(kind) -> Finding | None:
+    """model.to(torch.bfloat16) must not round the frequencies: 8 bits of them, times a position of hundreds."""
+    x, positions = numbers(0, 1, 1, 4, 8, dtype=torch.bfloat16), torch.tensor([[3, 300, 500, 599]])
+    want = GemmaRotaryEmbedding(8)(x, positions)
+    gap = 0.0
+    for got, right in zip(kind(8).to(torch.bfloat16)(x, positions), want, strict=True):
+        gap = max(gap, float((got.float() - right.float()).abs().max()))
+    if gap < 0.02:
+        return None
+    return Finding(
+        "rounded with the model",
+        f"after module.to(torch.bfloat16) the cosines and sines at positions up to 599 are wrong by up to {gap:.2f}",
+        "the frequencies are a buffer, and `to` rounds the buffers of a model together with its weights",
+    )
+
+
+def show_rotary(kind):
+    """The hands of four pairs."""
+    from ..visualize import show_clock_hands  # here: matplotlib is not needed for anything else
+
+    positions = torch.arange(10)
+    cos, sin = kind(32)(numbers(0, 1, 1, 10, 32), positions[None])
+    pairs = [0, 2, 4, 8]
+    angles = torch.atan2(sin, cos)[0][:, pairs].T
+    print("  four of the sixteen pairs of a head of size 32, at positions 0 to 9:")
+    show_clock_hands(angles, positions.tolist(), [f"pair {i}" for i in pairs])
+
+
+ROTARY = Task(
+    id="07.3",
+    title="the angles",
+    points=4,
+    minutes=15,
+    level="medium",
+    reference=GemmaRotaryEmbedding,
+    cases=rotary_cases,
+    tolerance=5e-5,
+    gradients=False,
+    look='chapter 07, "Many hands, many speeds" and "Angles in float32"; hint 2 of this task',
+    reward=show_rotary,
+    extra=[rounded_with_the_model],
+    mistakes=[
+        Mistake(
+            "interleaved",
+            "each angle stands twice in a row, for the pairs (0, 1), (2, 3) and so on: that goes with the other "
+            "layout. `rotate_half` pairs feature i with feature i + d/2",
+            rotary(lay=lambda angles: angles.repeat_interleave(2, dim=-1)),
+        ),
+        Mistake(
+            "theta exponent",
+            "your hands are too fast, except the first: the exponent grows half as fast as it should (where is the 2 "
+            "of 2i/d?)",
+            rotary(lambda dim, base: base ** -(torch.arange(dim // 2).float() / dim)),
+        ),
+        Mistake(
+            "theta exponent",
+            "your hands are too slow, except the first: the exponent grows twice as fast as it should. i/(d/2) is the "
+            "same as 2i/d; 2i/(d/2) is not",
+            rotary(lambda dim, base: base ** -(torch.arange(0, dim, 2).float() / (dim // 2))),
+        ),
+        Mistake(
+            "theta exponent",
+            "all d features have angles of their own: the two of a pair must turn together",
+            rotary(lambda dim, base: base ** -(torch.arange(dim).float() / dim), lay=lambda angles: angles),
+        ),
+        Mistake(
+            "theta exponent",
+            "the last hand's exponent is exactly -1 with your numbers: it is to stop one step before",
+            rotary(lambda dim, base: base ** -torch.linspace(0, 1, dim // 2)),
+        ),
+        Mistake(
+            "theta upside down",
+            "your hands become faster from pair to pair: the sign of the exponent is missing",
+            rotary(lambda dim, base: base ** (torch.arange(0, dim, 2).float() / dim)),
+        ),
+        Mistake(
+            "angles not repeated",
+            "the last axis is d/2: there is one angle for each pair, and cos and sin are needed for each feature",
+            rotary(lay=lambda angles: angles),
+        ),
+        Mistake(
+            "positions off by one", "every token is turned as if it stood one place further on",
+            rotary(move=lambda p, x: p.float() + 1),
+        ),
+        Mistake(
+            "positions off by one", "every token is turned as if it stood one place earlier",
+            rotary(move=lambda p, x: p.float() - 1),
+        ),
+        Mistake(
+            "positions not used",
+            "your tokens are counted from 0, whatever `position_ids` says: a new token that comes alone would always "
+            "stand at the start",
+            rotary(move=lambda p, x: torch.arange(p.shape[1]).float().expand(p.shape)),
+        ),
+        Mistake(
+            "positions not used",
+            "your tokens are counted from 1, whatever `position_ids` says: a new token that comes alone would always "
+            "stand at the start",
+            rotary(move=lambda p, x: torch.arange(1, p.shape[1] + 1).float().expand(p.shape)),
+        ),
+        Mistake(
+            "first row for all",
+            "all rows have the angles of the first: rows that are padded differently have different positions",
+            rotary(move=lambda p, x: p[:1].float().expand(p.shape)),
+        ),
+        Mistake(
+            "cos and sin swapped", "the sines come first: at position 0, nothing may turn",
+            rotary(finish=lambda angles, x: cos_and_sin(angles, x)[::-1]),
+        ),
+        Mistake(
+            "turned backwards", "the sines have the wrong sign",
+            rotary(finish=lambda angles, x: cos_and_sin(-angles, x)),
+        ),
+        Mistake(
+            "angles returned", "the angles themselves are returned, without cosine and sine",
+            rotary(finish=lambda angles, x: (angles.to(x.dtype), angles.to(x.dtype))),
+        ),
+        Mistake(
+            "base not passed on", "the base that is given to the constructor is not used: 10,000 is",
+            rotary(lambda dim, base: usual(dim, 10_000.0)),
+        ),
+        Mistake(
+            "not cast",
+            "cos and sin are float32 although x is bfloat16: the queries would become float32 with them",
+            rotary(finish=lambda angles, x: (angles.cos(), angles.sin())),
+        ),
+        Mistake(
+            "computed in half precision",
+            "positions and frequencies are bfloat16 before they are multiplied: beyond 256 it cannot even count",
+            rotary(move=lambda p, x: p.to(x.dtype), low=lambda theta, x: theta.to(x.dtype)),
+        ),
+        Mistake(
+            "computed in half precision",
+            "the positions are bfloat16 on the way: beyond 256 it cannot even count",
+            rotary(move=lambda p, x: p.to(x.dtype).float()),
+        ),
+        Mistake(
+            "computed in half precision",
+            "the frequencies are bfloat16 on the way: their error is multiplied by the position",
+            rotary(low=lambda theta, x: theta.to(x.dtype).float()),
+        ),
+        Mistake(
+            "computed in half precision",
+            "the angles are bfloat16 before their cosine is taken: an angle of 600 is then known to the nearest 4",
+            rotary(finish=lambda angles, x: cos_and_sin(angles.to(x.dtype), x)),
+        ),
+    ],
+)  # fmt: skip
+
+# --- 07.4 --------------------------------------------------------------------------------------------------------
+
+
+def turn_all(query, key, cos, sin):
+    """With complex numbers, one for each pair: another way than the learner's."""
+    half = cos.shape[-1] // 2
+    angle = torch.complex(cos[..., :half], sin[..., :half])[:, None]  # [B, 1, L, d/2]
+
+    def turned(x):
+        pairs = torch.complex(x[..., :half].contiguous(), x[..., half:].contiguous()) * angle
+        return torch.cat([pairs.real, pairs.imag], dim=-1)
+
+    return turned(query), turned(key)
+
+
+def apply_cases(seed):
+    def case(B, H, H_kv, L, d, positions, note):
+        inputs = numbers(seed, B, H, L, d), numbers(seed + 30, B, H_kv, L, d), positions
+        return Case(inputs, sizes={"B": B, "H": H, "H_kv": H_kv, "L": L, "d": d}, note=note)
+
+    positions = torch.stack([torch.arange(1, 6), torch.arange(20, 25) + seed])
+    yield case(2, 6, 3, 5, 8, positions, "the second row begins at a later position")
+    yield case(1, 4, 2, 3, 6, torch.tensor([[1, 2, 50]]), "one row")
+
+
+def turn_at(thing, query, key, positions):
+    """The angles are made here: of two equal halves a learner may use either, and their gradients would differ."""
+    cos, sin = GemmaRotaryEmbedding(query.shape[-1])(query, positions)
+    return thing(query, key, cos, sin)
+
+
+FAULTS = {
+    "layout": (
+        "the rotation pairs neighbours, and the angles are laid out for halves, so no pair has one angle",
+        "mixed layouts",
+    ),
+    "row": ("every row of the batch is turned by the positions of the first", "first row for all"),
+    "key": (
+        "the key turns the other way round, so that a score depends on the sum of the positions and not on "
+        "their difference",
+        "key turned backwards",
+    ),
+}
+
+
+def apply(query, key, cos, sin, faults=(), rotate=rotate_half):
+    rotate = neighbours if "layout" in faults else rotate
+    if "row" in faults:
+        cos, sin = cos[:1], sin[:1]
+    cos, sin = cos[:, None], sin[:, None]
+    key_sin = -sin if "key" in faults else sin
+    return query * cos + rotate(query) * sin, key * cos + rotate(key) * key_sin
+
+
+def left(*faults):
+    """The listing with these faults still in it."""
+    texts = [FAULTS[fault][0] for fault in faults]
+    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
+    name = f"{len(faults)} left" if len(faults) > 1 else FAULTS[faults[0]][1]
+    return Mistake(name, f"{count} left: {'; '.join(texts)}", lambda *inputs: apply(*inputs, faults=faults))
+
+
+def for_pairs(angles):
+    """Cosines that are laid out end to end, laid out for neighbours."""
+    return angles[..., : angles.shape[-1] // 2].repeat_interleave(2, dim=-1)
+
+
+def show_apply(thing):
+    query, key = numbers(0, 1, 1, 1, 8), numbers(1, 1, 1, 1, 8)
+    rope = GemmaRotaryEmbedding(8)
+
+    def score(m, n):
+        turned_query, _ = thing(query, query, *rope(query, torch.tensor([[m]])))
+        _, turned_key = thing(key, key, *rope(key, torch.tensor([[n]])))
+        return float((turned_query * turned_key).sum())
+
+    for m, n in ((5, 2), (105, 102), (5, 4), (2, 5)):
+        print(f"  query at {m:3}, key at {n:3}: score {round(score(m, n), 2) + 0.0:5.2f}")
+
+
+APPLY = Task(
+    id="07.4",
+    title="find the mixed layouts",
+    points=3,
+    minutes=15,
+    level="medium",
+    reference=turn_all,
+    cases=apply_cases,
+    use=turn_at,
+    look='chapter 07, "Halves or interleaved?"; hint 1 of this task: which input would show each fault?',
+    reward=show_apply,
+    mistakes=[
+        left("layout", "row", "key"),
+        left("layout", "row"),
+        left("layout", "key"),
+        left("row", "key"),
+        left("layout"),
+        left("row"),
+        left("key"),
+        Mistake(
+            "interleaved",
+            "pairs are neighbours and each has one angle: a rotation, and not the one that Gemma's weights were "
+            "trained with. `cos` and `sin` come laid out for halves",
+            lambda query, key, cos, sin: apply(query, key, for_pairs(cos), for_pairs(sin), rotate=neighbours),
+        ),
+        Mistake(
+            "mixed layouts",
+            "the angles are laid out for neighbours now, and the rotation pairs halves",
+            lambda query, key, cos, sin: apply(query, key, for_pairs(cos), for_pairs(sin)),
+        ),
+        Mistake(
+            "not broadcast over heads",
+            "cos and sin have no axis for the heads, so that the rows of the batch meet the heads",
+            lambda query, key, cos, sin: (query * cos + rotate_half(query) * sin, key * cos + rotate_half(key) * sin),
+        ),
+        Mistake(
+            "not broadcast over heads",
+            "the axis for the heads is in the wrong place: queries are [B, H, L, d], cos and sin [B, L, d]",
+            lambda query, key, cos, sin: (query * cos[:, :, None] + rotate_half(query) * sin[:, :, None],
+                                          key * cos[:, :, None] + rotate_half(key) * sin[:, :, None]),
+        ),
+        Mistake(
+            "turned backwards", "queries and keys turn the other way round",
+            lambda query, key, cos, sin: apply(query, key, cos, -sin),
+        ),
+        Mistake(
+            "query turned backwards", "the query turns the other way round, and the key does not",
+            lambda query, key, cos, sin: (apply(query, key, cos, -sin)[0], apply(query, key, cos, sin)[1]),
+        ),
+        Mistake(
+            "key not turned", "the key is returned as it came: a score depends on the query's position alone",
+            lambda query, key, cos, sin: (apply(query, key, cos, sin)[0], key),
+        ),
+        Mistake(
+            "query not turned", "the query is returned as it came: a score depends on the key's position alone",
+            lambda query, key, cos, sin: (query, apply(query, key, cos, sin)[1]),
+        ),
+        Mistake(
+            "quarter turn forgotten",
+            "both products take x itself: the second is to take x after a quarter turn of every pair",
+            lambda query, key, cos, sin: apply(query, key, cos, sin, rotate=lambda x: x),
+        ),
+        Mistake(
+            "cos and sin swapped", "sine and cosine have changed places: at position 0, nothing may turn",
+            lambda query, key, cos, sin: apply(query, key, sin, cos),
+        ),
+        Mistake(
+            "minus missing", "the halves are exchanged without the minus: lengths are not kept",
+            lambda query, key, cos, sin: apply(query, key, cos, sin, rotate=lambda x: x.roll(x.shape[-1] // 2, -1)),
+        ),
+        Mistake(
+            "query and key swapped", "the key is returned first",
+            lambda query, key, cos, sin: apply(query, key, cos, sin)[::-1],
+        ),
+    ],
+)  # fmt: skip
+
+TASKS = [
+    TURN,
+    HALF,
+    ROTARY,
+    APPLY,
+    swap_task("07.5", ("GemmaRotaryEmbedding", "apply_rotary_pos_emb"), look='chapter 07, "Break it"; hint 1'),
+]
