@@ -4,7 +4,7 @@
     parameters("paligemma-3b-pt-224")      # 2923466480
 
 Each entry has the keys of a checkpoint's config.json that matter to PaliGemmaConfig.from_dict. Sources: the file of
-google/paligemma-3b-pt-224 (what it leaves out, such as head_dim and image_size, is left out here and takes its default);
+google/paligemma-3b-pt-224 (what it leaves out, such as head_dim and image_size, is left out here: a default stands in);
 for PaliGemma 2, whose files are behind a licence, the sizes in transformers' convert_paligemma2_weights_to_hf.py, with
 the settings of Gemma 2 (soft caps 50 and 30, window 4096). The mix and fine-tuned checkpoints have the configurations
 of the pre-trained ("pt") ones that are listed here.
