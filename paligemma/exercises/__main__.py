@@ -1,9 +1,9 @@
-"""python -m paligemma.exercises make | progress | reset [task or chapter]"""
+"""python -m paligemma.exercises make | progress [chapter] | reset [task or chapter] | class [folder]"""
 
 import argparse
 
 from . import progress, reset
-from .make import make
+from .make import class_folder, make
 
 
 def main() -> None:
@@ -14,12 +14,17 @@ def main() -> None:
     show.add_argument("chapter", nargs="?", help='one chapter: "06"')
     forget = commands.add_parser("reset", help="forget what was done")
     forget.add_argument("what", nargs="?", help='a task, "06.1", or a chapter, "06"; without it, everything')
+    classroom = commands.add_parser("class", help="lay out a folder for nbgrader, from notebooks/solutions")
+    classroom.add_argument("folder", nargs="?", default="class", help='"class", if not given')
     arguments = parser.parse_args()
     if arguments.command == "make":
         lines = [f"written: {path.parent.name}/{path.name}" for path in make()]
         print("\n".join(lines) or "all exercises are up to date")
     elif arguments.command == "progress":
         progress(arguments.chapter)
+    elif arguments.command == "class":
+        written = class_folder(arguments.folder)
+        print(f"{len(written)} assignments in {arguments.folder}/source; go on with docs/teaching.md")
     else:
         reset(arguments.what)
 

@@ -7,6 +7,7 @@ Solutions are between `### BEGIN SOLUTION` and `### END SOLUTION`, tests that st
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -59,5 +60,24 @@ def make(folder: Path = NOTEBOOKS) -> list[Path]:
         temporary = target.with_suffix(".tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, target)
+        written.append(target)
+    return written
+
+
+def class_folder(folder: Path, notebooks: Path = NOTEBOOKS) -> list[Path]:
+    """Lay out what nbgrader needs in `folder`: its configuration, and source/NN_topic/ for each solution.
+
+    Returns the notebooks that were written. What the class has handed in there, and its grades, are left alone.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = notebooks.parent / "nbgrader_config.py"
+    if folder.resolve() != config.parent.resolve():
+        shutil.copyfile(config, folder / config.name)
+    written = []
+    for path in sorted((notebooks / "solutions").glob("[0-9]*.ipynb")):
+        target = folder / "source" / path.stem / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
         written.append(target)
     return written
