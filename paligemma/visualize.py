@@ -774,8 +774,9 @@ def architecture(current=None, title=None, ax=None):
         weight = "bold" if on else "normal"
         middle = (left + width / 2, bottom + height / 2)
         if frame:
-            top = bottom + height - (9 if name in ("siglip", "gemma") else 6.5)
-            ax.text(middle[0], top, label, ha="center", va="center", fontsize=7, fontweight="bold", color=BLACK)
+            outer = name in ("siglip", "gemma")
+            top, size = bottom + height - (9 if outer else 7.5), 7 if outer else 6.2
+            ax.text(middle[0], top, label, ha="center", va="center", fontsize=size, fontweight="bold", color=BLACK)
         elif name != "merge":
             turned = 90 if width < 30 else 0
             ax.text(
