@@ -1,0 +1,716 @@
+"""Chapter 08: attention masks and grouped-query attention."""
+
+import torch
+
+from .. import swap as swap_module
+from ..kv_cache import KVCache
+from ..modeling_gemma import (
+    GemmaAttention,
+    GemmaConfig,
+    GemmaRotaryEmbedding,
+    additive_mask,
+    apply_rotary_pos_emb,
+    make_attn_mask,
+    repeat_kv,
+)
+from .checking import Case, Finding, Mistake, Task, explain_error, numbers, with_weights
+from .watching import swap_task
+
+# --- 08.1 --------------------------------------------------------------------------------------------------------
+
+# img img prompt answer answer: where steps begin, for each kind of mask
+STEPS = {"causal": (1, 1, 1, 1, 1), "full": (0, 0, 0, 0, 0), "prefix-LM": (0, 0, 0, 1, 1), "padded": (0, 0, 0, 1, 1)}
+
+
+def table(mask_ar, real=(1, 1, 1, 1, 1)):
+    """Row by row: 1 where the key's step is not later than the query's, and the key is a token."""
+    step = [sum(mask_ar[: place + 1]) for place in range(len(mask_ar))]
+    return [
+        [int(step[key] <= step[query] and real[key] == 1) for key in range(len(step))] for query in range(len(step))
+    ]
+
+
+def fill_in():
+    return {kind: table(steps, (int(kind != "padded"), 1, 1, 1, 1)) for kind, steps in STEPS.items()}
+
+
+def as_tensors(function):
+    """The learner's tables as tensors, so that messages can say where they differ."""
+    tables = function()
+    if not isinstance(tables, dict):
+        return tables
+    result = {}
+    for kind, rows in tables.items():
+        try:
+            result[kind] = torch.as_tensor(rows).bool()
+        except (TypeError, ValueError):  # rows of unequal length
+            result[kind] = rows
+    return result
+
+
+def filled(change, kinds=tuple(STEPS)):
+    """The tables with some of them changed."""
+
+    def function():
+        tables = {kind: torch.tensor(rows) for kind, rows in fill_in().items()}
+        return {kind: change(rows) if kind in kinds else rows for kind, rows in tables.items()}
+
+    return function
+
+
+def stepped(mask_ar, kinds=("prefix-LM", "padded")):
+    """The tables with other steps in some of them; padding is seen by nobody."""
+
+    def function():
+        changed = {kind: table(mask_ar, (int(kind != "padded"), 1, 1, 1, 1)) for kind in kinds}
+        return {**fill_in(), **changed}
+
+    return function
+
+
+def without_diagonal(rows):
+    return rows * (1 - torch.eye(5, dtype=rows.dtype))
+
+
+def row_emptied(rows):
+    return torch.cat([torch.zeros_like(rows[:1]), rows[1:]])
+
+
+def fill_cases(seed):
+    yield Case(sizes={"T": 5}, note="five tokens")
+
+
+def print_mask(allowed, names):
+    for name, row in zip(names, allowed, strict=True):
+        print(f"  {name:6}  " + " ".join("■" if seen else "·" for seen in row))
+
+
+def show_tables(thing):
+    print("  padded:")
+    print_mask(torch.as_tensor(thing()["padded"]).bool().tolist(), ("pad", "img", "prompt", "answer", "answer"))
+
+
+FILL = Task(
+    id="08.1",
+    title="fill in four masks",
+    points=2,
+    minutes=8,
+    level="easy",
+    reference=fill_in,
+    cases=fill_cases,
+    use=as_tensors,
+    gradients=False,
+    look='chapter 08, "By hand"; hint 1 of this task',
+    reward=show_tables,
+    mistakes=[
+        Mistake("upside down", "each table has 1 where it should have 0: 1 is for what may be seen",
+                filled(lambda rows: 1 - rows)),
+        Mistake(
+            "rows and columns swapped",
+            "your tables are the expected ones mirrored at the diagonal: a row is for the token that looks, a column "
+            "for the one that is looked at",
+            filled(lambda rows: rows.T),
+        ),
+        Mistake(
+            "causal where prefix-LM",
+            "your prefix-LM is causal everywhere: picture and prompt are given as a whole, and may see each other",
+            stepped((1, 1, 1, 1, 1)),
+        ),
+        Mistake(
+            "causal where prefix-LM",
+            "your prefix-LM is causal everywhere: picture and prompt are given as a whole, and may see each other",
+            stepped((1, 1, 1, 1, 1), ("prefix-LM",)),
+        ),
+        Mistake("full where prefix-LM", "your picture and prompt see the answer, and the answer its own future",
+                stepped((0, 0, 0, 0, 0))),
+        Mistake(
+            "prompt causal",
+            "your prompt is a step of its own, so that the picture cannot see it: it belongs to the prefix",
+            stepped((0, 0, 1, 1, 1)),
+        ),
+        Mistake(
+            "answer in one step",
+            "the two tokens of your answer see each other: they are written one after the other",
+            stepped((0, 0, 0, 1, 0)),
+        ),
+        Mistake("diagonal missing", "your tokens do not see themselves: a step is not later than itself",
+                filled(without_diagonal)),
+        Mistake("diagonal missing", "in your causal mask tokens do not see themselves: a step is not later than itself",
+                filled(without_diagonal, ("causal",))),
+        Mistake("padding attended", "in your last table the padding is looked at: its column should be empty",
+                filled(lambda rows: torch.tensor(table(STEPS["padded"])), ("padded",))),
+        Mistake(
+            "padding attended",
+            "in your last table the row of the padding is empty, and its column is not: it matters who is looked at, "
+            "not who looks",
+            filled(lambda rows: row_emptied(torch.tensor(table(STEPS["padded"]))), ("padded",)),
+        ),
+        Mistake(
+            "padding's row emptied",
+            "in your last table the padding sees nothing. The rule takes away its column and leaves its row, and an "
+            "empty row is what makes NaN",
+            filled(row_emptied, ("padded",)),
+        ),
+    ],
+)  # fmt: skip
+
+# --- 08.2 --------------------------------------------------------------------------------------------------------
+
+
+def mask_by_loops(input_mask, mask_ar, num_queries=None):
+    B, T = mask_ar.shape
+    rows = [table(mask_ar[b].tolist(), input_mask[b].tolist()) for b in range(B)]
+    return torch.tensor(rows).bool()[:, T - (num_queries or T) :]
+
+
+def mask_cases(seed):
+    sizes = {"B": 2, "T": 7}
+    ones = torch.ones(2, 7, dtype=torch.int64)
+    prefix = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]])
+    yield Case((ones, prefix), sizes=sizes, note="prefix-LM")
+    padded = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0]])
+    yield Case((padded, prefix), sizes=sizes, note="prefix-LM, one row padded on the left and one on the right")
+    yield Case((padded, prefix, 3), sizes={**sizes, "L": 3}, note="num_queries = 3")
+    yield Case((ones, torch.ones_like(ones), 1), sizes=sizes, note="causal, num_queries = 1")
+    generator = torch.Generator().manual_seed(30 + seed)
+    mixed = torch.randint(0, 2, (2, 4, 9), generator=generator)
+    yield Case((mixed[0], mixed[1]), sizes={"B": 4, "T": 9}, note="steps and padding anywhere")
+
+
+def rule(compare=lambda key, query: key <= query, step=lambda ar: ar.cumsum(-1), padding=lambda m, L: m[:, None, :],
+         last=True):  # fmt: skip
+    """The rule with one thing in it done differently."""
+
+    def function(input_mask, mask_ar, num_queries=None):
+        T = mask_ar.shape[1]
+        L = num_queries or T
+        steps = step(mask_ar)
+        query = steps[:, T - L :, None] if last else steps[:, :L, None]
+        return compare(steps[:, None, :], query) & padding(input_mask.bool(), L)
+
+    return function
+
+
+def keys_cut(input_mask, mask_ar, num_queries=None):
+    L = num_queries or mask_ar.shape[1]
+    return make_attn_mask(input_mask, mask_ar, L)[:, :, -L:]
+
+
+def show_rule(thing):
+    names = ("image", "image", "prompt", "answer", "answer")
+    print_mask(thing(torch.ones(1, 5).long(), torch.tensor([[0, 0, 0, 1, 1]]))[0].tolist(), names)
+
+
+RULE = Task(
+    id="08.2",
+    title="one rule for every mask",
+    points=3,
+    minutes=12,
+    level="medium",
+    reference=mask_by_loops,
+    cases=mask_cases,
+    gradients=False,
+    look='chapter 08, "One rule for every mask"; hint 2 of this task',
+    reward=show_rule,
+    mistakes=[
+        Mistake(
+            "upside down",
+            "each entry is the opposite of the expected one: True is for what may be seen",
+            lambda *inputs: ~mask_by_loops(*inputs),
+        ),
+        Mistake(
+            "upside down",
+            "the steps are compared as \"later than\": that is what may *not* be seen, and padding is still taken out",
+            rule(lambda key, query: key > query),
+        ),
+        Mistake(
+            "comparison turned round",
+            "your tokens see what comes later, and not what came before: which of the two steps belongs to the row?",
+            rule(lambda key, query: key >= query),
+        ),
+        Mistake(
+            "own step not seen",
+            "your tokens see earlier steps only, not their own: they do not even see themselves",
+            rule(lambda key, query: key < query),
+        ),
+        Mistake(
+            "own step only", "your tokens see their own step and none before it", rule(lambda key, query: key == query)
+        ),
+        Mistake(
+            "cumsum forgotten",
+            "zeros and ones themselves are compared: then all tokens of an answer see each other",
+            rule(step=lambda ar: ar),
+        ),
+        Mistake(
+            "cumsum over the rows", "the steps are added up over the rows of the batch, and not along the tokens",
+            rule(step=lambda ar: ar.cumsum(0)),
+        ),
+        Mistake(
+            "causal where prefix-LM",
+            "your mask is causal, whatever `mask_ar` says: each token sees itself and those before it",
+            rule(step=lambda ar: torch.ones_like(ar).cumsum(-1)),
+        ),
+        Mistake(
+            "all see all", "every token sees every other, whatever `mask_ar` says", rule(step=torch.zeros_like)
+        ),
+        Mistake(
+            "padding attended", "padding can be seen: `input_mask` has no effect",
+            rule(padding=lambda real, L: torch.ones_like(real)[:, None, :]),
+        ),
+        Mistake(
+            "padding attended",
+            "padding cannot look, and can be seen: `input_mask` lies along the rows. It matters who is looked at",
+            rule(padding=lambda real, L: real[:, -L:, None]),
+        ),
+        Mistake(
+            "padding's row emptied",
+            "padding can neither be seen nor look: rows without any True are what makes NaN",
+            rule(padding=lambda real, L: real[:, None, :] & real[:, -L:, None]),
+        ),
+        Mistake(
+            "first queries instead of last",
+            "with `num_queries` the first rows come back: those that ask are the new tokens, at the end",
+            rule(last=False),
+        ),
+        Mistake(
+            "num_queries not used", "all rows come back, whatever `num_queries` says",
+            lambda input_mask, mask_ar, num_queries=None: mask_by_loops(input_mask, mask_ar),
+        ),
+        Mistake(
+            "keys cut too",
+            "with `num_queries` the columns are cut as well: the new tokens look at all tokens, the old ones too",
+            keys_cut,
+        ),
+    ],
+)  # fmt: skip
+
+# --- 08.3 --------------------------------------------------------------------------------------------------------
+
+FAULTS = {
+    "upside": ("what may be seen is forbidden, and what is forbidden is seen", "upside down"),
+    "infinite": ("a query that may see nothing gets NaN: 0 divided by 0", "NaN where nothing may be seen"),
+    "axis": (
+        "the weights that a *key* gets sum to 1, instead of those that a query gives",
+        "softmax over the wrong axis",
+    ),
+}
+
+
+def masked_weights(scores, allowed, faults=(), low=None, axis=-1):
+    """A softmax of its own, in float64. A query that may see nothing looks at all keys alike."""
+    forbidden = allowed[:, None] if "upside" in faults else ~allowed[:, None]
+    low = low if low is not None else torch.finfo(scores.dtype).min
+    low = -torch.inf if "infinite" in faults else low
+    masked = scores.masked_fill(forbidden, low).double()
+    return masked.softmax(-2 if "axis" in faults else axis).to(scores.dtype)
+
+
+def left(*faults):
+    """The listing with these faults still in it."""
+    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
+    name = f"{len(faults)} left" if len(faults) > 1 else FAULTS[faults[0]][1]
+    message = f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}"
+    return Mistake(name, message, lambda scores, allowed: masked_weights(scores, allowed, faults))
+
+
+def weight_cases(seed):
+    sizes = {"B": 2, "H": 3, "L": 5, "T": 7}
+    allowed = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(seed)) < 0.6
+    allowed[:, torch.arange(5), torch.arange(5)] = True
+    yield Case((numbers(seed, 2, 3, 5, 7, scale=2.0), allowed), sizes=sizes)
+    nothing = allowed.clone()
+    nothing[1, 0], nothing[1, 1] = False, True
+    nothing[0, :, 6], nothing[0, :, 2] = False, True  # a key that nobody may see, and one that all may see
+    note = "in the second row, the first query may see nothing and the next one everything"
+    yield Case((numbers(seed, 2, 3, 5, 7, scale=5.0), nothing), sizes=sizes, note=note)
+    scores = numbers(seed, 2, 3, 5, 7, dtype=torch.float16)
+    yield Case((scores, nothing), sizes=sizes, note=f"float16, {note}")
+
+
+def after_the_softmax(scores, allowed):
+    return scores.softmax(-1) * allowed[:, None]
+
+
+def divided_again(scores, allowed):
+    weights = after_the_softmax(scores, allowed)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def too_low(scores, allowed):
+    return scores.masked_fill(~allowed[:, None], -1e9).softmax(-1)
+
+
+def no_heads(scores, allowed):
+    return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(-1)
+
+
+def show_weights(thing):
+    scores = torch.tensor([[[[2.0, 1.0, 3.0]] * 3]])
+    allowed = torch.tensor([[[True, True, False], [True, True, True], [False, False, False]]])
+    for seen, row in zip(allowed[0].tolist(), thing(scores, allowed)[0, 0].tolist(), strict=True):
+        print("  may see " + " ".join("■" if one else "·" for one in seen) + "   looks", *(f"{w:.2f}" for w in row))
+
+
+WEIGHTS = Task(
+    id="08.3",
+    title="find what is upside down",
+    points=3,
+    minutes=12,
+    level="medium",
+    reference=masked_weights,
+    cases=weight_cases,
+    gradients=False,
+    look='chapter 08, "From yes and no to numbers"; hint 1 of this task',
+    reward=show_weights,
+    mistakes=[
+        left("upside", "infinite", "axis"),
+        left("upside", "infinite"),
+        left("upside", "axis"),
+        left("infinite", "axis"),
+        left("upside"),
+        left("infinite"),
+        left("axis"),
+        Mistake(
+            "masked after the softmax",
+            "the weights are set to zero after the softmax, so that those that remain no longer sum to 1",
+            after_the_softmax,
+        ),
+        Mistake(
+            "NaN where nothing may be seen",
+            "the weights that remain are divided by their sum, which is 0 for a query that may see nothing",
+            divided_again,
+        ),
+        Mistake(
+            "score of zero",
+            "forbidden scores become 0 or nearly, and a 0 gets a weight like any other score: e to the power of 0 is "
+            "1. (`finfo.tiny` is the smallest number above 0, not the lowest)",
+            lambda scores, allowed: masked_weights(scores, allowed, low=0.0),
+        ),
+        Mistake("too low for float16", "float16 ends at -65504: the lowest number depends on the dtype", too_low),
+        Mistake(
+            "not broadcast over heads",
+            "`allowed` has no axis for the heads, so that its rows of the batch meet the heads of the scores",
+            no_heads,
+        ),
+        Mistake("softmax over the wrong axis", "the softmax runs over the heads",
+                lambda scores, allowed: masked_weights(scores, allowed, axis=1)),
+    ],
+)  # fmt: skip
+
+# --- 08.4 --------------------------------------------------------------------------------------------------------
+
+
+def repeat_by_index(x, n_rep):
+    """Head h of the result is head h // n_rep of x."""
+    return x[:, torch.arange(x.shape[1] * n_rep) // n_rep]
+
+
+def repeat_cases(seed):
+    yield Case((numbers(seed, 3, 2, 5, 4), 4), sizes={"B": 3, "H_kv": 2, "T": 5, "d": 4}, note="n_rep = 4")
+    yield Case((numbers(seed, 2, 3, 7, 6), 2), sizes={"B": 2, "H_kv": 3, "T": 7, "d": 6}, note="n_rep = 2")
+    yield Case((numbers(seed, 2, 4, 3, 6), 1), sizes={"B": 2, "H_kv": 4, "T": 3, "d": 6}, note="n_rep = 1")
+    half = numbers(seed, 2, 3, 5, 4, dtype=torch.bfloat16)
+    yield Case((half, 2), sizes={"B": 2, "H_kv": 3, "T": 5, "d": 4}, note="n_rep = 2")
+
+
+def show_repeat(thing):
+    for heads, n_rep in ((1, 8), (2, 2), (4, 2)):
+        x = torch.arange(float(heads)).view(1, heads, 1, 1)
+        order = thing(x, n_rep).flatten().int().tolist()
+        print(f"  {heads} KV head{'s' if heads > 1 else ' '} for {heads * n_rep} query heads:  {order}")
+
+
+REPEAT = Task(
+    id="08.4",
+    title="repeat_kv",
+    points=1,
+    minutes=5,
+    level="easy",
+    reference=repeat_by_index,
+    cases=repeat_cases,
+    look='chapter 08, "Fewer keys and values than queries"; hint 1 of this task',
+    reward=show_repeat,
+    mistakes=[
+        Mistake(
+            "repeat instead of repeat_interleave",
+            "your heads come as 0 1 0 1: the whole block is put down again, so that query head 1 gets the keys of "
+            "another group. With one KV head nobody would notice",
+            lambda x, n_rep: x.repeat(1, n_rep, 1, 1),
+        ),
+        Mistake("wrong axis", "the tokens are repeated, and not the heads", lambda x, n: x.repeat_interleave(n, 2)),
+        Mistake("wrong axis", "the tokens are repeated, and not the heads", lambda x, n: x.repeat(1, 1, n, 1)),
+        Mistake("wrong axis", "the features are repeated, and not the heads", lambda x, n: x.repeat_interleave(n, 3)),
+        Mistake("wrong axis", "the rows of the batch are repeated", lambda x, n: x.repeat_interleave(n, 0)),
+        Mistake(
+            "all axes repeated", "without an axis, everything is repeated and flattened",
+            lambda x, n: x.repeat_interleave(n),
+        ),
+        Mistake("not repeated", "the heads are as many as before", lambda x, n_rep: x),
+        Mistake(
+            "one too many", "each head is there n_rep + 1 times: n_rep counts the original",
+            lambda x, n: x.repeat_interleave(n + 1, 1),
+        ),
+        Mistake(
+            "axes not merged", "the copies have an axis of their own: it is to be merged with that of the heads",
+            lambda x, n: x[:, :, None].expand(-1, -1, n, -1, -1),
+        ),
+    ],
+)  # fmt: skip
+
+# --- 08.5 --------------------------------------------------------------------------------------------------------
+
+
+def config_of(D, H, H_kv, d):
+    return GemmaConfig(
+        hidden_size=D, num_attention_heads=H, num_key_value_heads=H_kv, head_dim=d, num_hidden_layers=2,
+        attention="eager",
+    )  # fmt: skip
+
+
+def attention_cases(seed):
+    config, sizes = config_of(20, 4, 2, 6), {"B": 3, "H": 4, "H_kv": 2, "L": 5, "d": 6, "D": 20}
+    real = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+    x = numbers(seed, 3, 5, 20)
+    rope = GemmaRotaryEmbedding(6)(x, real.cumsum(-1).clamp(min=1))
+    mask = additive_mask(make_attn_mask(real, torch.tensor([[0, 0, 0, 1, 1]] * 3)), x.dtype)
+    yield Case((x, rope, mask), (config, 0), sizes, note="prefix-LM, padded")
+    mild = numbers(seed + 40, 3, 1, 5, 5)
+    yield Case((x, rope, mild), (config, 0), sizes, note="a mask of ordinary numbers, to be added")
+    config, sizes = config_of(10, 6, 3, 4), {"B": 2, "H": 6, "H_kv": 3, "L": 7, "d": 4, "D": 10}
+    x = numbers(seed + 1, 2, 7, 10)
+    rope = GemmaRotaryEmbedding(4)(x, torch.arange(1, 8).expand(2, 7))
+    yield Case((x, rope), (config, 0), sizes, note="without a mask")
+
+
+class Steps(GemmaAttention):
+    """The attention in steps, each of which a mistake replaces."""
+
+    def split(self, x, heads):
+        B, L, _ = x.shape
+        return x.view(B, L, heads, self.head_dim).transpose(1, 2)
+
+    def turn(self, query, key, value, rope):
+        return *apply_rotary_pos_emb(query, key, *rope), value
+
+    def share(self, x):
+        return repeat_kv(x, self.num_key_value_groups)
+
+    def weigh(self, query, key, mask):
+        scores = query @ key.transpose(2, 3) * self.scale
+        return (scores if mask is None else scores + mask).softmax(dim=-1)
+
+    def mix(self, weights, value):
+        return weights @ value
+
+    def merge(self, heads):
+        return heads.transpose(1, 2).flatten(2)
+
+    def out(self, x):
+        return self.o_proj(x)
+
+    def forward(self, hidden_states, position_embeddings, attention_mask=None, kv_cache=None):
+        query = self.split(self.q_proj(hidden_states), self.num_heads)
+        key = self.split(self.k_proj(hidden_states), self.num_key_value_heads)
+        value = self.split(self.v_proj(hidden_states), self.num_key_value_heads)
+        query, key, value = self.turn(query, key, value, position_embeddings)
+        if kv_cache is not None:
+            key, value = kv_cache.update(key, value, self.layer_idx)
+        weights = self.weigh(query, self.share(key), attention_mask)
+        return self.out(self.merge(self.mix(weights, self.share(value)))), weights
+
+
+def with_steps(**methods):
+    return type("Variant", (Steps,), methods)
+
+
+def scaled(power):
+    def weigh(self, query, key, mask):
+        scores = query @ key.transpose(2, 3) * power(self)
+        return (scores if mask is None else scores + mask).softmax(dim=-1)
+
+    return weigh
+
+
+def masked(change, axis=-1):
+    def weigh(self, query, key, mask):
+        scores = query @ key.transpose(2, 3) * self.scale
+        return (scores if mask is None else change(scores, mask, self.scale)).softmax(dim=axis)
+
+    return weigh
+
+
+def masked_late(self, query, key, mask):
+    weights = (query @ key.transpose(2, 3) * self.scale).softmax(dim=-1)
+    return weights if mask is None else weights + mask
+
+
+def scores_returned(self, hidden_states, position_embeddings, attention_mask=None, kv_cache=None):
+    output, _ = Steps.forward(self, hidden_states, position_embeddings, attention_mask, kv_cache)
+    query = self.split(self.q_proj(hidden_states), self.num_heads)
+    key = self.split(self.k_proj(hidden_states), self.num_key_value_heads)
+    query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+    scores = query @ self.share(key).transpose(2, 3) * self.scale
+    return output, scores if attention_mask is None else scores + attention_mask
+
+
+def values_from_keys(self, hidden_states, position_embeddings, attention_mask=None, kv_cache=None):
+    query = self.split(self.q_proj(hidden_states), self.num_heads)
+    key = self.split(self.k_proj(hidden_states), self.num_key_value_heads)
+    query, turned = apply_rotary_pos_emb(query, key, *position_embeddings)
+    weights = self.weigh(query, self.share(turned), attention_mask)
+    return self.out(self.merge(self.mix(weights, self.share(key)))), weights
+
+
+def exchanged(self, hidden_states, position_embeddings, attention_mask=None, kv_cache=None):
+    query = self.split(self.q_proj(hidden_states), self.num_heads)
+    key = self.split(self.v_proj(hidden_states), self.num_key_value_heads)
+    value = self.split(self.k_proj(hidden_states), self.num_key_value_heads)
+    query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+    weights = self.weigh(query, self.share(key), attention_mask)
+    return self.out(self.merge(self.mix(weights, self.share(value)))), weights
+
+
+def works_with_a_cache(kind) -> Finding | None:
+    """Fed in pieces with a cache, the tokens must come out as they do all at once."""
+    config, where = config_of(20, 4, 2, 6), "layer 1 of 2, fed 3 tokens, then 1 and 1, with a cache: "
+    attention, packaged = kind(config, 1), with_weights(Steps(config, 1))
+    swap_module.take_over(attention, packaged)
+    x, ones = numbers(77, 2, 5, 20), torch.ones(2, 5, dtype=torch.int64)
+    mask = additive_mask(make_attn_mask(ones, ones), x.dtype)
+    cos, sin = GemmaRotaryEmbedding(6)(x, ones.cumsum(-1))
+    cache, pieces = KVCache(config, 2, 9), []
+    try:
+        with torch.no_grad():
+            whole, _ = attention(x, (cos, sin), mask)
+            for start, end in ((0, 3), (3, 4), (4, 5)):
+                rope = cos[:, start:end], sin[:, start:end]
+                output, _ = attention(x[:, start:end], rope, mask[:, :, start:end, :end], cache)
+                finding = look_into(cache, start, where)
+                if finding is not None:
+                    return finding
+                pieces.append(output)
+                cache.advance(end - start)
+    except Exception as error:
+        finding = explain_error(error)
+        means = "where does the cache come: before RoPE or after? before the heads are repeated or after?"
+        return Finding(finding.name, where + finding.saw, finding.means or means)
+    gap = float((torch.cat(pieces, 1) - whole).abs().max())
+    if gap < 1e-4:
+        return None
+    with torch.no_grad():
+        key = packaged.split(packaged.k_proj(x), 2)
+        turned, _ = apply_rotary_pos_emb(key, key, cos, sin)
+    means = "what comes back from `update` is to be used for keys *and* values"
+    if not torch.allclose(cache.keys[1, :, :, :5], turned, atol=1e-4):
+        means = "the cache does not hold the turned keys: a token's position never changes, so RoPE comes before it"
+    return Finding("cached differs", f"{where}outputs differ from those without a cache by {gap:.2g}", means)
+
+
+def look_into(cache, start: int, where: str) -> Finding | None:
+    """What layer 1 has done with a cache that held `start` tokens."""
+    if cache.length != start:
+        saw = f"{where}after the layer's call the cache has moved on from {start} to {cache.length} tokens"
+        return Finding("cache moved on", saw, "the model calls `advance`, once for all layers")
+    if cache.keys[0].any():
+        saw = f"{where}the keys were written into layer 0 of the cache"
+        return Finding("layer_idx not used", saw, "each layer has a place of its own; its number is `layer_idx`")
+    if not cache.keys[1].any():
+        saw = f"{where}nothing was written into the cache"
+        means = "keys and values go through `kv_cache.update`, which gives back all so far"
+        return Finding("cache not used", saw, means)
+    return None
+
+
+def show_attention(kind):
+    config = config_of(20, 4, 2, 6)
+    attention = kind(config, 0)
+    swap_module.take_over(attention, with_weights(GemmaAttention(config, 0)))
+    x, ones = numbers(3, 1, 6, 20), torch.ones(1, 6, dtype=torch.int64)
+    mask = additive_mask(make_attn_mask(ones, torch.tensor([[0, 0, 0, 0, 1, 1]])), x.dtype)
+    rope = GemmaRotaryEmbedding(6)(x, ones.cumsum(-1))
+    print("  four tokens of prefix, two of answer; ■ moves when another token is changed")
+    with torch.no_grad():
+        for token, name in ((5, "last of the answer"), (4, "first of the answer"), (3, "last of the prefix")):
+            changed = x.clone()
+            changed[:, token] += 1
+            moved = (attention(changed, rope, mask)[0] - attention(x, rope, mask)[0])[0].abs().amax(-1) > 1e-6
+            print(f"  {name:20}" + " ".join("■" if one else "·" for one in moved.tolist()))
+
+
+ATTENTION = Task(
+    id="08.5",
+    title="GemmaAttention",
+    points=5,
+    minutes=25,
+    level="hard",
+    reference=GemmaAttention,
+    cases=attention_cases,
+    look='chapter 08, "GemmaAttention"; hint 2 of this task',
+    reward=show_attention,
+    extra=[works_with_a_cache],
+    mistakes=[
+        Mistake("scale forgotten", "the scores are not divided by the square root of the head size",
+                with_steps(weigh=scaled(lambda self: 1.0))),
+        Mistake("scale doubled", "the scores are divided by the head size: by its square root twice",
+                with_steps(weigh=scaled(lambda self: 1 / self.head_dim))),
+        Mistake("scale upside down", "the scores are multiplied by the square root of the head size",
+                with_steps(weigh=scaled(lambda self: self.head_dim**0.5))),
+        Mistake("scale of the width", "the scores are divided by the square root of the width D: it is the head size d "
+                "that a product of query and key sums over",
+                with_steps(weigh=scaled(lambda self: self.config.hidden_size**-0.5))),
+        Mistake("softmax over the wrong axis", "the weights of a query do not sum to 1: the softmax runs over the "
+                "queries", with_steps(weigh=masked(lambda scores, mask, scale: scores + mask, axis=-2))),
+        Mistake("softmax over the wrong axis", "the softmax runs over the heads",
+                with_steps(weigh=masked(lambda scores, mask, scale: scores + mask, axis=1))),
+        Mistake("mask forgotten", "the mask has no effect", with_steps(weigh=masked(lambda s, mask, scale: s))),
+        Mistake("mask added before scaling", "the mask is scaled together with the scores. With huge numbers nobody "
+                "notices, until a mask holds smaller ones",
+                with_steps(weigh=masked(lambda scores, mask, scale: scores + mask * scale))),
+        Mistake("mask upside down", "the mask is subtracted: what is forbidden is all that is seen",
+                with_steps(weigh=masked(lambda scores, mask, scale: scores - mask))),
+        Mistake("mask multiplied", "the scores are multiplied by the mask: it is made to be added",
+                with_steps(weigh=masked(lambda scores, mask, scale: scores * mask))),
+        Mistake("masked after the softmax", "the mask is added to the weights, after the softmax",
+                with_steps(weigh=masked_late)),
+        Mistake("repeat instead of repeat_interleave", "the KV heads are shared out as 0 1 0 1, so that half of the "
+                "query heads get those of another group",
+                with_steps(share=lambda self, x: x.repeat(1, self.num_key_value_groups, 1, 1))),
+        Mistake("heads merged without the transpose", "the heads are merged while the axis of the heads still stands "
+                "before that of the tokens: numbers of different tokens are mixed",
+                with_steps(merge=lambda self, heads: heads.reshape(heads.shape[0], heads.shape[2], -1))),
+        Mistake("heads split without the transpose", "the projections are cut into [B, heads, L, d] at once: numbers "
+                "of different tokens are mixed. First [B, L, heads, d], then a transpose",
+                with_steps(split=lambda self, x, heads: x.reshape(x.shape[0], heads, x.shape[1], self.head_dim))),
+        Mistake("RoPE forgotten", "queries and keys are not turned: your attention does not know any order",
+                with_steps(turn=lambda self, query, key, value, rope: (query, key, value))),
+        Mistake("value turned too", "the values are turned as well: what a token hands over would depend on where it "
+                "stands", with_steps(turn=lambda self, query, key, value, rope: (
+                    *apply_rotary_pos_emb(query, key, *rope), apply_rotary_pos_emb(query, value, *rope)[1]))),
+        Mistake("key not turned", "only the queries are turned",
+                with_steps(turn=lambda self, query, key, value, rope: (
+                    apply_rotary_pos_emb(query, key, *rope)[0], key, value))),
+        Mistake("query not turned", "only the keys are turned",
+                with_steps(turn=lambda self, query, key, value, rope: (
+                    query, apply_rotary_pos_emb(query, key, *rope)[1], value))),
+        Mistake("cos and sin swapped", "sine and cosine have changed places",
+                with_steps(turn=lambda self, query, key, value, rope: (
+                    *apply_rotary_pos_emb(query, key, *rope[::-1]), value))),
+        Mistake("o_proj forgotten", "the heads lie side by side and are never mixed: the last projection is missing",
+                with_steps(out=lambda self, x: x)),
+        Mistake("keys as values", "the weights mix the keys: values have a projection of their own",
+                with_steps(forward=values_from_keys)),
+        Mistake("key and value swapped", "k_proj makes the values and v_proj the keys: the shapes are the same, the "
+                "trained weights are not", with_steps(forward=exchanged)),
+        Mistake("scores returned", "the second result are the scores; the weights are what the softmax makes of them",
+                with_steps(forward=scores_returned)),
+    ],
+)  # fmt: skip
+
+TASKS = [
+    FILL,
+    RULE,
+    WEIGHTS,
+    REPEAT,
+    ATTENTION,
+    swap_task("08.6", ("make_attn_mask", "GemmaAttention"), look='chapter 08, "Break it"; hint 1'),
+]
