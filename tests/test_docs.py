@@ -84,7 +84,7 @@ def test_notation_gives_the_small_models_sizes(root, tiny_folder):
         "D": [vision["hidden_size"], text["hidden_size"]],
         "F": [vision["intermediate_size"], text["intermediate_size"]],
         "H": [vision["num_attention_heads"], text["num_attention_heads"]],
-        "K": [vision["num_attention_heads"], text["num_key_value_heads"]],
+        "H_kv": [vision["num_attention_heads"], text["num_key_value_heads"]],
         "d": [vision["hidden_size"] // vision["num_attention_heads"], text["head_dim"]],
         "V": [text["vocab_size"]],
     }
