@@ -112,6 +112,28 @@ def test_an_untouched_exercise_is_told_so_politely(path):
             run(cell, f"{path.stem}, cell {number}", space)
 
 
+def sections_named(task) -> list[tuple[str, str]]:
+    """(chapter, heading) for each section that the task's messages send a learner to."""
+    found = []
+    for text in (task.look, *(mistake.look for mistake in task.mistakes)):
+        for chapter, rest in re.findall(r"[Cc]hapter (\d\d),? ([^;.]*)", text):
+            found += [(chapter, heading) for heading in re.findall(r'"([^"]+)"', rest)]
+    return found
+
+
+@pytest.mark.parametrize("chapter", sorted({path.name[:2] for path in SOLUTIONS}))
+def test_where_to_look_is_there(chapter):
+    missing = []
+    for task in checking.tasks_of(chapter):
+        for number, heading in sections_named(task):
+            for path in NOTEBOOKS.glob(f"{number}_*.ipynb"):
+                prose = "\n\n".join(source(cell) for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
+                headings = [found.strip(" #").replace("`", "") for found in re.findall(r"^#+ .*$", prose, re.M)]
+                if not any(heading.lower() in found.lower() for found in headings):
+                    missing.append(f"{task.id}: chapter {number} has no section {heading!r}")
+    assert not missing, "\n".join(missing)
+
+
 # --- the command ------------------------------------------------------------------------------------------------
 
 
@@ -149,3 +171,25 @@ def test_make_writes_what_is_missing_or_differs_and_nothing_else(tmp_path):
     (folder / "solutions" / "01_a.ipynb").write_text(json.dumps(solved), encoding="utf-8")
     assert len(make(folder)) == 1 and "check(y)" in (folder / "exercises" / "01_a.ipynb").read_text(encoding="utf-8")
     assert not list(folder.rglob("*.tmp"))
+
+
+# --- in Jupyter ---------------------------------------------------------------------------------------------------
+
+
+def run_cells(*sources) -> list[dict]:
+    """Outputs of the last of these cells, run in a kernel."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in sources])
+    NotebookClient(notebook, kernel_name="python3", allow_errors=True, timeout=300).execute()
+    return notebook.cells[-1].outputs
+
+
+def test_jupyter_shows_the_message_alone_and_the_learners_line():
+    wrong = "import torch\n\ndef rms_norm(x, eps=1e-6):\n    square = x @ x\n    return x / square"
+    (output,) = run_cells("1 + 1", wrong, 'from paligemma.exercises import check\n\ncheck("06.1", rms_norm)')
+    text = "\n".join(output["traceback"])
+    assert text.startswith("06.1 · divide by the root mean square: not yet")
+    assert "in cell In[2], line 4:" in text and "square = x @ x" in text
+    assert ".py" not in text and "Traceback" not in text

@@ -44,7 +44,7 @@ RESCALE = Task(
     reference=rescale,
     cases=rescale_cases,
     gradients=False,
-    look='chapter 01, "Build it"; hint 1 of this task',
+    look='chapter 01, "Rescale and normalize"; hint 1 of this task',
     reward=show_range,
     mistakes=[
         Mistake(
@@ -114,7 +114,7 @@ NORMALIZE = Task(
     reference=normalize,
     cases=normalize_cases,
     gradients=False,
-    look='chapter 01, "Build it"; hint 1 of this task',
+    look='chapter 01, "Rescale and normalize"; hint 1 of this task',
     reward=show_normalize,
     mistakes=[
         Mistake("divided before subtracting", "your numbers are those you get when dividing first and subtracting the "
@@ -198,7 +198,7 @@ RGB = Task(
     cases=rgb_cases,
     gradients=False,
     tolerance=0.02,  # of 255: one step, where transparency is rounded
-    look="chapter 01, where grey, transparent and turned pictures come up; hint 1 of this task",
+    look='chapter 01, "Any file at all"; hint 1 of this task',
     reward=show_modes,
     mistakes=[
         Mistake(
@@ -297,7 +297,7 @@ WHOLE = Task(
     reference=lambda images, size: process_images(images, size),
     cases=image_cases,
     gradients=False,
-    look='chapter 01, "Build it", where the steps come together; hint 1 of this task',
+    look='chapter 01, "All together"; hint 1 of this task',
     reward=show_processed,
     mistakes=[
         Mistake("channels last", "the channels are the last axis: convolutions in torch want them first",

@@ -134,7 +134,7 @@ CUT = Task(
     level="medium",
     reference=cut_patches,
     cases=cut_cases,
-    look='chapter 02, "Build it", by slicing; hint 1 of this task',
+    look='chapter 02, "Cut, without a loop"; hint 1 of this task',
     reward=show_patches,
     mistakes=[
         Mistake(
@@ -200,7 +200,7 @@ EMBED = Task(
     reference=embed_patches,
     cases=embed_cases,
     tolerance=1e-4,
-    look='chapter 02, "Build it", the same as a convolution; hint 1 of this task',
+    look='chapter 02, "The same, as a convolution"; hint 1 of this task',
     reward=show_filters,
     mistakes=[
         Mistake("no bias", "your numbers are those you get without the bias",
@@ -345,7 +345,7 @@ MODULE = Task(
     reference=SiglipVisionEmbeddings,
     cases=module_cases,
     tolerance=1e-4,
-    look='chapter 02, "Build it", the finished class; hint 1 of this task',
+    look='chapter 02, "The class"; hint 1 of this task',
     reward=show_positions,
     mistakes=[
         Mistake("positions forgotten", "your numbers are those you get without the positions: two patches that look "

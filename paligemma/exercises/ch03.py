@@ -40,7 +40,7 @@ SOFTMAX = Task(
     level="easy",
     reference=softmax,
     cases=softmax_cases,
-    look="chapter 03, the part where scores become weights; hint 1 of this task",
+    look='chapter 03, "A softmax that does not overflow"; hint 1 of this task',
     reward=show_softmax,
     mistakes=[
         Mistake(
@@ -166,7 +166,7 @@ ATTENTION = Task(
     level="easy",
     reference=attention,
     cases=attention_cases,
-    look='chapter 03, "Build it"; hint 1 of this task',
+    look='chapter 03, "All queries at once" and "Why the scores are scaled"; hint 1 of this task',
     symptoms=[rows_sum_to_one],
     reward=show_attention,
     mistakes=[
@@ -295,7 +295,7 @@ HEADS = Task(
     reference=(split_heads, merge_heads),
     use=use_heads,
     cases=heads_cases,
-    look='chapter 03, "Build it", where one head becomes many; hint 1 of this task',
+    look='chapter 03, "Many heads"; hint 1 of this task',
     reward=lambda pair: show_heads(pair),
     mistakes=[
         Mistake("heads split without the transpose", NUMBERS_STAY, (plain_view_split, merge_heads)),
@@ -498,7 +498,7 @@ MODULE = Task(
     level="medium",
     reference=SiglipAttention,
     cases=layer_cases,
-    look='chapter 03, "Build it", the finished class; hint 2 of this task',
+    look='chapter 03, "The finished class"; hint 2 of this task',
     reward=show_head_maps,
     mistakes=[
         Mistake("scale forgotten", "your numbers are those you get without the scale", NoScale),

@@ -48,7 +48,7 @@ NORM = Task(
     reference=layer_norm,
     cases=norm_cases,
     tolerance=2e-5,
-    look='chapter 04, where LayerNorm is built; hint 1 of this task',
+    look='chapter 04, "A layer norm"; hint 1 of this task',
     reward=show_norm,
     mistakes=[
         Mistake("one less in the variance", "your variance divides by the count minus one, as torch's var and std do "
@@ -145,7 +145,7 @@ MLP = Task(
     reference=SiglipMLP,
     cases=mlp_cases,
     tolerance=2e-6,
-    look='chapter 04, "Build it"; hint 1 of this task',
+    look='chapter 04, "The MLP"; hint 1 of this task',
     reward=show_mlp,
     mistakes=[
         Mistake("exact GELU", "your numbers are those of the exact GELU. The form that the weights were trained with "
@@ -310,7 +310,7 @@ LAYER = Task(
     level="medium",
     reference=SiglipEncoderLayer,
     cases=layer_cases,
-    look='chapter 04, "Build it", the layer; hint 1 of this task',
+    look='chapter 04, "The layer"; hint 1 of this task',
     extra=[zeroed_parts_make_it_the_identity],
     reward=show_layer,
     mistakes=[
@@ -376,7 +376,7 @@ LOSS = Task(
     level="medium",
     reference=sigmoid_loss,
     cases=loss_cases,
-    look="chapter 04, the sigmoid loss beside the softmax one; hint 1 of this task",
+    look='chapter 04, "SigLIP: every pair a yes-or-no question"; hint 1 of this task',
     reward=show_loss,
     mistakes=[
         Mistake("softmax loss", "your number is CLIP's loss: each picture chooses among all texts, and each text among "

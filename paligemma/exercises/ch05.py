@@ -27,7 +27,7 @@ PROMPT = Task(
     reference=lambda prompt, bos, count, image: image * count + bos + prompt + "\n",
     cases=prompt_cases,
     gradients=False,
-    look='chapter 05, "Build it"; hint 1 of this task',
+    look='chapter 05, "The prompt as the model was trained on it"; hint 1 of this task',
     reward=show_prompt,
     mistakes=[
         Mistake("newline forgotten", "the newline at the end is missing: in training it told the model that the prompt "
@@ -86,7 +86,7 @@ LABELS = Task(
     reference=make_labels,
     cases=label_cases,
     gradients=False,
-    look="chapter 05, where labels are made; hint 1 of this task",
+    look='chapter 05, "Prefix, suffix, labels"; hint 1 of this task',
     reward=show_labels,
     mistakes=[
         Mistake("loss on the prompt", "the prompt has labels, too: the model would learn to guess image tokens and "
@@ -169,7 +169,7 @@ PAD = Task(
     reference=lambda rows, pad_id, side: pad(rows, pad_id, side),
     cases=pad_cases,
     gradients=False,
-    look="chapter 05, where a batch is padded; hint 1 of this task",
+    look='chapter 05, "A batch"; hint 1 of this task',
     reward=show_padded,
     mistakes=[
         Mistake("padded on the right", "your rows are padded on the right, whatever `side` says", one_side("right")),
@@ -269,7 +269,7 @@ ROW = Task(
     reference=lambda tokenizer, prompt, suffix, count: encode(tokenizer, prompt, suffix, count),
     cases=encode_cases,
     gradients=False,
-    look="chapter 05, the processor with a suffix; hint 1 of this task",
+    look='chapter 05, "Prefix, suffix, labels"; hint 1 of this task',
     reward=show_encoded,
     mistakes=[
         Mistake("EOS forgotten", "the answer does not end in EOS: the model would never learn to stop",

@@ -175,7 +175,7 @@ KINDS = Task(
     level="easy",
     reference=normalise,
     cases=kind_cases,
-    look='chapter 06, the section that sets the three norms side by side; hint 1 of this task',
+    look='chapter 06, "Three norms on the same activations"; hint 1 of this task',
     reward=show_kinds,
     mistakes=[
         Mistake(
@@ -398,7 +398,7 @@ NORM = Task(
     level="medium",
     reference=GemmaRMSNorm,
     cases=norm_cases,
-    look='chapter 06, "Build it"; hint 2 of this task',
+    look='chapter 06, "The class" and "Why float32"; hint 2 of this task',
     reward=show_norm,
     extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
     mistakes=[
