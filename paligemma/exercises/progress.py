@@ -1,47 +1,44 @@
-"""Which tasks are done: a plain file beside the notebooks, exercises-progress.json. Delete it to start afresh."""
+"""Which tasks are done: a plain file beside the notebooks, exercises-progress.jsonl, with a line for each try.
+
+Lines are only ever added, so nothing is lost by a crash or by two notebooks that run at once. Delete the file to start
+afresh.
+"""
 
 import json
 import os
 import time
 from pathlib import Path
 
-FILE = "exercises-progress.json"  # in the folder that the notebook runs in
+FILE = "exercises-progress.jsonl"  # in the folder that the notebook runs in
 
 
 def load() -> dict[str, dict]:
-    """{"06.1": {"passed": true, "tries": 3, "when": "2026-01-31 17:05"}}; a damaged file is put aside."""
+    """{"06.1": {"passed": True, "tries": 3, "when": "2026-01-31 17:05"}}: what was passed once stays passed.
+
+    Lines that cannot be read are passed over: the last one may have been cut off by a crash.
+    """
+    done: dict[str, dict] = {}
     path = Path(FILE)
-    if not path.exists():
-        return {}
-    try:
-        done = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(entry, dict) for entry in done.values()):
-            raise ValueError("not a table of tasks")
-        return done
-    except (ValueError, AttributeError):
-        aside = path.with_suffix(".damaged.json")
-        os.replace(path, aside)
-        print(f"{FILE} could not be read; it is now {aside.name}, and progress starts afresh")
-        return {}
-
-
-def save(done: dict[str, dict]) -> None:
-    """Written whole or not at all: to a temporary name first."""
-    temporary = Path(f"{FILE}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(done, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, FILE)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+            task, passed, when = entry["task"], entry["passed"], entry["when"]
+        except (ValueError, TypeError, KeyError):
+            continue
+        so_far = done.setdefault(task, {"passed": False, "tries": 0, "when": when})
+        if not so_far["passed"]:
+            so_far.update(passed=passed, tries=so_far["tries"] + 1, when=when)
+    return done
 
 
 def record(task_id: str, passed: bool) -> None:
-    """Count a try. What was passed once stays passed."""
+    """Add a try."""
+    entry = {"task": task_id, "passed": passed, "when": time.strftime("%Y-%m-%d %H:%M")}
     try:
-        done = load()
-        entry = done.setdefault(task_id, {"passed": False, "tries": 0})
-        if not entry["passed"]:
-            entry["tries"] += 1
-            entry["passed"] = passed
-            entry["when"] = time.strftime("%Y-%m-%d %H:%M")
-            save(done)
+        with open(FILE, "a+", encoding="utf-8", newline="\n") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+            gap = "\n" if file.read() not in ("", "\n") else ""  # after a line that a crash has cut off
+            file.write(gap + json.dumps(entry) + "\n")
     except OSError as error:  # a folder that cannot be written to must not stop the learner
         print(f"(progress is not kept: {error.strerror})")
 
@@ -67,8 +64,15 @@ def progress(chapter: str | None = None) -> None:
 
 def reset(task_or_chapter: str | None = None) -> None:
     """Forget that a task ("06.1"), a chapter's tasks ("06") or all of them were done."""
-    if task_or_chapter is None:
-        Path(FILE).unlink(missing_ok=True)
+    path = Path(FILE)
+    if task_or_chapter is None or not path.exists():
+        path.unlink(missing_ok=True)
         return
-    prefix = str(task_or_chapter)
-    save({task: entry for task, entry in load().items() if task != prefix and task.split(".")[0] != prefix})
+    what = str(task_or_chapter)
+    kept = []
+    for task, entry in load().items():
+        if task != what and task.split(".")[0] != what:
+            kept.append(json.dumps({"task": task, "passed": entry["passed"], "when": entry["when"]}) + "\n")
+    temporary = Path(f"{FILE}.{os.getpid()}.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
