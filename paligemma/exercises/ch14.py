@@ -632,7 +632,7 @@ def show_search(thing):
     )
     print(f"  of {len(asked)} questions about colours the model answers {round(accuracy() * len(asked))} rightly")
     print(f"  without layer {layer}, head {head} it loses {round(float(lost[layer, head]) * len(asked))} of them")
-    axes = show_matrix(lost, title="share of the answers that is lost without a head", vmin=0, vmax=1)
+    axes = show_matrix(lost, title="answers lost without a head", vmin=0, vmax=1)
     axes.set(xlabel="head", ylabel="layer")
 
 
