@@ -291,13 +291,13 @@ def time_steps(model, config: PaliGemmaConfig, rows: int, length: int, steps: in
 
 
 LOADER = """
-import json, sys, time, torch
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+import json, re, sys, time, torch
+def peak():  # bytes; None where it is not known. (getrusage would count the process that started this one)
+    try:
+        with open("/proc/self/status", encoding="utf-8") as status:
+            return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", status.read())[1])
+    except OSError:
+        return None
 who, folder = sys.argv[1:]
 if who == "ours":
     from paligemma.checkpoint import load_weights, read_json
@@ -309,7 +309,7 @@ else:
     transformers.logging.disable_progress_bar()
     transformers.PaliGemmaForConditionalGeneration  # imported only now, when it is named
     import transformers.models.gemma.modeling_gemma, transformers.models.siglip.modeling_siglip
-before = peak() if resource else 0
+before = peak()
 start = time.perf_counter()
 if who == "ours":
     model = load_weights(PaliGemmaConfig.from_dict(read_json(Path(folder) / "config.json")), Path(folder))
@@ -319,7 +319,7 @@ loaded = time.perf_counter() - start
 with torch.no_grad():
     total = sum(float(p.flatten()[::512].float().sum()) for p in model.parameters())  # touch every page
 ready = time.perf_counter() - start
-print(json.dumps({"loaded": loaded, "ready": ready, "peak": peak() - before if resource else None}))
+print(json.dumps({"loaded": loaded, "ready": ready, "peak": None if before is None else peak() - before}))
 """
 
 
@@ -422,7 +422,7 @@ def run(
     transformers.logging.set_verbosity_error()
     config, number = shape_config(shape), DTYPES[dtype]
     large = shape in ("3b", "pg2-3b")
-    rounds = 1 if quick else rounds
+    rounds = 1 if quick else min(rounds, 2) if large else rounds  # a round of a large shape takes a minute
     new_tokens = 4 if quick else 12 if large else 64
     report = Report(
         shape=shape, dtype=dtype, device=device, machine=describe_machine(device), config=asdict(config), quick=quick
@@ -465,13 +465,13 @@ def run(
     # ---- prefill and decode, as a user calls them
     names = [*models, *caches]
     prefill, decode = {name: [] for name in names}, {name: [] for name in names}
-    for name in names:
-        generation(name, 2)  # warm up
+    for name in [] if large else names:
+        generation(name, 2)  # warm up; large shapes take seconds anyway, and their first decode step is left out
     for _ in range(rounds):
         for name in names:
             first, *rest = generation(name, new_tokens)
             prefill[name].append(first)
-            decode[name] += rest
+            decode[name] += rest[1:]
     # Weights that fit the processor's own fast memory are not read from memory at all: no limit is given for those.
     small = peer_work["decode"][1] < 2**28
     L = inputs["input_ids"].shape[1]

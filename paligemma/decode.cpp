@@ -144,6 +144,25 @@ static void times(const Matrix& m, const float* x, int B, size_t K, int first, i
     if (m.type == 2) times((const int8_t*)m.weights + skip, scale, x, B, K, rows, y, stride);
 }
 
+// The rows of a matrix [rows, K], each times its weight, added up -> y [K]. Four rows at once: y is fetched less often.
+template <class W>
+static void weighted_sum(const W* w, const float* weight, int rows, int K, float* y) {
+    std::fill(y, y + K, 0.0f);
+    int row = 0;
+    for (; row + 4 <= rows; row += 4, w += 4 * K, weight += 4) {
+        int k = 0;
+        for (; k + LANES <= K; k += LANES) {
+            Floats total = read<Floats>(y + k);
+            for (int r = 0; r < 4; r++) total += load(w + r * K + k) * weight[r];
+            std::memcpy(y + k, &total, sizeof total);
+        }
+        for (; k < K; k++)
+            for (int r = 0; r < 4; r++) y[k] += widen(w[r * K + k]) * weight[r];
+    }
+    for (; row < rows; row++, w += K, weight++)
+        for (int k = 0; k < K; k++) y[k] += widen(w[k]) * *weight;
+}
+
 constexpr int BLOCK = 32;  // rows that a thread takes at a time: they stay in its own fast memory for all B vectors
 
 // The whole matrix [rows, K] times x [B, K] -> y [B, rows], rows shared out among the threads.
@@ -277,13 +296,13 @@ static void run(const Model& m, const Step& step) {
 #pragma omp for
         for (int n = 0; n < B * H_kv * blocks; n++) {
             int b = n / (H_kv * blocks), head = n / blocks % H_kv, first = n % blocks * BLOCK;
-            for (int g = 0; g < G; g++) {
-                int h = b * H + head * G + g;
-                float* score = &scores[(size_t)h * T + first];
-                const int count = std::min(BLOCK, T - first);
-                times(column(step.keys, b, head) + (size_t)first * d, nullptr, &q[h * d], 1, d, count, score, 0);
-                for (int t = 0; t < count; t++) score[t] = softcap(score[t] * m.attention_scale, m.attention_cap);
-            }
+            const int count = std::min(BLOCK, T - first);
+            const C* keys = column(step.keys, b, head) + (size_t)first * d;
+            float* score = &scores[(size_t)(b * H + head * G) * T + first];  // of the first query; others lie T apart
+            times(keys, nullptr, &q[(b * H + head * G) * d], G, d, count, score, T);
+            for (int g = 0; g < G; g++)
+                for (int t = 0; t < count; t++)
+                    score[g * T + t] = softcap(score[g * T + t] * m.attention_scale, m.attention_cap);
         }
 #pragma omp for
         for (int h = 0; h < B * H; h++) {  // softmax over what is visible, then the weighted sum of the values
@@ -295,12 +314,8 @@ static void run(const Model& m, const Step& step) {
             for (int t = 0; t < T; t++) total += weight[t];
             const C* value = column(step.values, h / H, h % H / G);
             float* out = &heads[(size_t)h * d];
-            std::fill(out, out + d, 0.0f);
-            for (int t = 0; t < T; t++) {
-                if (weight[t] == 0) continue;
-                float share = weight[t] / total;
-                for (int j = 0; j < d; j++) out[j] += share * widen(value[(size_t)t * d + j]);
-            }
+            for (int t = 0; t < T; t++) weight[t] /= total;
+            weighted_sum(value, weight, T, d, out);
         }
 
         linear(layer.o, heads.data(), B, H * d, D, y.data());

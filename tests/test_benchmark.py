@@ -116,11 +116,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch, capsys):
     assert "no GPU" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is not known on Windows")
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is known on Linux only")
 def test_loading_is_measured_in_fresh_processes():
-    ours, _ = benchmark.make_models(small_config(), torch.bfloat16)
+    config = small_config()
+    config.text_config.vocab_size = 2**20  # 64 MB: seen beside what the interpreter takes
+    ours, _ = benchmark.make_models(config, torch.bfloat16)
     loading = benchmark.time_loading(ours, 1)
-    assert loading["file bytes"] > sum(parameter.nbytes for parameter in ours.parameters())
+    size = loading["file bytes"]
+    assert size > sum(parameter.nbytes for parameter in ours.parameters())
     for who in ("ours", "transformers"):
         assert 0 < loading[who][0]["loaded"] <= loading[who][0]["ready"]
-        assert loading[who][0]["peak"] >= 0
+        assert 0.5 * size < loading[who][0]["peak"] < 3 * size
