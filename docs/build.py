@@ -24,7 +24,7 @@ author = copyright = project
 html_title = project
 root_doc = "docs/index"
 extensions = ["myst_nb", "sphinx-mathjax-offline"]
-exclude_patterns = ["assets/**", "**.ipynb_checkpoints"]
+exclude_patterns = ["**.ipynb_checkpoints"]
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}
 nb_merge_streams = True
@@ -103,6 +103,9 @@ def stage(source: Path) -> None:
         if (ROOT / "notebooks" / name).is_dir():
             shutil.copytree(ROOT / "notebooks" / name, source / "notebooks" / name)
     shutil.copytree(ROOT / "assets", source / "assets")
+    (source / "paligemma").mkdir()
+    for path in sorted((ROOT / "paligemma").glob("*.*")):  # chapters link to them: they become downloads
+        shutil.copy(path, source / "paligemma")
     (source / "conf.py").write_text(CONF, encoding="utf-8")
 
 
