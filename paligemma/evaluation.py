@@ -168,8 +168,10 @@ def score(scenes, rows, answers, mask_tokenizer) -> dict[str, float]:
             found[f"caption of {len(scene.things)}"].append(found["caption"][-1])
         elif task == "detect":
             ious = detection_ious(truth, text)
-            found["detect: mean IoU"] += ious
-            found["detect: IoU over 0.5"] += [iou > 0.5 for iou in ious]
+            asked_for = "two names" if ";" in prompt else "one name"
+            for name in ("detect", f"detect, {asked_for}"):
+                found[f"{name}: mean IoU"] += ious
+                found[f"{name}: IoU over 0.5"] += [iou > 0.5 for iou in ious]
         elif task == "segment":
             found["segment: mean IoU"].append(segment_iou(scene, prompt, text, mask_tokenizer))
         elif task == "absent":
