@@ -89,6 +89,7 @@ class Task:
     symptoms: Sequence[Callable] = ()
     extra: Sequence[Callable] = ()
     reward: Callable | None = None
+    remembered: dict = field(default_factory=dict, repr=False)  # what the reference and the imitations gave
 
 
 def numbers(seed: int, *shape: int, scale: float = 1.0, shift: float = 0.0, dtype=torch.float32) -> torch.Tensor:
@@ -195,7 +196,7 @@ def examine(task: Task, thing, seeds: Sequence[int]) -> Finding | None:
     if finding:
         return finding
     cases = [case for seed in seeds for case in task.cases(seed)]
-    wanted = [attempt(task, task.reference, case) for case in cases]
+    wanted = [known(task, task.reference, seeds, index, case) for index, case in enumerate(cases)]
     for case, want in zip(cases, wanted, strict=True):
         if want.error is not None:  # a fault of the task and not of the learner: never to be shown as theirs
             raise RuntimeError(f"the reference of task {task.id} fails on {describe(case)}") from want.error
@@ -215,7 +216,7 @@ def examine(task: Task, thing, seeds: Sequence[int]) -> Finding | None:
         if symptom is None:
             continue
         where = f"on input {index + 1} of {len(cases)} ({describe(case)}): "
-        mistake = recognise(task, cases, outcomes, wanted)
+        mistake = recognise(task, seeds, cases, outcomes, wanted)
         if mistake is not None:
             seen = changed_note(changed) + where + symptom.saw
             return Finding(mistake.name, seen, mistake.message, mistake.look)
@@ -302,6 +303,14 @@ def attempt(task: Task, thing, case: Case, inputs=None) -> Outcome:
         return Outcome(error=error)
 
 
+def known(task: Task, thing, seeds, index: int, case: Case) -> Outcome:
+    """What the reference or an imitation gives on the input of this index: worked out once."""
+    key = id(thing), tuple(seeds), index
+    if key not in task.remembered:
+        task.remembered[key] = attempt(task, thing, case)
+    return task.remembered[key]
+
+
 class Misfit(Exception):
     """A module of the learner's that does not take the reference's weights."""
 
@@ -333,12 +342,13 @@ def with_weights(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def recognise(task: Task, cases, outcomes, wanted) -> Mistake | None:
+def recognise(task: Task, seeds, cases, outcomes, wanted) -> Mistake | None:
     """The first mistake whose imitation does on every input what the learner's code does."""
     for mistake in task.mistakes:
         wrong = False
-        for case, got, want in zip(cases, outcomes, wanted, strict=True):
-            imitation, tolerance = attempt(task, mistake.imitation, case), case.tolerance or task.tolerance
+        for index, (case, got, want) in enumerate(zip(cases, outcomes, wanted, strict=True)):
+            imitation = known(task, mistake.imitation, seeds, index, case)
+            tolerance = case.tolerance or task.tolerance
             if not alike(got, imitation, tolerance, case):
                 break  # most are ruled out by the first input
             wrong = wrong or not alike(imitation, want, tolerance, case)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from .. import ASSETS
+from .. import ASSETS, generation
 from .. import swap as swap_module
 from ..checkpoint import load_pretrained
 from ..generation import generate
@@ -126,6 +126,7 @@ def swap_task(id: str, names: tuple[str, ...], points: int = 2, minutes: int = 5
         cases=pictures,
         use=run_and_look(names),
         gradients=False,
+        tolerance=1e-3,  # of logits
         look=look or "docs of swap: the example at the top of paligemma/swap.py",
         mistakes=[
             Mistake(
@@ -175,6 +176,14 @@ def explain_swap(parts: str, case, got, want) -> Finding | None:
             "your part does not compute what the package's does: do the checks before this one pass? "
             "Or the model was asked something else than the task says",
         )
+    mine, theirs = got["logits"], want["logits"]
+    if got["caption"] == want["caption"] and mine is not None and theirs is not None and mine.shape == theirs.shape:
+        return Finding(
+            "nearly right",
+            f"the caption is right, and the logits of its first word differ by {(mine - theirs).abs().max():.2g}",
+            f"the model forgives what your {parts} computes; it is not what the package's computes. Do the checks "
+            "before this one pass?",
+        )
     return None
 
 
@@ -193,34 +202,46 @@ def run_and_look(names):
         before = [(module, dict(module._modules)) for module in model.modules()]
         ran: set[str] = set()
         asked: list[str] = []
+        logits: list[torch.Tensor] = []
         try:
-            with spy(names, ran), listening(asked):
+            with listening(asked, logits), spy(names, ran):
                 caption = describe(model, processor, image)
         finally:
             put_back = all(dict(module._modules) == children for module, children in before)
             for module, children in before:
                 module._modules.clear()
                 module._modules.update(children)
-        return {"caption": caption, "asked": asked, "the package's parts that ran": sorted(ran), "put back": put_back}
+        return {
+            "caption": caption,
+            "asked": asked,
+            "the package's parts that ran": sorted(ran),
+            "put back": put_back,
+            "logits": logits[0] if logits else None,  # of the first word
+        }
 
     return use
 
 
 @contextmanager
-def listening(asked: list[str]):
-    """Note the prompts that the processor is given meanwhile."""
-    call = PaliGemmaProcessor.__call__
+def listening(asked: list[str], logits: list[torch.Tensor]):
+    """Note the prompts that the processor is given meanwhile, and the logits that words are chosen from."""
+    call, sample = PaliGemmaProcessor.__call__, generation.sample
 
     @functools.wraps(call)
     def noted(self, text, *arguments, **named):
         asked.extend([text] if isinstance(text, str) else text)
         return call(self, text, *arguments, **named)
 
-    PaliGemmaProcessor.__call__ = noted
+    @functools.wraps(sample)
+    def noted_sample(scores, *arguments, **named):
+        logits.append(scores.detach().clone())
+        return sample(scores, *arguments, **named)
+
+    PaliGemmaProcessor.__call__, generation.sample = noted, noted_sample
     try:
         yield
     finally:
-        PaliGemmaProcessor.__call__ = call
+        PaliGemmaProcessor.__call__, generation.sample = call, sample
 
 
 @contextmanager

@@ -365,9 +365,15 @@ def _(model, processor, image):
         return generate(model, processor, images=[image], text=[""])[0]
 
 
+@wrong("01.6", "nearly right")
+def _(model, processor, image):
+    with swap(model, process_images=lambda images, size: process(images, size, resample=Image.NEAREST, scale=250.0)):
+        return generate(model, processor, images=[image], text=["caption en"])[0]
+
+
 @wrong("01.6", "says something else")
 def _(model, processor, image):
-    with swap(model, process_images=lambda images, size: process(images, size, mean=0.0)):
+    with swap(model, process_images=lambda images, size: process(images, size, order=(2, 1, 0))):
         return generate(model, processor, images=[image], text=["caption en"])[0]
 
 
