@@ -360,6 +360,13 @@ def summary(seconds: list[float]) -> dict:
     }
 
 
+def memory_bytes() -> float:
+    """The machine's memory; infinite where Python can't tell."""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return float("inf")
+
+
 def describe_machine(device: str) -> str:
     """Processor, threads, memory and versions, in one line."""
     import transformers
@@ -371,9 +378,7 @@ def describe_machine(device: str) -> str:
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     if device != "cpu":
         name = f"{torch.cuda.get_device_name()} with {name}"
-    memory = ""
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
+    memory = f", {memory_bytes() / 2**30:.0f} GiB" if memory_bytes() < float("inf") else ""
     return (
         f"{name}, {torch.get_num_threads()} threads{memory}; {platform.system()}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}"
@@ -513,8 +518,9 @@ def run(
             f"mean square), at most by {change['largest']:.2%}"
         )
 
-    # ---- loading
-    if device == "cpu":
+    # ---- loading, where there is room for these weights, a second copy, and the file in the system's cache
+    weights = sum(parameter.nbytes for parameter in ours.parameters())
+    if device == "cpu" and 3 * weights < memory_bytes():
         loading = time_loading(ours, 1 if quick or large else 3)
         report.values["loading"] = loading
         report.line(f"\nloading a file of {loading['file bytes'] / 1e9:.3f} GB that the system has cached")
