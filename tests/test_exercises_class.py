@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from paligemma.exercises.checking import tasks_of
 from paligemma.exercises.make import class_folder
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("nbgrader") is None, reason="nbgrader is an extra: .[teach]")
@@ -163,6 +164,10 @@ def test_the_teachers_page_names_commands_that_exist():
     assert {"generate_assignment", "autograde", "generate_feedback", "export"} <= commands
     for command in commands:
         assert re.search(rf"^\s*{command}\b", help_text, re.M), f"nbgrader has no command {command}"
+    tasks = [task for n in range(1, 17) for task in tasks_of(f"{n:02d}")]
+    assert f"There are {len(tasks)} tasks with {sum(task.points for task in tasks)} points in all" in page
+    for named in re.findall(r"\b\d\d\.\d\b", page):
+        assert named in {task.id for task in tasks}, f"there is no task {named}"
     for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)", page):
         assert (Path(__file__).parents[1] / "docs" / target).exists(), f"dead link: {target}"
 
