@@ -346,6 +346,19 @@ def test_stage0_runs(root, tmp_path):
     assert load_tiny_siglip(tmp_path / "zero/tiny-siglip").vision_tower.config.image_size == 64
 
 
+@pytest.mark.parametrize("stage, options, folder, image_size", [
+    ("stage2", ["--pictures", "4", "--per-step", "2", "--image-size", "96"], "cycle1", 96),
+    ("stage3", ["--examples", "4"], "model", 64)])
+def test_the_later_stages_go_on_from_the_shipped_model(root, tmp_path, stage, options, folder, image_size):
+    from paligemma import load_pretrained
+
+    result = run(root, [sys.executable, "-m", "paligemma.training", stage, "--out", str(tmp_path / "out"), "--cache",
+                        str(tmp_path), "--steps", "2", "--device", "cpu", *options])
+    assert result.returncode == 0, result.stderr
+    assert load_pretrained(tmp_path / "out" / folder)[0].config.vision_config.image_size == image_size
+    assert (tmp_path / "out/log.jsonl").read_text(encoding="utf-8").count("\n") >= 1
+
+
 # ------------------------------------------------------------------------------------ resolution and fine-tuning
 
 def test_same_resolution_same_model(small, processor):
