@@ -192,7 +192,7 @@ def test_site_shows_figures_and_formulas_offline(page, site):
         page.goto((site / f"{name}.html").as_uri())
         page.wait_for_load_state("load")
         if name in ("notebooks/03_attention", "docs/notation"):
-            page.locator("mjx-container").first.wait_for()
+            page.locator("mjx-container").first.wait_for(state="attached")  # it may lie in a folded answer
             assert page.locator("mjx-merror").count() == 0, f"{name}: a formula doesn't parse"
         pictures = page.locator("article img")
         if name != "docs/notation":
@@ -209,7 +209,7 @@ def test_every_formula_of_the_site_parses(page, site):
         formulas = path.read_text(encoding="utf-8").count('class="math ')
         page.goto(path.as_uri())
         if formulas:
-            page.locator("mjx-container").first.wait_for()
+            page.locator("mjx-container").first.wait_for(state="attached")  # it may lie in a folded answer
             page.wait_for_function("n => document.querySelectorAll('mjx-container').length >= n", arg=formulas)
         assert page.locator("mjx-merror").count() == 0, f"{path.name}: a formula doesn't parse"
 

@@ -1,7 +1,9 @@
 """The command line: what it prints, what it draws, and one line for every mistake."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,9 +94,13 @@ def test_a_mistake_is_one_line_without_a_traceback(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
-def test_ctrl_c_is_quiet(model_folder, image_file):
+def test_ctrl_c_is_quiet(model_folder, image_file, tmp_path):
+    endless = shutil.copytree(model_folder, tmp_path / "endless")
+    config = json.loads((endless / "config.json").read_text(encoding="utf-8"))
+    config["eos_token_id"] = -1  # no token has this id: it writes until it is stopped
+    (endless / "config.json").write_text(json.dumps(config), encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-m", "paligemma", "caption en", "--image", str(image_file), "--model", str(model_folder),
+        [sys.executable, "-m", "paligemma", "caption en", "--image", str(image_file), "--model", str(endless),
          "--max-new-tokens", "100000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
