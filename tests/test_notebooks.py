@@ -111,7 +111,7 @@ def no_absolute_paths(notebook):
             data = output.get("data", {})
             texts += ["".join(text) for kind, text in data.items() if kind.startswith("text/")]
         for text in texts:
-            for found in re.findall(r"(?:/root/|/home/|/Users/|/tmp/|/work/|[A-Z]:\\\\?Users)\S*", text):
+            for found in re.findall(r"(?:/root/|/home/|/Users/|/tmp/|[A-Z]:\\\\?Users)\S*", text):
                 yield f"cell {number}: absolute path {found}"
 
 
