@@ -428,7 +428,7 @@ REPEAT = Task(
     level="easy",
     reference=repeat_by_index,
     cases=repeat_cases,
-    look='chapter 08, "Fewer keys and values than queries"; hint 1 of this task',
+    look='chapter 08, "Fewer keys and values than queries"; the hints of this task',
     reward=show_repeat,
     mistakes=[
         Mistake(

@@ -154,7 +154,7 @@ IOU = Task(
     reference=box_iou,
     cases=pair_cases,
     gradients=False,
-    look='chapter 12, "How good is a box?"; hint 2 of this task',
+    look='chapter 12, "How good is a box?"; the hints of this task',
     reward=show_iou,
     mistakes=[
         Mistake("negative sides", "boxes that are apart get an intersection: a height or width below zero was "

@@ -289,6 +289,7 @@ def show_capped(thing):
         weights = thing(query, key, torch.eye(4).view(1, 1, 4, 4), allowed, 0.1, cap)[0, 0, 0].tolist()
         row = "  ".join(f"{weight:.2f}" for weight in weights)
         print(f"  scores 1, 2, 4 and 9 (hidden), cap {str(cap):5}  weights {row}")
+    print("  A cap of 50 is far above these scores and bends nearly nothing. Minus infinity, capped, would be -cap.")
 
 
 CAPPED = Task(
@@ -299,7 +300,7 @@ CAPPED = Task(
     level="medium",
     reference=capped_attention,
     cases=attention_cases,
-    look='chapter 15, "What Gemma 2 changed"; hint 2 of this task',
+    look='chapter 15, "What Gemma 2 changed"; the hints of this task',
     reward=show_capped,
     mistakes=[
         Mistake("cap after the mask", "hidden tokens get a weight: the cap bends even the mask's huge negative numbers "

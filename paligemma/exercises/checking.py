@@ -667,6 +667,8 @@ def explain_error(error: BaseException) -> Finding:
 
 ERRORS = (
     (r"cannot assign .* before Module.__init__", "super().__init__() must come first in __init__"),
+    (r"cannot be converted to type .* without overflow",
+     "a number that this dtype cannot hold: the lowest number depends on the dtype of the tensor it goes into"),
     (r"view size is not compatible", "after a transpose the numbers no longer lie in order: reshape copies them"),
     (r"mat1 and mat2 shapes|size mismatch|expected size for first two dimensions|must match the size",
      "two shapes do not fit each other: print both just before this line"),
