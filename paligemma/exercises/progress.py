@@ -35,10 +35,9 @@ def record(task_id: str, passed: bool) -> None:
     """Add a try."""
     entry = {"task": task_id, "passed": passed, "when": time.strftime("%Y-%m-%d %H:%M")}
     try:
-        with open(FILE, "a+", encoding="utf-8", newline="\n") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
-            gap = "\n" if file.read() not in ("", "\n") else ""  # after a line that a crash has cut off
-            file.write(gap + json.dumps(entry) + "\n")
+        with open(FILE, "a", encoding="utf-8", newline="\n") as file:
+            # The line's end comes first: then a line that a crash has cut off ends here, without looking for it.
+            file.write("\n" + json.dumps(entry))
     except OSError as error:  # a folder that cannot be written to must not stop the learner
         print(f"(progress is not kept: {error.strerror})")
 
