@@ -15,7 +15,7 @@ FILE = "exercises-progress.jsonl"  # in the folder that the notebook runs in
 def load() -> dict[str, dict]:
     """{"06.1": {"passed": True, "tries": 3, "when": "2026-01-31 17:05"}}: what was passed once stays passed.
 
-    Lines that cannot be read are passed over: the last one may have been cut off by a crash.
+    Lines that cannot be read are passed over: empty ones, and one that was cut off by a crash.
     """
     done: dict[str, dict] = {}
     path = Path(FILE)
@@ -36,8 +36,8 @@ def record(task_id: str, passed: bool) -> None:
     entry = {"task": task_id, "passed": passed, "when": time.strftime("%Y-%m-%d %H:%M")}
     try:
         with open(FILE, "a", encoding="utf-8", newline="\n") as file:
-            # The line's end comes first: then a line that a crash has cut off ends here, without looking for it.
-            file.write("\n" + json.dumps(entry))
+            # A line's end on both sides: a line that a crash has cut off ends here, and costs itself alone.
+            file.write("\n" + json.dumps(entry) + "\n")
     except OSError as error:  # a folder that cannot be written to must not stop the learner
         print(f"(progress is not kept: {error.strerror})")
 
