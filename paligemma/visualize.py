@@ -508,6 +508,7 @@ def show_mask_matrix(mask, blocks, title=None, ax=None, names=None):
     ax.imshow(mask.astype(int), cmap=ListedColormap(["#F4F4F4", BLUE]), vmin=0, vmax=1)
     ax.set_xticks(np.arange(length + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(length + 1) - 0.5, minor=True)
+    ax.xaxis.remove_overlapping_locs = ax.yaxis.remove_overlapping_locs = False  # a block's name may sit on a line
     ax.grid(which="minor", color="white", linewidth=0.8)
     ax.tick_params(which="both", length=0)
     edges = np.cumsum([0] + [n for _, n in blocks])

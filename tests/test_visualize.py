@@ -245,6 +245,9 @@ def test_show_mask_matrix():
     np.testing.assert_array_equal(shown(ax), mask.numpy().astype(int))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["image", "prompt"]
     assert "key" in ax.get_xlabel() and "query" in ax.get_ylabel()
+    for length in (2, 4):  # the middle of an even block lies on a line: the line is drawn all the same
+        ax = vis.show_mask_matrix(torch.ones(length, length), [("image", length)])
+        assert len(ax.xaxis.get_minorticklocs()) == len(ax.yaxis.get_minorticklocs()) == length + 1
     with pytest.raises(ValueError, match="add up to 5"):
         vis.show_mask_matrix(mask, [("image", 3), ("prompt", 2)])
 
