@@ -23,7 +23,16 @@ from paligemma.contrastive import load_tiny_siglip, patch_labels, sigmoid_loss, 
 from paligemma.data import Pictures, collate, draw_questions
 from paligemma.scenes import SHAPES, caption, draw, make_scene
 from paligemma.tiny import build_model, build_processor, soft_location_targets
-from paligemma.training import AnswerLoss, Schedule, answer_states, at_resolution, finetune, questions_loss, train
+from paligemma.training import (
+    AnswerLoss,
+    Schedule,
+    answer_states,
+    at_resolution,
+    finetune,
+    questions_loss,
+    redraw_collapsed_embeddings,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -355,8 +364,12 @@ def test_the_later_stages_go_on_from_the_shipped_model(root, tmp_path, stage, op
     result = run(root, [sys.executable, "-m", "paligemma.training", stage, "--out", str(tmp_path / "out"), "--cache",
                         str(tmp_path), "--steps", "2", "--device", "cpu", *options])
     assert result.returncode == 0, result.stderr
-    assert load_pretrained(tmp_path / "out" / folder)[0].config.vision_config.image_size == image_size
+    model, processor = load_pretrained(tmp_path / "out" / folder)
+    assert model.config.vision_config.image_size == image_size
     assert (tmp_path / "out/log.jsonl").read_text(encoding="utf-8").count("\n") >= 1
+    if stage == "stage3":  # it re-drew the embeddings of the Korean words: none are left to be re-drawn
+        texts = ["caption ko"] + [caption(make_scene(500_000 + i, max_things=2), "ko") for i in range(4)]
+        assert redraw_collapsed_embeddings(model, processor.tokenizer, texts) == []
 
 
 # ------------------------------------------------------------------------------------ resolution and fine-tuning
@@ -381,6 +394,37 @@ def test_higher_resolution_keeps_places(small):
     assert bigger.get_image_features(torch.zeros(1, 3, 128, 128)).shape == (1, 256, 32)
     with pytest.raises(ValueError, match="choose a multiple of 8"):
         at_resolution(model, 100)
+
+
+def test_words_that_no_training_has_seen_get_fresh_embeddings(root):
+    """In the shipped model those are the Korean words, and no others; afterwards they differ, all else is as it was."""
+    from paligemma import load_pretrained
+
+    model, processor = load_pretrained(root / "assets/tiny-paligemma")
+    table = model.language_model.model.embed_tokens.weight
+    before = table.detach().clone()
+    texts = {language: [f"caption {language}"] + [caption(make_scene(seed), language) for seed in range(200)]
+             for language in ("en", "ko")}
+    english, korean = ({i for ids in processor.tokenizer(texts[language], add_special_tokens=False)["input_ids"]
+                        for i in ids} for language in ("en", "ko"))
+    redrawn = redraw_collapsed_embeddings(model, processor.tokenizer, texts["ko"] + texts["en"])
+    assert redrawn == sorted(korean - english) and len(redrawn) > 20
+
+    def alike(rows):
+        unit = torch.nn.functional.normalize(rows, dim=-1)
+        return (unit @ unit.T)[~torch.eye(len(rows), dtype=torch.bool)]
+
+    assert alike(before[redrawn]).mean() > 0.9 and alike(table[redrawn]).abs().max() < 0.6
+    assert table[redrawn].std().item() == pytest.approx(table.shape[1] ** -0.5, rel=0.05)
+    kept = [i for i in range(len(table)) if i not in set(redrawn)]
+    assert torch.equal(table[kept], before[kept]) and table.requires_grad
+
+
+def test_random_embeddings_are_left_alone(processor, small):
+    before = small.language_model.model.embed_tokens.weight.detach().clone()
+    texts = [caption(make_scene(seed), "ko") for seed in range(50)]
+    assert redraw_collapsed_embeddings(small, processor.tokenizer, texts) == []
+    assert torch.equal(small.language_model.model.embed_tokens.weight, before)
 
 
 def test_finetuning_learns_what_it_is_given(processor):
