@@ -102,6 +102,13 @@ def test_quick_run_prints_and_writes_everything(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-float32.json", "tiny-float32.png"]
 
 
+def test_every_part_runs_for_paligemma_2(monkeypatch):
+    monkeypatch.setattr(benchmark, "shape_config", lambda name: small_config("gemma2"))
+    results = benchmark.run("pg2-3b", "bfloat16", quick=True)
+    ways = {row["way"] for row in results["rows"]}
+    assert {"ours, plain", "transformers, eager"} <= ways and {"growth", "loading"} <= set(results)
+
+
 @pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "0"], ["--shape", "7b"]])
 def test_bad_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):

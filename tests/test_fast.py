@@ -97,12 +97,13 @@ def test_bfloat16_is_nearer_to_float32_than_the_plain_path(text_model):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 30), st.integers(1, 40), st.integers(1, 50), st.booleans())
-def test_widened_products_are_rounded_once(B, L, K, rows, at_once, with_bias):
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 30), st.integers(1, 1200), st.booleans(), st.booleans())
+def test_widened_products_are_rounded_once(B, L, K, rows, with_piece, with_bias):
     x, weight = torch.randn(B, L, K).bfloat16(), torch.randn(rows, K).bfloat16()
     bias = torch.randn(rows).bfloat16() if with_bias else None
     expected = (x.double() @ weight.double().T + (0 if bias is None else bias.double())).float()
-    actual = fast.widened_linear(x, weight, bias, at_once)
+    piece = torch.full((fast.PIECE * K + 5,), torch.nan) if with_piece else None
+    actual = fast.widened_linear(x, weight, bias, piece)
     assert actual.dtype == torch.bfloat16
     torch.testing.assert_close(actual.float(), expected, rtol=2**-8, atol=1e-5)
 
@@ -117,7 +118,7 @@ def test_a_widened_prompt_is_as_near_to_float32_as_the_plain_one(monkeypatch, te
     model = prepare_for_decode(rounded.bfloat16())
     inputs = make_inputs(settings)
     real, calls, widened_linear = inputs["attention_mask"].bool(), [], fast.widened_linear
-    monkeypatch.setattr(fast, "widened_linear", lambda *args: calls.append(args) or widened_linear(*args))
+    monkeypatch.setattr(fast, "widened_linear", lambda *args, **kw: calls.append(args) or widened_linear(*args, **kw))
     with torch.no_grad():
         expected, plain = exact(**inputs).logits[real], rounded(**inputs).logits[real].float()
         model.widen_prompt = False
