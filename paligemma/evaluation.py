@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .attention import record_attention
+from .attention import box_patches, record_attention
 from .checkpoint import load_pretrained
 from .data import TRAIN_SEEDS, collate
 from .generation import generate
@@ -188,7 +188,8 @@ def attention_in_box(model, processor, scenes: list[Scene], pictures) -> dict[st
 
     For the colour word of an answer and for the four location tokens of a detection. Each token's best head is
     chosen on one half of the scenes and measured on the other. `share` is the mean share of the head's attention
-    to image tokens that lies on patches which the box touches, `area` the share of the patches that it touches.
+    to image tokens that falls inside the box, a patch counting by the part of it that the box covers (`share_inside`
+    of attention.py); `area` is the box's mean share of the picture's area.
     """
     shares, areas = defaultdict(list), defaultdict(list)
     N = processor.image_seq_length
@@ -200,9 +201,7 @@ def attention_in_box(model, processor, scenes: list[Scene], pictures) -> dict[st
             continue
         description = pair[0].removeprefix("answer en what colour is the ").removesuffix("?")
         index = find(scene, description)[0]
-        y1, x1, y2, x2 = (edge * side for edge in scene.things[index].box)
-        cell = np.arange(side)
-        inside = np.outer((cell + 1 > y1) & (cell < y2), (cell + 1 > x1) & (cell < x2)).flatten()     # [N]
+        inside = box_patches(scene.things[index].box, side).flatten()                 # [N], from 0 to 1
         truth = "".join(generate(model, processor, [picture], [f"detect {description}"], max_new_tokens=12))
         for prompt, answer, names in ((pair[0], pair[1], ["colour word"]),
                                       (f"detect {description}", truth, ["y1", "x1", "y2", "x2"])):
@@ -215,9 +214,9 @@ def attention_in_box(model, processor, scenes: list[Scene], pictures) -> dict[st
             first = int(batch["token_type_ids"][0].argmax()) - 1                      # predicts the first token
             for step, name in enumerate(names):
                 to_image = weights[:, :, first + step, :N]                            # [layers, H, N]
-                share = to_image[..., torch.from_numpy(inside)].sum(-1) / to_image.sum(-1)
+                share = (to_image * inside).sum(-1) / to_image.sum(-1)
                 shares[name].append(share.numpy())
-                areas[name].append(inside.mean())
+                areas[name].append(float(inside.mean()))
     results = {}
     for name, values in shares.items():
         values = np.stack(values)                                                     # [scenes, layers, H]
