@@ -32,6 +32,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -123,6 +125,24 @@ def add_up_gradients(model: nn.Module) -> None:
     dist.all_reduce(flat)
     for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(summed.view_as(gradient))
+
+
+def shard(model: PaliGemmaForConditionalGeneration) -> None:
+    """Spread the weights over the processes of torchrun, in place: for models that are too large for one device.
+
+    Each process keeps its part of every weight. A layer's weights are put together for the moment it runs, and
+    their gradients are averaged over the processes ("fully sharded", Zhao et al. 2023, "PyTorch FSDP"). So give each
+    process its own examples, and take an optimiser that works number by number, such as AdamW: Muon needs whole
+    matrices. `torch.distributed.checkpoint.state_dict.get_model_state_dict` puts the weights together to be saved.
+    Raises RuntimeError where torch.distributed is not initialised.
+    """
+    if not dist.is_initialized():
+        raise RuntimeError("shard needs several processes: call torch.distributed.init_process_group first, and "
+                           "start the script with torchrun.")
+    mesh = init_device_mesh(model.device.type, (dist.get_world_size(),))
+    layers = [*model.vision_tower.vision_model.encoder.layers, *model.language_model.model.layers]
+    for part in (*layers, model):                 # the model last: it takes what is in no layer
+        fully_shard(part, mesh=mesh)
 
 
 def add_up(values: dict[str, float]) -> dict[str, float]:

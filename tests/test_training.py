@@ -303,6 +303,56 @@ def test_two_processes_are_one(root, one_run):
     assert (two - weights[name]).norm() < 0.05 * (weights[name] - start).norm()
 
 
+SHARDED = """
+import copy, sys
+import torch, torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from paligemma import load_pretrained
+from paligemma.scenes import caption, draw, make_scene
+from paligemma.training import shard
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+model, processor = load_pretrained(sys.argv[1])
+whole = copy.deepcopy(model)
+shard(model)
+held = sum(parameter.to_local().numel() for parameter in model.parameters())
+assert held < 0.51 * sum(parameter.numel() for parameter in whole.parameters()), held
+
+scenes = [make_scene(seed) for seed in range(4)]
+batch = processor(["caption en"] * 4, [draw(scene) for scene in scenes], [caption(scene, "ko") for scene in scenes])
+halves = [{name: tensor[half : half + 2] for name, tensor in batch.items()} for half in (0, 2)]
+for count in range(3):
+    for each, losses in ((model, [model(**halves[rank]).loss]), (whole, [whole(**half).loss for half in halves])):
+        (sum(losses) / len(losses)).backward()
+        torch.optim.SGD(each.parameters(), lr=0.05).step()
+        each.zero_grad()
+together = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+if rank == 0:
+    before = load_pretrained(sys.argv[1])[0].state_dict()
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(together[name], tensor, atol=1e-5, rtol=1e-4)
+    assert (together["language_model.model.norm.weight"] != before["language_model.model.norm.weight"]).any()
+    print("equal")
+dist.destroy_process_group()
+"""
+
+
+def test_sharded_weights_train_as_whole_ones(root, tiny_folder, tmp_path):
+    """Three steps on two processes that hold half of each weight: the weights of one process that holds all."""
+    script = tmp_path / "sharded.py"
+    script.write_text(SHARDED, encoding="utf-8")
+    port = str(30000 + os.getpid() % 9999)
+    result = run(root, [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port,
+                        str(script), str(tiny_folder)])
+    assert result.returncode == 0 and "equal" in result.stdout, result.stderr[-2000:]
+
+
+def test_sharding_by_one_process_says_what_is_missing(tiny):
+    with pytest.raises(RuntimeError, match="torchrun"):
+        training.shard(tiny[0])
+
+
 def test_a_killed_run_goes_on_to_the_same_end(root, one_run):
     folder, _, weights = one_run
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
