@@ -32,8 +32,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -136,6 +134,9 @@ def shard(model: PaliGemmaForConditionalGeneration) -> None:
     matrices. `torch.distributed.checkpoint.state_dict.get_model_state_dict` puts the weights together to be saved.
     Raises RuntimeError where torch.distributed is not initialised.
     """
+    from torch.distributed.device_mesh import init_device_mesh  # half a second, for a few
+    from torch.distributed.fsdp import fully_shard
+
     if not dist.is_initialized():
         raise RuntimeError("shard needs several processes: call torch.distributed.init_process_group first, and "
                            "start the script with torchrun.")
