@@ -421,7 +421,12 @@ class Report:
 
 
 def run(
-    shape: str = "tiny", dtype: str = "float32", rounds: int = 3, quick: bool = False, device: str = "cpu", output=None
+    shape: str = "tiny",
+    dtype: str = "float32",
+    rounds: int | None = None,
+    quick: bool = False,
+    device: str = "cpu",
+    output: Path | None = None,
 ) -> dict:
     """The whole benchmark of one shape: prints it and returns it. `quick` only shows that everything runs."""
     import transformers
@@ -429,7 +434,7 @@ def run(
     transformers.logging.set_verbosity_error()
     config, number = shape_config(shape), DTYPES[dtype]
     large = shape in ("3b", "pg2-3b")
-    rounds = 1 if quick else min(rounds, 2) if large else rounds  # a round of a large shape takes a minute
+    rounds = 1 if quick else rounds or (2 if large else 3)  # a round of a large shape takes a minute
     new_tokens = 4 if quick else 12 if large else 64
     report = Report(
         shape=shape, dtype=dtype, device=device, machine=describe_machine(device), config=asdict(config), quick=quick
@@ -581,13 +586,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m paligemma.benchmark", description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=["tiny", "234m", "3b", "pg2-3b"], default="tiny")
     parser.add_argument("--dtype", choices=list(DTYPES), help="default: float32 for the small shapes, else bfloat16")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn (default 3)")
+    parser.add_argument("--rounds", type=int, help="how often each takes its turn (default 3; for the large shapes 2)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder for JSON and picture")
     parser.add_argument("--quick", action="store_true", help="once each, only to see that everything runs")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or (options.threads is not None and options.threads < 1):
+    if any(number is not None and number < 1 for number in (options.rounds, options.threads)):
         parser.error("--rounds and --threads must be 1 or more")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU that torch can use here: leave --device out")

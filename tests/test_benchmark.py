@@ -109,6 +109,16 @@ def test_every_part_runs_for_paligemma_2(monkeypatch):
     assert {"ours, plain", "transformers, eager"} <= ways and {"growth", "loading"} <= set(results)
 
 
+@pytest.mark.parametrize("rounds, taken", [(None, 2), (3, 3)])
+def test_as_many_rounds_as_were_asked_for(monkeypatch, rounds, taken):
+    monkeypatch.setattr(benchmark, "shape_config", lambda name: small_config())
+    monkeypatch.setattr(benchmark, "measure_bandwidth", lambda *_: 1e10)
+    monkeypatch.setattr(benchmark, "time_loading", lambda *_: {"file bytes": 1, **dict.fromkeys(
+        ("ours", "transformers"), [{"loaded": 1.0, "ready": 1.0, "peak": None}])})
+    rows = benchmark.run("3b", "float32", rounds)["rows"]
+    assert {row["count"] for row in rows if row["work"].startswith("prefill")} == {taken}
+
+
 @pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "0"], ["--shape", "7b"]])
 def test_bad_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
