@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ..modeling_siglip import SiglipVisionConfig, SiglipVisionEmbeddings
-from .checking import Case, Mistake, Task, numbers
+from .checking import Case, Mistake, Task, faults_left, numbers
 from .watching import picture, swap_task, trained
 
 # --- 02.1 --------------------------------------------------------------------------------------------------------
@@ -383,17 +383,16 @@ class Listing(SiglipVisionEmbeddings):
 
 
 FAULTS = {
-    "columns_first": ("token 1 is still not the patch to the right of token 0", "the order"),
-    "one_position": ("two equal patches still become equal tokens, wherever they are", "the places"),
-    "no_bias": ("one of the three trained tensors has no influence", "a tensor"),
+    "columns_first": "token 1 is still not the patch to the right of token 0",
+    "one_position": "two equal patches still become equal tokens, wherever they are",
+    "no_bias": "one of the three trained tensors has no influence",
 }
+FAULT_NAMES = {"columns_first": "left: the order", "one_position": "left: the places", "no_bias": "left: a tensor"}
 
 
 def left(*faults):
     kind = type("Left", (Listing,), {fault: fault in faults for fault in FAULTS})
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else f"left: {FAULTS[faults[0]][1]}"
-    return Mistake(name, f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}", kind)
+    return faults_left(faults, FAULTS, FAULT_NAMES, kind)
 
 
 BUGS = Task(

@@ -3,7 +3,7 @@
 import torch
 
 from ..modeling_siglip import SiglipAttention, SiglipVisionConfig
-from .checking import Case, Finding, Mistake, Task, numbers
+from .checking import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import swap_task
 
 # --- 03.1 --------------------------------------------------------------------------------------------------------
@@ -547,17 +547,20 @@ class Listing(SiglipAttention):
 
 
 FAULTS = {
-    "over_queries": ("a query's weights do not sum to 1", "the softmax"),
-    "not_transposed": ("numbers of one token still end up in another", "the merge"),
-    "key_for_value": ("one of the three projections has no influence on the output", "a projection"),
+    "over_queries": "a query's weights do not sum to 1",
+    "not_transposed": "numbers of one token still end up in another",
+    "key_for_value": "one of the three projections has no influence on the output",
+}
+FAULT_NAMES = {
+    "over_queries": "left: the softmax",
+    "not_transposed": "left: the merge",
+    "key_for_value": "left: a projection",
 }
 
 
 def left(*faults):
     kind = type("Left", (Listing,), {fault: fault in faults for fault in FAULTS})
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else f"left: {FAULTS[faults[0]][1]}"
-    return Mistake(name, f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}", kind)
+    return faults_left(faults, FAULTS, FAULT_NAMES, kind)
 
 
 BUGS = Task(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..modeling_gemma import make_attn_mask
 from ..modeling_gemma import suffix_loss as package_loss
 from ..scenes import caption, draw, make_scene
-from .checking import Case, Finding, Mistake, Task, numbers
+from .checking import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import trained
 
 
@@ -700,10 +700,7 @@ def training_step(model, optimizer, batch, clip=1.0, faults=()):
 
 
 def step_left(*faults):
-    count = {1: "one fault is", 2: "two faults are", 3: "three faults are", 4: "all four faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else STEP_NAMES[faults[0]]
-    message = f"{count} left: {'; '.join(STEP_FAULTS[fault] for fault in faults)}"
-    return Mistake(name, message, functools.partial(training_step, faults=faults))
+    return faults_left(faults, STEP_FAULTS, STEP_NAMES, functools.partial(training_step, faults=faults))
 
 
 def causal_step(model, optimizer, batch, clip=1.0):

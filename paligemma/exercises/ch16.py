@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..fast import quantize_rows as package_rows
 from ..generation import generate
-from .checking import Case, Finding, Mistake, Task, numbers
+from .checking import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import PROMPT, picture, show_captions, trained
 
 
@@ -401,10 +401,7 @@ def measure(work, make_input, wait, clock, rounds, faults=(), before=True, avera
 
 
 def timing_left(*faults):
-    count = {1: "one fault is", 2: "two faults are", 3: "three faults are", 4: "all four faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else TIMING_NAMES[faults[0]]
-    message = f"{count} left: {'; '.join(TIMING_FAULTS[fault] for fault in faults)}"
-    return Mistake(name, message, functools.partial(measure, faults=faults))
+    return faults_left(faults, TIMING_FAULTS, TIMING_NAMES, functools.partial(measure, faults=faults))
 
 
 def whole_loop(work, make_input, wait, clock, rounds):

@@ -92,6 +92,14 @@ class Task:
     remembered: dict = field(default_factory=dict, repr=False)  # what the reference and the imitations gave
 
 
+def faults_left(faults: Sequence[str], told: dict[str, str], names: dict[str, str], imitation) -> Mistake:
+    """Of the faults planted into a listing (`told` has all), these are still in it; `names` if it is but one."""
+    number = ("one fault is", "two faults are", "three faults are", "four faults are")[len(faults) - 1]
+    number = f"all {number}" if len(faults) == len(told) else number
+    name = f"{len(faults)} left" if len(faults) > 1 else names[faults[0]]
+    return Mistake(name, f"{number} left: {'; '.join(told[fault] for fault in faults)}", imitation)
+
+
 def numbers(seed: int, *shape: int, scale: float = 1.0, shift: float = 0.0, dtype=torch.float32) -> torch.Tensor:
     """Normal random numbers of this shape, the same for the same seed."""
     generator = torch.Generator().manual_seed(1000 + seed)

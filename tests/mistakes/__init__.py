@@ -11,6 +11,8 @@ They are written as learners write, not as the imitations in paligemma/exercises
 words would prove nothing.
 """
 
+import itertools
+
 WRONG: list[tuple[str, str, object]] = []
 RIGHT: list[tuple[str, object]] = []
 
@@ -33,3 +35,13 @@ def right(task_id: str):
         return thing
 
     return mark
+
+
+def with_faults(task_id: str, written, names: dict[str, str]):
+    """`written("ab")` has the faults a and b: right without any, wrong with every set of them; `names` of one alone."""
+    right(task_id)(written(""))
+    for size in range(len(names), 1, -1):
+        for faults in itertools.combinations(names, size):
+            wrong(task_id, f"{size} left")(written(faults))
+    for fault, name in names.items():
+        wrong(task_id, name)(written(fault))

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-from . import right, wrong
+from . import right, with_faults, wrong
 
 # --- 13.1 --------------------------------------------------------------------------------------------------------
 
@@ -512,14 +512,8 @@ def written(faults):
     return step
 
 
-right("13.5")(written(""))
-for size in (4, 3, 2):
-    for faults in itertools.combinations("pszc", size):
-        wrong("13.5", f"{size} left")(written(faults))
-wrong("13.5", "loss on the prompt")(written("p"))
-wrong("13.5", "labels shifted twice")(written("s"))
-wrong("13.5", "zero_grad missing")(written("z"))
-wrong("13.5", "not clipped")(written("c"))
+with_faults("13.5", written, {
+    "p": "loss on the prompt", "s": "labels shifted twice", "z": "zero_grad missing", "c": "not clipped"})
 
 
 @wrong("13.5", "not clipped")

@@ -1,6 +1,5 @@
 """Solutions of chapter 16's exercises, right and wrong."""
 
-import itertools
 import statistics
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import right, wrong
+from . import right, with_faults, wrong
 
 # --- 16.1 --------------------------------------------------------------------------------------------------------
 
@@ -256,14 +255,7 @@ def timed(faults):
     return function
 
 
-right("16.4")(timed(""))
-for size in (4, 3, 2):
-    for faults in itertools.combinations("fwim", size):
-        wrong("16.4", f"{size} left")(timed(faults))
-wrong("16.4", "first call counted")(timed("f"))
-wrong("16.4", "not waited for")(timed("w"))
-wrong("16.4", "input timed")(timed("i"))
-wrong("16.4", "mean")(timed("m"))
+with_faults("16.4", timed, {"f": "first call counted", "w": "not waited for", "i": "input timed", "m": "mean"})
 
 
 @wrong("16.4", "first call not waited for")
