@@ -27,7 +27,7 @@ import torch
 from torch.nn import functional as F
 
 from .checkpoint import WithoutInitialisation, canonical_name, config_to_dict
-from .fast import PIECE, FastPaliGemma, load_library, prepare_for_decode, widened_linear
+from .fast import FastPaliGemma, load_library, prepare_for_decode, tiled_linear
 from .generation import generate_tokens
 from .kv_cache import KVCache
 from .modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
@@ -199,10 +199,12 @@ def measure_products(config: PaliGemmaConfig, dtype: torch.dtype, rounds: int, d
     D, ffn = config.text_config.hidden_size, config.text_config.intermediate_size
     heads = config.text_config.num_attention_heads * config.text_config.head_dim
     rates = {}
-    ways = {str(dtype).removeprefix("torch."): (dtype, F.linear)}
-    if dtype == torch.bfloat16 and device == "cpu":
-        widened = partial(widened_linear, piece=torch.empty(PIECE * max(D, ffn)))
-        ways |= {"float32": (torch.float32, F.linear), "bfloat16 widened by pieces": (dtype, widened)}
+    name = str(dtype).removeprefix("torch.")
+    ways = {f"{name}, torch": (dtype, F.linear)}
+    if device == "cpu":
+        ways |= {"float32, torch": (torch.float32, F.linear)}
+        if load_library() is not None:
+            ways |= {f"{name}, prompt.cpp": (dtype, partial(tiled_linear, work=torch.empty(0)))}
     for way, (number, function) in ways.items():
         flops = total = 0.0
         for rows, columns in ((heads, D), (ffn, D), (D, ffn)):

@@ -1,13 +1,12 @@
-"""Fast decoding on the CPU, beside the plain path: one compiled function a token, and 8-bit weights on request.
+"""Fast on the CPU, beside the plain path: a compiled step for each token, compiled products for the prompt, 8 bits.
 
     from paligemma.fast import prepare_for_decode
     fast = prepare_for_decode(model)                      # or weights="int8"
     generate(fast, processor, images=[image], text=["caption en"])
 
-What is left of the work when one token is decoded at a time is reading every weight once. The plain path reads them
+When one token is decoded at a time, what is left of the work is reading every weight once. The plain path reads them
 at a part of the memory's speed and spends time in Python between layers; decode.cpp does neither. The prompt goes
-through the model itself, with one change: where the processor multiplies float32 faster than bfloat16 (it is measured),
-bfloat16 weights are widened piece by piece on their way into the products.
+through the model itself, but where prompt.cpp multiplies matrices faster than torch (it is measured), it does so.
 
 Results agree with the plain path to float32 rounding. In bfloat16 decoding comes closer to float32 than on the plain
 path, because only the weights and the cache are rounded.
@@ -32,11 +31,11 @@ from torch.overrides import TorchFunctionMode
 from .configuration import check_choice
 from .modeling_gemma import PaliGemmaForConditionalGeneration, PaliGemmaOutput
 
-SOURCE = Path(__file__).with_name("decode.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("decode.cpp", "prompt.cpp")]
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # as in decode.cpp
 
 
-# ------------------------------------------------------------------------------------------------- compiling decode.cpp
+# ---------------------------------------------------------------------------------------- compiling the two .cpp files
 
 
 def find_compiler() -> str | None:
@@ -49,8 +48,8 @@ def find_compiler() -> str | None:
 
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """decode.cpp compiled for this processor, once a process (2 seconds). None where that does not work, with a
-    warning that says why."""
+    """decode.cpp and prompt.cpp compiled for this processor, once a process (3 seconds). None where that does not
+    work, with a warning that says why."""
     compiler = find_compiler()
     if compiler is None:
         warnings.warn("no C++ compiler found (g++ or clang++): decoding takes the plain path", stacklevel=3)
@@ -58,14 +57,15 @@ def load_library() -> ctypes.CDLL | None:
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     errors = ""
     with tempfile.TemporaryDirectory() as folder:
-        compiled, library = Path(folder) / "decode.o", Path(folder) / "decode.so"
+        compiled, library = [Path(folder) / f"{source.stem}.o" for source in SOURCES], Path(folder) / "fast.so"
         for threads in (["-fopenmp"], []):  # Apple's compiler knows no OpenMP: one thread then
             # In two steps: linking with -ffast-math would switch off denormal numbers in the whole process.
             flags = ["-O3", native, "-std=c++17", "-fPIC", "-ffast-math", "-Wno-unknown-pragmas", *threads]
-            steps = (
-                [compiler, *flags, "-c", str(SOURCE), "-o", str(compiled)],
-                [compiler, "-shared", *threads, str(compiled), "-o", str(library)],
-            )
+            steps = [
+                [compiler, *flags, "-c", str(source), "-o", str(target)]
+                for source, target in zip(SOURCES, compiled, strict=True)
+            ]
+            steps.append([compiler, "-shared", *threads, *map(str, compiled), "-o", str(library)])
             results = []
             for step in steps:
                 results.append(subprocess.run(step, capture_output=True, text=True, encoding="utf-8", errors="replace"))
@@ -74,7 +74,10 @@ def load_library() -> ctypes.CDLL | None:
             if results[-1].returncode == 0:
                 return _declare(ctypes.CDLL(str(library)))
             errors = results[-1].stderr.strip().splitlines()[:1] or ["no message"]
-    warnings.warn(f"{compiler} could not compile decode.cpp ({errors[0]}): decoding takes the plain path", stacklevel=3)
+    warnings.warn(
+        f"{compiler} could not compile the package's C++ ({errors[0]}): decoding takes the plain path",
+        stacklevel=3,
+    )
     return None
 
 
@@ -84,6 +87,10 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, whole = ctypes.c_void_p, ctypes.c_int32
     library.matrix_times.argtypes = [ctypes.POINTER(_Matrix), pointer, whole, ctypes.c_int64, whole, pointer, whole]
     library.matrix_times.restype = None
+    library.linear_of_many.argtypes = [pointer, pointer, pointer, whole, whole, whole, pointer, pointer, whole, whole]
+    library.linear_of_many.restype = None
+    library.work_of_many.argtypes = [whole, whole, whole]
+    library.work_of_many.restype = ctypes.c_int64
     library.read_matrix.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int32]
     library.read_matrix.restype = ctypes.c_float
     return library
@@ -143,61 +150,57 @@ def quantize_rows(weight: torch.Tensor, rows_at_once: int = 4096) -> tuple[torch
     return numbers, scale
 
 
-# ------------------------------------------------------------------------------------------- the prompt, in bfloat16
+# ---------------------------------------------------------------------------------------------------------- the prompt
 
 
-PIECE = 512  # rows that are widened at a time: enough for an efficient product, few enough for the processor's cache
+def tiled_linear(x: torch.Tensor, weight: torch.Tensor, bias=None, work: torch.Tensor | None = None) -> torch.Tensor:
+    """F.linear by prompt.cpp: x [..., K], weight [rows, K], bias [rows] or None -> [..., rows].
 
-
-def widened_linear(x: torch.Tensor, weight: torch.Tensor, bias=None, piece: torch.Tensor | None = None) -> torch.Tensor:
-    """F.linear for bfloat16 with float32 products: x [..., K], weight [rows, K] -> [..., rows] bfloat16.
-
-    The weight is widened 512 rows at a time, into `piece`: float32, of at least 512 * K numbers. (Memory that is used
-    again and again is faster than memory that the system hands out anew.)
+    All float32 or all bfloat16; sums are float32 in both, and rounded once. `work`: float32 memory that it may write
+    into, enlarged in place when it is too small. (Memory that is used again is faster than fresh memory.)
     """
-    rows, K = weight.shape
-    if piece is None:
-        piece = torch.empty(min(rows, PIECE) * K)
-    wide = x.float()
+    library, (rows, K), threads = load_library(), weight.shape, torch.get_num_threads()
+    x, weight = x.contiguous(), weight.contiguous()
+    M = x.numel() // K
+    work = torch.empty(0) if work is None else work
+    needed = library.work_of_many(M, K, threads)
+    if len(work) < needed:
+        work.resize_(needed)
     output = torch.empty(*x.shape[:-1], rows, dtype=x.dtype)
-    for start in range(0, rows, PIECE):
-        end = min(start + PIECE, rows)
-        part = piece[: (end - start) * K].view(end - start, K).copy_(weight[start:end])
-        part_bias = None if bias is None else bias[start:end].float()
-        output[..., start:end] = F.linear(wide, part, part_bias)
+    bias_pointer = None if bias is None else bias.contiguous().data_ptr()
+    pointers = weight.data_ptr(), x.data_ptr(), bias_pointer
+    wide = x.dtype == torch.float32
+    library.linear_of_many(*pointers, M, K, rows, output.data_ptr(), work.data_ptr(), threads, wide)
     return output
 
 
-def widening_pays(weight: torch.Tensor, tokens: int = 256) -> bool:
-    """Measured on one matrix of the model: is a product with `tokens` tokens faster in float32 than in bfloat16?"""
+def tiling_pays(weight: torch.Tensor, tokens: int = 256) -> bool:
+    """Measured on one matrix of the model: does prompt.cpp multiply it with `tokens` tokens faster than torch?"""
     x = torch.zeros(tokens, weight.shape[1], dtype=weight.dtype)
-    with_piece = partial(widened_linear, piece=torch.empty(PIECE * weight.shape[1]))
-    times = {F.linear: [], with_piece: []}
-    for _ in range(3):
+    tiled = partial(tiled_linear, work=torch.empty(0))
+    times = {F.linear: [], tiled: []}
+    for _ in range(4):
         for function, seconds in times.items():
             start = perf_counter()
             function(x, weight)
             seconds.append(perf_counter() - start)
-    return min(times[with_piece]) < min(times[F.linear])
+    return min(times[tiled]) < min(times[F.linear])
 
 
-class WidenedLinears(TorchFunctionMode):
-    """Inside `with WidenedLinears():` every F.linear of 8 or more bfloat16 vectors is a `widened_linear`.
+class TiledLinears(TorchFunctionMode):
+    """Inside `with TiledLinears():` every F.linear of 8 or more vectors is a `tiled_linear`.
 
     (nn.Linear calls F.linear, so the model need not know.)
     """
 
     def __init__(self):
         super().__init__()
-        self.piece = torch.empty(0)  # for all products of this block
+        self.work = torch.empty(0)  # for all products of this block
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.linear and args[0].dtype == torch.bfloat16 and args[0].numel() >= 8 * args[0].shape[-1]:
-            K = args[0].shape[-1]
-            if len(self.piece) < PIECE * K:
-                self.piece = torch.empty(PIECE * K)
+        if func is F.linear and args[0].numel() >= 8 * args[0].shape[-1]:
             with torch._C.DisableTorchFunction():
-                return widened_linear(*args, **(kwargs or {}), piece=self.piece)
+                return tiled_linear(*args, **(kwargs or {}), work=self.work)
         return func(*args, **(kwargs or {}))
 
 
@@ -211,8 +214,8 @@ def prepare_for_decode(model: PaliGemmaForConditionalGeneration, weights: str | 
     makes 8-bit copies for decoding (half the bytes of bfloat16, so up to twice the speed; logits change, see
     docs/performance.md). Prepare again after the weights have changed.
 
-    Returns the model itself, with a warning, where decode.cpp can't be compiled. Raises ValueError for a model that is
-    not on the CPU or in another dtype, and for another value of `weights`.
+    Returns the model itself, with a warning, where the .cpp files can't be compiled. Raises ValueError for a model that
+    is not on the CPU or in another dtype, and for another value of `weights`.
     """
     check_choice("weights", weights or "own", ("own", "int8"))
     if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
@@ -232,7 +235,7 @@ class FastPaliGemma:
         self.config, self.device, self.dtype = model.config, model.device, model.dtype
         self._kept = []  # tensors that the structures point to
         widest = model.language_model.model.layers[0].mlp.gate_proj.weight.detach()
-        self.widen_prompt = self.dtype == torch.bfloat16 and widening_pays(widest)
+        self.tile_prompt = tiling_pays(widest)
         config, decoder = model.config.text_config, model.language_model.model
         gemma2 = config.model_type == "gemma2"
         self._layers = (_Layer * config.num_hidden_layers)()
@@ -299,7 +302,7 @@ class FastPaliGemma:
         kv_cache = options.get("kv_cache")
         plain = kv_cache is None or options.get("labels") is not None or options.get("image_features") is not None
         if plain or input_ids.shape[1] != 1 or pixel_values is not None or kv_cache.keys.dtype != self.dtype:
-            with WidenedLinears() if self.widen_prompt else nullcontext():
+            with TiledLinears() if self.tile_prompt else nullcontext():
                 return self.model(input_ids, pixel_values, attention_mask, token_type_ids, **options)
         return self._step(input_ids, attention_mask, token_type_ids, kv_cache)
 

@@ -96,37 +96,75 @@ def test_bfloat16_is_nearer_to_float32_than_the_plain_path(text_model):
     assert 0 < error < plain_error
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 30), st.integers(1, 1200), st.booleans(), st.booleans())
-def test_widened_products_are_rounded_once(B, L, K, rows, with_piece, with_bias):
-    x, weight = torch.randn(B, L, K).bfloat16(), torch.randn(rows, K).bfloat16()
-    bias = torch.randn(rows).bfloat16() if with_bias else None
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    B=st.integers(1, 3),
+    L=st.integers(1, 300),
+    K=st.integers(1, 600),
+    rows=st.integers(1, 200),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    with_work=st.booleans(),
+    with_bias=st.booleans(),
+)
+def test_tiled_products_are_rounded_once(B, L, K, rows, dtype, with_work, with_bias):
+    """Sizes that are no multiples of tiles, panels and depth, and more tokens than go through at once."""
+    x, weight = torch.randn(B, L, K).to(dtype), torch.randn(rows, K).to(dtype)
+    bias = torch.randn(rows).to(dtype) if with_bias else None
     expected = (x.double() @ weight.double().T + (0 if bias is None else bias.double())).float()
-    piece = torch.full((fast.PIECE * K + 5,), torch.nan) if with_piece else None
-    actual = fast.widened_linear(x, weight, bias, piece)
-    assert actual.dtype == torch.bfloat16
-    torch.testing.assert_close(actual.float(), expected, rtol=2**-8, atol=1e-5)
+    work = torch.full((100,), torch.nan) if with_work else None
+    actual = fast.tiled_linear(x, weight, bias, work)
+    assert actual.dtype == dtype and actual.shape == (B, L, rows)
+    torch.testing.assert_close(actual.float(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)
+
+
+@needs_compiler
+def test_tiled_products_read_no_further_than_their_inputs():
+    """Neighbours in memory are NaN: views into the middle of a larger tensor, rows and tokens that fill no tile."""
+    for dtype in (torch.float32, torch.bfloat16):
+        around = torch.full((3, 40 * 70), torch.nan, dtype=dtype)
+        x, weight, bias = (row[64 : 64 + size].normal_() for row, size in zip(around, (5 * 7, 9 * 7, 9), strict=True))
+        x, weight = x.view(5, 7), weight.view(9, 7)
+        actual = fast.tiled_linear(x, weight, bias)
+        expected = (x.double() @ weight.double().T + bias.double()).float()
+        torch.testing.assert_close(actual.float(), expected, rtol=2**-8, atol=1e-4)
+        torch.testing.assert_close(fast.tiled_linear(x, weight.T.contiguous().T), fast.tiled_linear(x, weight))
 
 
 @needs_compiler
 @pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
-def test_a_widened_prompt_is_as_near_to_float32_as_the_plain_one(monkeypatch, text_model):
-    settings = shape(text_model, D=64, ffn=600, d=16, layers=4)  # 600: more than one piece
+def test_a_tiled_prompt_is_as_near_to_float32_as_the_plain_one(monkeypatch, text_model):
+    settings = shape(text_model, D=64, ffn=600, d=16, layers=4)
     exact, _ = make_pair(settings)
     exact.bfloat16().float()
     rounded, _ = make_pair(settings)
     model = prepare_for_decode(rounded.bfloat16())
     inputs = make_inputs(settings)
-    real, calls, widened_linear = inputs["attention_mask"].bool(), [], fast.widened_linear
-    monkeypatch.setattr(fast, "widened_linear", lambda *args, **kw: calls.append(args) or widened_linear(*args, **kw))
+    real, calls, tiled_linear = inputs["attention_mask"].bool(), [], fast.tiled_linear
+    monkeypatch.setattr(fast, "tiled_linear", lambda *args, **kw: calls.append(args) or tiled_linear(*args, **kw))
     with torch.no_grad():
         expected, plain = exact(**inputs).logits[real], rounded(**inputs).logits[real].float()
-        model.widen_prompt = False
+        model.tile_prompt = False
         assert torch.equal(model(**inputs).logits[real].float(), plain) and not calls
-        model.widen_prompt = True
-        wide = model(**inputs).logits[real].float()
+        model.tile_prompt = True
+        tiled = model(**inputs).logits[real].float()
     assert len(calls) == 2 * 6 + 1 + 4 * 7 + 1  # the encoder's layers, the projector, the decoder's layers, the head
-    assert 0 < (wide - expected).abs().mean() < 1.1 * (plain - expected).abs().mean()
+    assert 0 < (tiled - expected).abs().mean() < 1.1 * (plain - expected).abs().mean()
+
+
+@needs_compiler
+@pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
+def test_a_tiled_prompt_in_float32_gives_the_logits_of_transformers(text_model):
+    settings = shape(text_model, D=64, ffn=600, d=16, layers=4)
+    ours, theirs = make_pair(settings)
+    model = prepare_for_decode(ours)
+    model.tile_prompt = True
+    inputs = make_inputs(settings)
+    real = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        positions = inputs["attention_mask"].cumsum(dim=1).clamp(min=1)
+        expected = theirs(**inputs, position_ids=positions).logits[real]
+    assert_close(model(**inputs).logits[real], expected)
 
 
 @needs_compiler
