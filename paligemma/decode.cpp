@@ -60,7 +60,8 @@ static void times(const W* w, const float* scale, const float* x, size_t K, int 
 
 template <class W>
 static void times(const W* w, const float* scale, const float* x, int B, size_t K, int rows, float* y, size_t stride) {
-    int b = 0;  // four vectors share each weight that is read; what is left over goes one by one
+    int b = 0;  // eight vectors, or four, share each weight that is read; what is left over goes one by one
+    for (; b + 8 <= B; b += 8) times<4, 8, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
     for (; b + 4 <= B; b += 4) times<4, 4, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
     for (; b < B; b++) times<4, 1, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
 }

@@ -64,12 +64,12 @@ def test_logits_are_those_of_transformers(name, padding_side):
 
 
 @needs_compiler
-@pytest.mark.parametrize("rows", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 8, 9, 13])
 def test_any_number_of_rows(rows):
-    """Four rows share a pass over the weights, the rest go one by one: every split gives the plain path's cache too."""
+    """Eight rows or four share a pass over the weights, the rest go one by one: every split, and the cache too."""
     settings = shape(D=48, ffn=70, d=16)  # 70 and the vocabulary are no multiples of the kernel's blocks
     ours, _ = make_pair(settings)
-    inputs = make_inputs(settings, prompts=(PROMPTS * 3)[:rows])
+    inputs = make_inputs(settings, prompts=(PROMPTS * 5)[:rows])
     suffix = torch.randint(4, 300, (rows, 3), generator=torch.Generator().manual_seed(1))
     logits, kv_cache = decode_all(prepare_for_decode(ours), inputs, suffix)
     expected, expected_cache = decode_all(ours, inputs, suffix)
