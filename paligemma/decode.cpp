@@ -22,7 +22,8 @@ struct Matrix {
 };
 
 // R rows of a matrix [.., K] times B vectors [B, K]. Several rows at once give several sums that do not wait for one
-// another, and the rows after these are asked for in advance: a matrix is read at the speed of the memory.
+// another, and the rows after these are asked for in advance, into the second-level cache, which can wait for more at a
+// time than the first: a matrix is read at the speed of the memory.
 template <int R, int B, class W>
 static void dots(const W* w, const float* x, size_t K, float (&out)[R][B]) {
     Floats sums[R][B] = {};
@@ -31,7 +32,7 @@ static void dots(const W* w, const float* x, size_t K, float (&out)[R][B]) {
         Floats weights[R];
         for (int r = 0; r < R; r++) {
             weights[r] = load(w + r * K + k);
-            __builtin_prefetch(w + (r + R) * K + k);
+            __builtin_prefetch(w + (r + R) * K + k, 0, 2);
         }
         for (int b = 0; b < B; b++) {
             Floats values = load(x + b * K + k);
