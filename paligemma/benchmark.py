@@ -27,12 +27,14 @@ import torch
 from torch.nn import functional as F
 
 from .checkpoint import WithoutInitialisation, canonical_name, config_to_dict
+from .compiled import CompiledPaliGemma, compile_for_decode
 from .fast import FastPaliGemma, load_library, prepare_for_decode, tiled_linear
 from .generation import generate_tokens
 from .kv_cache import KVCache
 from .modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from .published import PUBLISHED
 
+OURS = (PaliGemmaForConditionalGeneration, FastPaliGemma, CompiledPaliGemma)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -177,45 +179,60 @@ def take_turns(functions: dict, rounds: int, device: str = "cpu") -> dict[str, l
     return seconds
 
 
-def measure_bandwidth(megabytes: int, rounds: int, device: str = "cpu") -> float:
-    """Bytes a second at which a large matrix is read: the best of torch's product with a vector and a plain read.
+class Limits:
+    """How fast the machine reads memory and multiplies matrices. Measured again in every round, beside the models,
+    because a machine that is shared is faster in one minute than in another.
 
-    It is larger than the caches, but for a processor with hundreds of MB of cache the true limit lies a little lower.
+    Memory: a large matrix is read by torch's product with a vector, by a sum and by a plain loop. (It is larger than
+    the caches; for a processor with hundreds of MB of cache the true limit lies a little lower.) Products: the
+    decoder's own matrices with 256 tokens, by torch and by prompt.cpp.
     """
-    rows = megabytes * 2**20 // 4 // 2048
-    weights = torch.ones(rows, 2048, device=device)
-    x = torch.ones(1, 2048, device=device)
-    functions = {"product": lambda: F.linear(x, weights), "sum": lambda: weights.sum()}
-    library = load_library() if device == "cpu" else None
-    if library is not None:
-        threads = torch.get_num_threads()
-        functions["read"] = lambda: library.read_matrix(weights.data_ptr(), rows, 2048, threads)
-    seconds = take_turns(functions, rounds, device)
-    return weights.nbytes / min(statistics.median(values) for values in seconds.values())
 
+    def __init__(self, config: PaliGemmaConfig, dtype: torch.dtype, megabytes: int, device: str = "cpu"):
+        self.device, self.reads, self.products = device, {}, {}
+        library, threads = load_library() if device == "cpu" else None, torch.get_num_threads()
+        rows = megabytes * 2**20 // 4 // 2048
+        weights, x = torch.ones(rows, 2048, device=device), torch.ones(1, 2048, device=device)
+        self.read_bytes = weights.nbytes
+        self.read_ways = {"product": lambda: F.linear(x, weights), "sum": lambda: weights.sum()}
+        if library is not None:
+            self.read_ways["read"] = lambda: library.read_matrix(weights.data_ptr(), rows, 2048, threads)
 
-def measure_products(config: PaliGemmaConfig, dtype: torch.dtype, rounds: int, device: str = "cpu") -> dict[str, float]:
-    """FLOPs a second of the decoder's matrix products with a prompt of 256 tokens, by way of computing them."""
-    D, ffn = config.text_config.hidden_size, config.text_config.intermediate_size
-    heads = config.text_config.num_attention_heads * config.text_config.head_dim
-    rates = {}
-    name = str(dtype).removeprefix("torch.")
-    ways = {f"{name}, torch": (dtype, F.linear)}
-    if device == "cpu":
-        ways |= {"float32, torch": (torch.float32, F.linear)}
-        if load_library() is not None:
+        D, ffn = config.text_config.hidden_size, config.text_config.intermediate_size
+        heads = config.text_config.num_attention_heads * config.text_config.head_dim
+        name = str(dtype).removeprefix("torch.")
+        ways = {f"{name}, torch": (dtype, F.linear)}
+        if device == "cpu":
+            ways |= {"float32, torch": (torch.float32, F.linear)}
+        if library is not None:
             ways |= {f"{name}, prompt.cpp": (dtype, partial(tiled_linear, work=torch.empty(0)))}
-    for way, (number, function) in ways.items():
-        flops = total = 0.0
-        for rows, columns in ((heads, D), (ffn, D), (D, ffn)):
-            x = torch.ones(256, columns, dtype=number, device=device)
-            weight = torch.ones(rows, columns, dtype=number, device=device)
-            seconds = take_turns({way: lambda x=x, w=weight, f=function: f(x, w)}, rounds, device)[way]
-            count = 2 if (rows, columns) == (ffn, D) else 1  # gate and up have this shape
-            total += count * statistics.median(seconds)
-            flops += count * 2 * 256 * rows * columns
-        rates[way] = flops / total
-    return rates
+        shapes = [(heads, D), (ffn, D), (ffn, D), (D, ffn)]  # query; gate and up; down
+        self.product_flops = sum(2 * 256 * rows * columns for rows, columns in shapes)
+        self.product_ways = {}
+        for way, (number, function) in ways.items():
+            pairs = [
+                (
+                    torch.ones(256, columns, dtype=number, device=device),
+                    torch.ones(rows, columns, dtype=number, device=device),
+                )
+                for rows, columns in shapes
+            ]
+            self.product_ways[way] = lambda pairs=pairs, function=function: [function(*pair) for pair in pairs]
+
+    @torch.inference_mode()
+    def measure(self, rounds: int) -> None:
+        """Measure once more, and keep all figures so far."""
+        for ways, kept in ((self.read_ways, self.reads), (self.product_ways, self.products)):
+            for way, seconds in take_turns(ways, rounds, self.device).items():
+                kept.setdefault(way, []).extend(seconds)
+
+    def bandwidth(self) -> float:
+        """Bytes a second: the median of the fastest way."""
+        return self.read_bytes / min(statistics.median(seconds) for seconds in self.reads.values())
+
+    def product_rates(self) -> dict[str, float]:
+        """FLOPs a second of each way, medians."""
+        return {way: self.product_flops / statistics.median(seconds) for way, seconds in self.products.items()}
 
 
 # ------------------------------------------------------------------------------------------------------ what is timed
@@ -240,7 +257,7 @@ def time_generation(model, inputs: dict, new_tokens: int, device: str = "cpu", *
     """Seconds until the first token, then of each further one, of greedy generation as a user calls it."""
     wait(device)
     start = time.perf_counter()
-    if isinstance(model, PaliGemmaForConditionalGeneration | FastPaliGemma):
+    if isinstance(model, OURS):
         times = []
         for _ in generate_tokens(model, inputs, new_tokens):
             wait(device)
@@ -261,7 +278,7 @@ def time_steps(model, config: PaliGemmaConfig, rows: int, length: int, steps: in
     ones = torch.ones(rows, length + steps, dtype=torch.int64, device=device)
     dtype = model.dtype
     seconds = []
-    if isinstance(model, PaliGemmaForConditionalGeneration | FastPaliGemma):
+    if isinstance(model, OURS):
         cache = KVCache(text, rows, length + steps, dtype=dtype, device=device)
         cache.keys.normal_()
         cache.values.normal_()
@@ -429,6 +446,7 @@ def run(
     quick: bool = False,
     device: str = "cpu",
     output: Path | None = None,
+    compiled: bool = False,
 ) -> dict:
     """The whole benchmark of one shape: prints it and returns it. `quick` only shows that everything runs."""
     import transformers
@@ -443,19 +461,12 @@ def run(
     )
     report.line(f"{shape}, {dtype}\n{report.values['machine']}")
 
-    # ---- the limits
-    bandwidth = measure_bandwidth(64 if quick else 1024, 1 if quick else 9, device)
-    products = measure_products(config, number, 1 if quick else 7, device)
-    fastest = max(products.values())
-    report.values["limits"] = {"bandwidth": bandwidth, "products": products}
-    report.line(f"\nlimits: memory is read at {bandwidth / 1e9:.1f} GB/s; products with 256 tokens:")
-    for way, rate in products.items():
-        report.line(f"  {way:34} {rate / 1e9:9.0f} GFLOP/s")
-
     # ---- the models
     ours, theirs = make_models(config, number, device)
     ours.config.eos_token_id = -1  # never stop early
     models = {"ours, plain": ours}
+    if compiled:
+        models["ours, torch.compile"] = compile_for_decode(ours)
     if device == "cpu":
         fast = prepare_for_decode(ours)
         if fast is not ours:
@@ -480,19 +491,30 @@ def run(
     # ---- prefill and decode, as a user calls them
     names = [*models, *caches]
     prefill, decode = {name: [] for name in names}, {name: [] for name in names}
-    for name in [] if large else names:
-        generation(name, 2)  # warm up; large shapes take seconds anyway, and their first decode step is left out
+    for name in names:
+        if not large or "compile" in name:  # large shapes take seconds anyway, and their first step is left out
+            generation(name, new_tokens if "compile" in name else 2)  # warm up
+    limits = Limits(config, number, 64 if quick else 1024, device)
     for _ in range(rounds):
         for name in names:
             first, *rest = generation(name, new_tokens)
             prefill[name].append(first)
             decode[name] += rest[1:]
+            limits.measure(1)
+    bandwidth, products = limits.bandwidth(), limits.product_rates()
+    fastest = max(products.values())
+    report.values["limits"] = {"bandwidth": bandwidth, "products": products}
+    report.line(f"\nlimits: memory is read at {bandwidth / 1e9:.1f} GB/s; products with 256 tokens:")
+    for way, rate in products.items():
+        report.line(f"  {way:34} {rate / 1e9:9.0f} GFLOP/s")
+    del limits  # a GB
     # Weights that fit the processor's own fast memory are not read from memory at all: no limit is given for those.
     small = peer_work["decode"][1] < 2**28
     L = inputs["input_ids"].shape[1]
     peers_decode = {name: peer_work["decode"][1] / bandwidth for name in caches}
     decode_limit = {name: work[name]["decode"][1] / bandwidth for name in models} | peers_decode
-    prefill.pop("ours, fast, 8-bit weights", None)  # the prompt takes the same path
+    for same in ("ours, fast, 8-bit weights", "ours, torch.compile"):  # the prompt takes the same path
+        prefill.pop(same, None)
     decode_limit = None if small else decode_limit
     prefill_limit = None if small else peer_work["prefill"][0] / fastest
     report.table(f"prefill, {L} tokens, until the first", "ms", 1e3, prefill, prefill_limit)
@@ -591,6 +613,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, help="how often each takes its turn (default 3; for the large shapes 2)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true", help="also decode by torch.compile; on a GPU it always does")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder for JSON and picture")
     parser.add_argument("--quick", action="store_true", help="once each, only to see that everything runs")
     options = parser.parse_args(arguments)
@@ -601,7 +624,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     dtype = options.dtype or ("bfloat16" if options.shape in ("3b", "pg2-3b") else "float32")
-    run(options.shape, dtype, options.rounds, options.quick, options.device, options.output)
+    compiled = options.compile or options.device == "cuda"
+    run(options.shape, dtype, options.rounds, options.quick, options.device, options.output, compiled)
 
 
 if __name__ == "__main__":

@@ -299,30 +299,18 @@ class FastPaliGemma:
     @torch.no_grad()
     def __call__(self, input_ids, pixel_values=None, attention_mask=None, token_type_ids=None, **options):
         """Arguments and result as the model's. Raises as it and its KVCache do."""
-        kv_cache = options.get("kv_cache")
-        plain = kv_cache is None or options.get("labels") is not None or options.get("image_features") is not None
-        if plain or input_ids.shape[1] != 1 or pixel_values is not None or kv_cache.keys.dtype != self.dtype:
-            with TiledLinears() if self.tile_prompt else nullcontext():
-                return self.model(input_ids, pixel_values, attention_mask, token_type_ids, **options)
-        return self._step(input_ids, attention_mask, token_type_ids, kv_cache)
+        if takes_one_token(input_ids, pixel_values, options) and options["kv_cache"].keys.dtype == self.dtype:
+            return self._step(input_ids, attention_mask, token_type_ids, options["kv_cache"])
+        with TiledLinears() if self.tile_prompt else nullcontext():
+            return self.model(input_ids, pixel_values, attention_mask, token_type_ids, **options)
 
     def _step(self, input_ids, attention_mask, token_type_ids, kv_cache) -> PaliGemmaOutput:
         """One token for each row: input_ids [B, 1] -> logits [B, 1, V] float32."""
-        B, T = input_ids.shape[0], kv_cache.length + 1
-        if B != kv_cache.batch_size:
-            raise ValueError(f"the cache was made for {kv_cache.batch_size} rows, this batch has {B}")
-        if T > kv_cache.max_length:
-            raise ValueError(f"the cache is full ({kv_cache.max_length} tokens): make it with a larger max_length")
+        attention_mask, token_type_ids = check_step(input_ids, attention_mask, token_type_ids, kv_cache)
+        B, T = attention_mask.shape
         tokens = input_ids.contiguous()
         if int(tokens.min()) < 0 or int(tokens.max()) >= self._model.V:
             raise ValueError(f"token ids must lie from 0 to {self._model.V - 1}, these are {tokens.flatten().tolist()}")
-        if attention_mask is None:
-            attention_mask = torch.ones(B, T, dtype=torch.int64)
-        if token_type_ids is None:
-            token_type_ids = torch.zeros(B, T, dtype=torch.int64)
-        for name, tensor in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
-            if tuple(tensor.shape) != (B, T):
-                raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [{B}, {T}]")
         if attention_mask.stride() != token_type_ids.stride() or attention_mask.stride(1) != 1:
             attention_mask, token_type_ids = attention_mask.contiguous(), token_type_ids.contiguous()
         logits = torch.empty(B, 1, self._model.V)
@@ -342,3 +330,29 @@ class FastPaliGemma:
         self.library.decode_step(self._model, step, self.dtype == torch.float32)
         kv_cache.advance(1)
         return PaliGemmaOutput(logits=logits, kv_cache=kv_cache)
+
+
+def check_step(input_ids, attention_mask, token_type_ids, kv_cache) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask and types [B, T] of a step that adds one token to the cache; where None, those that the model would take.
+
+    Raises ValueError when batch and cache differ, when the cache is full, and for masks of another shape.
+    """
+    B, T = input_ids.shape[0], kv_cache.length + 1
+    if B != kv_cache.batch_size:
+        raise ValueError(f"the cache was made for {kv_cache.batch_size} rows, this batch has {B}")
+    if T > kv_cache.max_length:
+        raise ValueError(f"the cache is full ({kv_cache.max_length} tokens): make it with a larger max_length")
+    if attention_mask is None:
+        attention_mask = torch.ones(B, T, dtype=torch.int64, device=input_ids.device)
+    if token_type_ids is None:
+        token_type_ids = torch.zeros(B, T, dtype=torch.int64, device=input_ids.device)
+    for name, tensor in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+        if tuple(tensor.shape) != (B, T):
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [{B}, {T}]")
+    return attention_mask, token_type_ids
+
+
+def takes_one_token(input_ids, pixel_values, options: dict) -> bool:
+    """Is this call of a model a plain decoding step: one new token for each row, a cache, and nothing else?"""
+    others = pixel_values, options.get("labels"), options.get("image_features")
+    return options.get("kv_cache") is not None and input_ids.shape[1] == 1 and all(other is None for other in others)

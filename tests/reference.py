@@ -14,7 +14,9 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from paligemma import KVCache
 from paligemma.checkpoint import canonical_name
+from paligemma.generation import align_right
 from paligemma.modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from paligemma.processing_paligemma import PaliGemmaProcessor
 
@@ -330,3 +332,28 @@ def compare_greedy(settings, attention, padding_side, prompts=PROMPTS, max_new_t
         assert tokens.tolist() == expected.tolist()
     assert len(set(tokens.flatten().tolist())) > 2, "the same token over and over compares nothing"
     return tokens
+
+
+def decode_all(model, inputs, suffix, dtype=torch.float32):
+    """Prefill, then the suffix [B, n] one token at a time: logits [B, n, V] and the cache."""
+    inputs = align_right(inputs)
+    B, L = inputs["input_ids"].shape
+    kv_cache = KVCache(model.config.text_config, B, L + suffix.shape[1], dtype=dtype)
+    mask, types = inputs["attention_mask"], inputs["token_type_ids"]
+    with torch.no_grad():
+        model(**inputs, kv_cache=kv_cache)
+        logits = []
+        for i in range(suffix.shape[1]):
+            mask, types = (torch.cat([part, part.new_ones(B, 1)], dim=1) for part in (mask, types))
+            logits.append(model(suffix[:, i : i + 1], None, mask, types, kv_cache=kv_cache).logits)
+    return torch.cat(logits, dim=1).float(), kv_cache
+
+
+def logits_of_transformers(theirs, inputs, suffix) -> torch.Tensor:
+    """What `decode_all` should give, [B, n, V]: transformers' one pass over prompt and suffix, without a cache."""
+    whole, ones = align_right(inputs), torch.ones_like(suffix)
+    for name, more in (("input_ids", suffix), ("attention_mask", ones), ("token_type_ids", ones)):
+        whole[name] = torch.cat([whole[name], more], dim=1)
+    positions = whole["attention_mask"].cumsum(dim=1).clamp(min=1)
+    with torch.no_grad():
+        return theirs(**whole, position_ids=positions).logits[:, -suffix.shape[1] :]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from reference import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from paligemma import benchmark
+from paligemma.compiled import compile_for_decode
 from paligemma.fast import load_library
 from paligemma.kv_cache import KVCache
 from paligemma.modeling_gemma import PaliGemmaConfig
@@ -104,9 +106,11 @@ def test_quick_run_prints_and_writes_everything(tmp_path, capsys):
 
 def test_every_part_runs_for_paligemma_2(monkeypatch):
     monkeypatch.setattr(benchmark, "shape_config", lambda name: small_config("gemma2"))
-    results = benchmark.run("pg2-3b", "bfloat16", quick=True)
+    monkeypatch.setattr(benchmark, "compile_for_decode", partial(compile_for_decode, backend="eager"))
+    results = benchmark.run("pg2-3b", "bfloat16", quick=True, compiled=True)
     ways = {row["way"] for row in results["rows"]}
-    assert {"ours, plain", "transformers, eager"} <= ways and {"growth", "loading"} <= set(results)
+    assert {"ours, plain", "ours, torch.compile", "transformers, eager"} <= ways
+    assert {"growth", "loading"} <= set(results)
 
 
 @pytest.mark.parametrize("rounds, taken", [(None, 2), (3, 3)])

@@ -13,6 +13,8 @@ from reference import (
     GEMMA_SHAPES,
     PROMPTS,
     assert_close,
+    decode_all,
+    logits_of_transformers,
     make_inputs,
     make_pair,
     shape,
@@ -26,21 +28,6 @@ SHAPES = GEMMA_SHAPES | {f"Gemma 2: {name}": settings for name, settings in GEMM
 needs_compiler = pytest.mark.skipif(fast.find_compiler() is None, reason="no C++ compiler here")
 
 
-def decode_all(model, inputs, suffix, dtype=torch.float32):
-    """Prefill, then the suffix [B, n] one token at a time: logits [B, n, V] and the cache."""
-    inputs = align_right(inputs)
-    B, L = inputs["input_ids"].shape
-    kv_cache = KVCache(model.config.text_config, B, L + suffix.shape[1], dtype=dtype)
-    mask, types = inputs["attention_mask"], inputs["token_type_ids"]
-    with torch.no_grad():
-        model(**inputs, kv_cache=kv_cache)
-        logits = []
-        for i in range(suffix.shape[1]):
-            mask, types = (torch.cat([part, part.new_ones(B, 1)], dim=1) for part in (mask, types))
-            logits.append(model(suffix[:, i : i + 1], None, mask, types, kv_cache=kv_cache).logits)
-    return torch.cat(logits, dim=1).float(), kv_cache
-
-
 @needs_compiler
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("name", SHAPES)
@@ -52,13 +39,7 @@ def test_logits_are_those_of_transformers(name, padding_side):
     logits, kv_cache = decode_all(prepare_for_decode(ours), inputs, suffix)
     assert kv_cache.num_items() == inputs["input_ids"].shape[1] + 7
 
-    whole, ones = align_right(inputs), torch.ones_like(suffix)
-    whole["input_ids"] = torch.cat([whole["input_ids"], suffix], dim=1)
-    whole["attention_mask"] = torch.cat([whole["attention_mask"], ones], dim=1)
-    whole["token_type_ids"] = torch.cat([whole["token_type_ids"], ones], dim=1)
-    positions = whole["attention_mask"].cumsum(dim=1).clamp(min=1)
-    with torch.no_grad():
-        expected = theirs(**whole, position_ids=positions).logits[:, -7:]
+    expected = logits_of_transformers(theirs, inputs, suffix)
     assert_close(logits, expected)
     assert torch.equal(logits.argmax(-1), expected.argmax(-1))
 
