@@ -26,22 +26,23 @@ struct Matrix {
 // time than the first: a matrix is read at the speed of the memory.
 template <int R, int B, class W>
 static void dots(const W* w, const float* x, size_t K, float (&out)[R][B]) {
-    Floats sums[R][B] = {};
+    constexpr int U = B == 1 && sizeof(W) == 1 ? 2 : 1;  // 8-bit weights come so fast that each row needs two sums
+    Floats sums[R][B][U] = {};
     size_t k = 0;
-    for (; k + LANES <= K; k += LANES) {
-        Floats weights[R];
-        for (int r = 0; r < R; r++) {
-            weights[r] = load(w + r * K + k);
-            __builtin_prefetch(w + (r + R) * K + k, 0, 2);
-        }
-        for (int b = 0; b < B; b++) {
-            Floats values = load(x + b * K + k);
-            for (int r = 0; r < R; r++) sums[r][b] += weights[r] * values;
+    for (; k + U * LANES <= K; k += U * LANES) {
+        for (int r = 0; r < R; r++) __builtin_prefetch(w + (r + R) * K + k, 0, 2);
+        for (int u = 0; u < U; u++) {
+            Floats weights[R];
+            for (int r = 0; r < R; r++) weights[r] = load(w + r * K + k + u * LANES);
+            for (int b = 0; b < B; b++) {
+                Floats values = load(x + b * K + k + u * LANES);
+                for (int r = 0; r < R; r++) sums[r][b][u] += weights[r] * values;
+            }
         }
     }
     for (int r = 0; r < R; r++)
         for (int b = 0; b < B; b++) {
-            out[r][b] = sum(sums[r][b]);
+            out[r][b] = sum(sums[r][b][0]) + (U == 2 ? sum(sums[r][b][U - 1]) : 0.0f);
             for (size_t i = k; i < K; i++) out[r][b] += widen(w[r * K + i]) * x[b * K + i];
         }
 }

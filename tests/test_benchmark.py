@@ -116,7 +116,8 @@ def test_every_part_runs_for_paligemma_2(monkeypatch):
 @pytest.mark.parametrize("rounds, taken", [(None, 2), (3, 3)])
 def test_as_many_rounds_as_were_asked_for(monkeypatch, rounds, taken):
     monkeypatch.setattr(benchmark, "shape_config", lambda name: small_config())
-    monkeypatch.setattr(benchmark, "measure_bandwidth", lambda *_: 1e10)
+    limits = benchmark.Limits
+    monkeypatch.setattr(benchmark, "Limits", lambda config, dtype, _, device: limits(config, dtype, 1, device))
     monkeypatch.setattr(benchmark, "time_loading", lambda *_: {"file bytes": 1, **dict.fromkeys(
         ("ours", "transformers"), [{"loaded": 1.0, "ready": 1.0, "peak": None}])})
     rows = benchmark.run("3b", "float32", rounds)["rows"]
