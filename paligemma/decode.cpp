@@ -107,12 +107,6 @@ static void linear(const Matrix& matrix, const float* x, int B, size_t K, int ro
 
 // -------------------------------------------------------------------------------------------------------- small parts
 
-static inline float gelu(float x) {  // tanh by way of exp, which compilers have for many numbers at once
-    float z = 0.7978845608f * (x + 0.044715f * x * x * x);  // sqrt(2 / pi)
-    float e = std::exp(2 * std::min(std::max(z, -15.0f), 15.0f));
-    return 0.5f * x * (1 + (e - 1) / (e + 1));
-}
-
 // The library's tanh here: what is rounded is multiplied by the cap.
 static inline float softcap(float x, float cap) { return cap > 0 ? cap * std::tanh(x / cap) : x; }
 

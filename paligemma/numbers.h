@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -78,4 +79,10 @@ static inline float sum(Floats v) {
     float total = 0;
     for (int i = 0; i < LANES; i++) total += v[i];
     return total;
+}
+
+static inline float gelu(float x) {  // tanh by way of exp, which compilers have for many numbers at once
+    float z = 0.7978845608f * (x + 0.044715f * x * x * x);  // sqrt(2 / pi)
+    float e = std::exp(2 * std::min(std::max(z, -15.0f), 15.0f));
+    return 0.5f * x * (1 + (e - 1) / (e + 1));
 }

@@ -200,3 +200,20 @@ extern "C" void linear_of_many(
         }
     }
 }
+
+template <class N>
+static void gelu(const N* x, N* y, int64_t count, int threads) {
+    const int64_t whole = count / LANES * LANES;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t start = 0; start < whole; start += LANES) {
+        Floats values = load(x + start);
+        for (int i = 0; i < LANES; i++) values[i] = gelu(values[i]);
+        store(y + start, values);
+    }
+    for (int64_t i = whole; i < count; i++) store(y + i, gelu(widen(x[i])));
+}
+
+// GELU of `count` numbers, rounded once.
+extern "C" void gelu_of_many(const void* x, void* y, int64_t count, int32_t threads, int32_t wide) {
+    wide ? gelu((const float*)x, (float*)y, count, threads) : gelu((const bfloat16*)x, (bfloat16*)y, count, threads);
+}

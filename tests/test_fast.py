@@ -113,6 +113,37 @@ def test_tiled_products_read_no_further_than_their_inputs():
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(0,), (3,), (5, 7), (3, 160)])
+def test_fast_gelu_is_rounded_once(shape, dtype):
+    x = (torch.randn(shape) * 4).to(dtype)
+    x.view(-1)[:1] = -200.0  # far out: 0, and no overflow on the way
+    wide = x.double()
+    expected = (0.5 * wide * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (wide + 0.044715 * wide**3)))).float()
+    actual = fast.fast_gelu(x.T if x.ndim == 2 else x)
+    rtol = 2**-8 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(actual.float(), expected.T if x.ndim == 2 else expected, rtol=rtol, atol=1e-6)
+
+
+@needs_compiler
+def test_what_tiles_cannot_do_is_left_to_torch():
+    """Few vectors, other types, and mistakes, which get torch's own message."""
+    linear = torch.nn.functional.linear
+    wide, narrow, weight = torch.randn(9, 5), torch.randn(7, 5), torch.randn(3, 5)
+    with fast.FastOperations():
+        for x, w in ((narrow, weight), (wide.double(), weight.double()), (wide[:, :0], weight[:, :0])):
+            assert torch.equal(linear(x, w), x @ w.T)
+        assert torch.equal(linear(wide, weight[0]), wide @ weight[0])
+        assert_close(linear(input=wide, weight=weight), wide @ weight.T)
+        assert_close(linear(wide, weight, bias=weight[:, 0]), wide @ weight.T + weight[:, 0])
+        assert_close(torch.nn.functional.gelu(wide), wide * (1 + torch.erf(wide / 2**0.5)) / 2, 1e-6)  # not tanh
+        with pytest.raises(RuntimeError):
+            linear(wide, weight.bfloat16())
+        with pytest.raises(RuntimeError):
+            linear(wide, torch.randn(3, 6))
+
+
+@needs_compiler
 @pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
 def test_a_tiled_prompt_is_as_near_to_float32_as_the_plain_one(monkeypatch, text_model):
     settings = shape(text_model, D=64, ffn=600, d=16, layers=4)
