@@ -220,10 +220,10 @@ class Limits:
             self.product_ways[way] = lambda pairs=pairs, function=function: [function(*pair) for pair in pairs]
 
     @torch.inference_mode()
-    def measure(self, rounds: int) -> None:
+    def measure(self) -> None:
         """Measure once more, and keep all figures so far."""
         for ways, kept in ((self.read_ways, self.reads), (self.product_ways, self.products)):
-            for way, seconds in take_turns(ways, rounds, self.device).items():
+            for way, seconds in take_turns(ways, 1, self.device).items():
                 kept.setdefault(way, []).extend(seconds)
 
     def bandwidth(self) -> float:
@@ -500,7 +500,7 @@ def run(
             first, *rest = generation(name, new_tokens)
             prefill[name].append(first)
             decode[name] += rest[1:]
-            limits.measure(1)
+            limits.measure()
     bandwidth, products = limits.bandwidth(), limits.product_rates()
     fastest = max(products.values())
     report.values["limits"] = {"bandwidth": bandwidth, "products": products}

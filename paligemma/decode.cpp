@@ -279,12 +279,6 @@ extern "C" void decode_step(const Model* model, const Step* step, int32_t wide) 
     wide ? run<float>(*model, *step) : run<bfloat16>(*model, *step);
 }
 
-// One matrix [rows, K] times x [B, K] -> y [B, rows], by itself.
-extern "C" void matrix_times(const Matrix* m, const float* x, int32_t B, int64_t K, int32_t rows, float* y, int32_t threads) {
-#pragma omp parallel num_threads(threads)
-    linear(*m, x, B, K, rows, y);
-}
-
 // For the benchmark: read a matrix once, as above, and do nothing else. Returns a sum, so that nothing is left out.
 extern "C" float read_matrix(const float* weights, int64_t rows, int64_t K, int32_t threads) {
     float total = 0;

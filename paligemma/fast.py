@@ -32,7 +32,8 @@ from .configuration import check_choice
 from .modeling_gemma import PaliGemmaForConditionalGeneration, PaliGemmaOutput
 
 SOURCES = [Path(__file__).with_name(name) for name in ("decode.cpp", "prompt.cpp")]
-TYPES = {torch.float32: 0, torch.bfloat16: 1}  # as in decode.cpp; 2: 8 bits
+TYPES = {torch.float32: 0, torch.bfloat16: 1}  # as in decode.cpp
+EIGHT_BIT = 2
 
 
 # ---------------------------------------------------------------------------------------- compiling the two .cpp files
@@ -85,8 +86,6 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.decode_step.argtypes = [ctypes.POINTER(_Model), ctypes.POINTER(_Step), ctypes.c_int32]
     library.decode_step.restype = None
     pointer, whole = ctypes.c_void_p, ctypes.c_int32
-    library.matrix_times.argtypes = [ctypes.POINTER(_Matrix), pointer, whole, ctypes.c_int64, whole, pointer, whole]
-    library.matrix_times.restype = None
     library.linear_of_many.argtypes = [pointer, pointer, pointer, whole, whole, whole, pointer, pointer, whole, whole]
     library.linear_of_many.restype = None
     library.work_of_many.argtypes = [whole, whole, whole]
@@ -238,7 +237,7 @@ def prepare_for_decode(model: PaliGemmaForConditionalGeneration, weights: str | 
     is not on the CPU or in another dtype, and for another value of `weights`.
     """
     check_choice("weights", weights or "own", ("own", "int8"))
-    if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
+    if model.device.type != "cpu" or model.dtype not in TYPES:
         raise ValueError(
             f"the model is {model.dtype} on {model.device}; fast decoding needs float32 or bfloat16 on the CPU: "
             "load it with dtype= and device='cpu', or use the model as it is"
@@ -308,7 +307,7 @@ class FastPaliGemma:
         if not self.eight_bit:
             return _Matrix(self._pointer(weight), None, TYPES[weight.dtype])
         numbers, scale = quantize_rows(weight)
-        return _Matrix(self._pointer(numbers), self._pointer(scale), 2)
+        return _Matrix(self._pointer(numbers), self._pointer(scale), EIGHT_BIT)
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one step reads (the embedding counts once: as the head)."""

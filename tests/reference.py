@@ -127,6 +127,7 @@ GEMMA2_SHAPES = {
     "window shorter than the text": shape("gemma2", layers=4, sliding_window=6),
     "window of two, odd pixels": shape("gemma2", layers=3, sliding_window=2, image=21, patch=5, H_kv=1),
 }
+ALL_SHAPES = GEMMA_SHAPES | {f"Gemma 2: {name}": settings for name, settings in GEMMA2_SHAPES.items()}
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:

@@ -3,8 +3,7 @@
 import pytest
 import torch
 from reference import (
-    GEMMA2_SHAPES,
-    GEMMA_SHAPES,
+    ALL_SHAPES,
     PROMPTS,
     SUFFIXES,
     assert_close,
@@ -17,9 +16,6 @@ from reference import (
 
 from paligemma import generate, record_attention, set_attention
 from paligemma.attention import attention_modules
-
-ALL_SHAPES = {f"gemma, {name}": settings for name, settings in GEMMA_SHAPES.items()}
-ALL_SHAPES |= {f"gemma 2, {name}": settings for name, settings in GEMMA2_SHAPES.items()}
 
 
 def state_of(model):

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from reference import (
-    GEMMA2_SHAPES,
-    GEMMA_SHAPES,
+    ALL_SHAPES,
     PROMPTS,
     assert_close,
     decode_all,
@@ -24,9 +23,6 @@ from paligemma.fast import find_compiler
 from paligemma.generation import generate_tokens
 from paligemma.modeling_gemma import make_attn_mask
 
-SHAPES = GEMMA_SHAPES | {f"Gemma 2: {name}": settings for name, settings in GEMMA2_SHAPES.items()}
-
-
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, on import
 has_python_h = Path(sysconfig.get_paths()["include"], "Python.h").exists()
 
@@ -39,12 +35,12 @@ def forget_graphs():
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_logits_are_those_of_transformers(name, padding_side):
     """The graph is traced and then run as it is (backend "eager"): what may go wrong is the fixed cache, not the code
     that a compiler makes of it. A window shorter than the prompt, rows of unequal length, every shape."""
-    ours, theirs = make_pair(SHAPES[name])
-    inputs = make_inputs(SHAPES[name], padding_side)
+    ours, theirs = make_pair(ALL_SHAPES[name])
+    inputs = make_inputs(ALL_SHAPES[name], padding_side)
     suffix = torch.randint(4, 300, (len(PROMPTS), 7), generator=torch.Generator().manual_seed(1))
     logits, kv_cache = decode_all(compile_for_decode(ours, backend="eager"), inputs, suffix)
     assert kv_cache.num_items() == inputs["input_ids"].shape[1] + 7

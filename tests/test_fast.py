@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import (
-    GEMMA2_SHAPES,
-    GEMMA_SHAPES,
+    ALL_SHAPES,
     PROMPTS,
     assert_close,
     decode_all,
@@ -24,17 +23,16 @@ from paligemma import KVCache, fast
 from paligemma.fast import prepare_for_decode, quantize_rows
 from paligemma.generation import align_right, generate_tokens
 
-SHAPES = GEMMA_SHAPES | {f"Gemma 2: {name}": settings for name, settings in GEMMA2_SHAPES.items()}
 needs_compiler = pytest.mark.skipif(fast.find_compiler() is None, reason="no C++ compiler here")
 
 
 @needs_compiler
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_logits_are_those_of_transformers(name, padding_side):
     """Every shape of the model tests, rows of unequal length, cached: transformers' one pass without a cache."""
-    ours, theirs = make_pair(SHAPES[name])
-    inputs = make_inputs(SHAPES[name], padding_side)
+    ours, theirs = make_pair(ALL_SHAPES[name])
+    inputs = make_inputs(ALL_SHAPES[name], padding_side)
     suffix = torch.randint(4, 300, (len(PROMPTS), 7), generator=torch.Generator().manual_seed(1))
     logits, kv_cache = decode_all(prepare_for_decode(ours), inputs, suffix)
     assert kv_cache.num_items() == inputs["input_ids"].shape[1] + 7
