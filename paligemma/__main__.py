@@ -73,8 +73,7 @@ def ask_parser() -> Parser:
     parser.add_argument(
         "--masks",
         metavar="FILE",
-        help="what turns <seg> tokens into masks: a folder, or Google's vae-oid.npz\n"
-        "(the small model has its own)",
+        help="what turns <seg> tokens into masks: a folder, or Google's vae-oid.npz\n(the small model has its own)",
     )
     writing = parser.add_argument_group("how the answer is written")
     writing.add_argument(
@@ -281,9 +280,7 @@ def draw_answer(ax, image, prompt: str, answer: str, masks=None, columns: int = 
 
 def wrap_tokens(text: str, columns: int) -> str:
     """At most nine lines, broken between words and between tokens such as <loc0012>, which have no spaces between."""
-    lines = textwrap.wrap(
-        text.replace("><", "> \0<"), columns, break_long_words=False, max_lines=9, placeholder=" ..."
-    )
+    lines = textwrap.wrap(text.replace("><", "> \0<"), columns, break_long_words=False, max_lines=9, placeholder=" ...")
     return "\n".join(line.replace(" \0", "").replace("\0", "") for line in lines)
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from .modeling_siglip import SiglipEncoder, SiglipVisionConfig, SiglipVisionModel
 from .scenes import COLOURS, GRID, SHAPES, SIZES, Scene
 
-TEXT_LENGTH = 40                              # tokens of the longest caption, rounded up
+TEXT_LENGTH = 40  # tokens of the longest caption, rounded up
 
 
 class TinySiglip(nn.Module):
@@ -34,8 +34,12 @@ class TinySiglip(nn.Module):
         self.image_projection = nn.Linear(width, width)
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.text_position_embedding = nn.Embedding(TEXT_LENGTH, width)
-        text = SiglipVisionConfig(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-                                  num_attention_heads=vision.num_attention_heads)
+        text = SiglipVisionConfig(
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=vision.num_attention_heads,
+        )
         self.text_encoder = SiglipEncoder(text)
         self.text_layernorm = nn.LayerNorm(width)
         self.text_projection = nn.Linear(width, width)
@@ -53,10 +57,10 @@ class TinySiglip(nn.Module):
 
     def text_embeddings(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Token ids [B, TEXT_LENGTH], 0 where the text has ended -> unit vectors [B, D]."""
-        is_word = (input_ids != 0).unsqueeze(-1)                                      # [B, L, 1]
-        hidden = self.token_embedding(input_ids) + self.text_position_embedding.weight[:input_ids.shape[1]]
-        hidden = self.text_layernorm(self.text_encoder(hidden))                       # [B, L, D]
-        mean = (hidden * is_word).sum(dim=1) / is_word.sum(dim=1).clamp(min=1)        # [B, D]
+        is_word = (input_ids != 0).unsqueeze(-1)  # [B, L, 1]
+        hidden = self.token_embedding(input_ids) + self.text_position_embedding.weight[: input_ids.shape[1]]
+        hidden = self.text_layernorm(self.text_encoder(hidden))  # [B, L, D]
+        mean = (hidden * is_word).sum(dim=1) / is_word.sum(dim=1).clamp(min=1)  # [B, D]
         return F.normalize(self.text_projection(mean), dim=-1)
 
     def similarity(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
@@ -74,7 +78,7 @@ def sigmoid_loss(logits: torch.Tensor, first: int = 0) -> torch.Tensor:
     softmax (CLIP) must know the whole row and column. Mean over pictures, sum over texts.
     """
     pictures, texts = logits.shape
-    labels = 2 * torch.eye(texts, device=logits.device)[first:first + pictures] - 1   # 1 or -1
+    labels = 2 * torch.eye(texts, device=logits.device)[first : first + pictures] - 1  # 1 or -1
     return -F.logsigmoid(labels * logits).sum(dim=-1).mean()
 
 
@@ -83,13 +87,14 @@ class PatchHeads(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.shape = nn.Linear(width, len(SHAPES) + 1)                                # 0 is "no thing here"
+        self.shape = nn.Linear(width, len(SHAPES) + 1)  # 0 is "no thing here"
         self.colour = nn.Linear(width, len(COLOURS) + 1)
         self.size = nn.Linear(width, len(SIZES) + 1)
-        self.box = nn.Linear(width, 4)                                                # y1, x1, y2, x2 in 0..1
+        self.box = nn.Linear(width, 4)  # y1, x1, y2, x2 in 0..1
 
-    def loss(self, patches: torch.Tensor, labels: torch.Tensor, everyone: torch.Tensor | None = None,
-             beta: float = 1.0) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(
+        self, patches: torch.Tensor, labels: torch.Tensor, everyone: torch.Tensor | None = None, beta: float = 1.0
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         """Patches [B, N, D] and the labels of `patch_labels` [B, N, 7] -> (loss, sums of what is right, to log).
 
         `everyone` are the labels of the whole batch where these patches are one process's share of it; the
@@ -99,7 +104,7 @@ class PatchHeads(nn.Module):
         total_inside = (everyone[..., 0] > 0).sum().clamp(min=1)
         total_outside = (everyone[..., 0] == 0).sum().clamp(min=1)
         named = labels[..., :3].long()
-        inside = named[..., 0] > 0                                                    # [B, N]
+        inside = named[..., 0] > 0  # [B, N]
         loss, numbers = 0.0, {}
         for i, name in enumerate(("shape", "colour", "size")):
             predicted = getattr(self, name)(patches)
@@ -108,9 +113,10 @@ class PatchHeads(nn.Module):
                 loss = loss + 0.5 * F.cross_entropy(predicted[part], named[..., i][part], reduction="sum") / total
             numbers[f"patch {name}"] = (predicted.argmax(-1) == named[..., i])[inside].sum().item()
             numbers[f"patch {name}_n"] = inside.sum().item()
-        error = (self.box(patches)[inside] - labels[..., 3:][inside]) * GRID          # [patches, 4], in grid cells
+        error = (self.box(patches)[inside] - labels[..., 3:][inside]) * GRID  # [patches, 4], in grid cells
         loss = loss + 0.2 * F.smooth_l1_loss(error, torch.zeros_like(error), reduction="sum", beta=beta) / (
-            4 * total_inside)
+            4 * total_inside
+        )
         return loss, numbers | {"patch box": error.abs().sum().item(), "patch box_n": error.numel()}
 
 
@@ -125,11 +131,15 @@ def patch_labels(scene: Scene, patches_per_side: int) -> torch.Tensor:
     best = torch.full((patches_per_side, patches_per_side), 0.25 * side * side)
     for thing in scene.things:
         y1, x1, y2, x2 = thing.box
-        high = ((edges + side).clamp(max=y2) - edges.clamp(min=y1)).clamp(min=0)     # overlap along y
+        high = ((edges + side).clamp(max=y2) - edges.clamp(min=y1)).clamp(min=0)  # overlap along y
         wide = ((edges + side).clamp(max=x2) - edges.clamp(min=x1)).clamp(min=0)
         cover = high[:, None] * wide[None, :]
-        row = [1 + SHAPES.index(thing.shape), 1 + list(COLOURS).index(thing.colour),
-               1 + list(SIZES).index(thing.size), *thing.box]
+        row = [
+            1 + SHAPES.index(thing.shape),
+            1 + list(COLOURS).index(thing.colour),
+            1 + list(SIZES).index(thing.size),
+            *thing.box,
+        ]
         labels[cover >= best] = torch.tensor(row, dtype=torch.float32)
         best = torch.maximum(best, cover)
     return labels.flatten(0, 1)
@@ -154,5 +164,5 @@ def text_ids(tokenizer, texts: list[str]) -> torch.Tensor:
     """Captions as token ids int64 [B, TEXT_LENGTH], padded with 0 at the end; longer texts are cut."""
     ids = torch.zeros(len(texts), TEXT_LENGTH, dtype=torch.int64)
     for row, tokens in zip(ids, tokenizer(list(texts), add_special_tokens=False)["input_ids"], strict=True):
-        row[:len(tokens)] = torch.tensor(tokens[:TEXT_LENGTH], dtype=torch.int64)
+        row[: len(tokens)] = torch.tensor(tokens[:TEXT_LENGTH], dtype=torch.int64)
     return ids

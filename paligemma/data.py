@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .scenes import Scene, ask, draw, make_scene
 
-TRAIN_SEEDS = 1_000_000                       # the first seed that training uses
+TRAIN_SEEDS = 1_000_000  # the first seed that training uses
 
 
 def render(scene: Scene, size: int, rng) -> Image.Image:
@@ -58,7 +58,7 @@ class Pictures:
 
     def batch(self, indices) -> torch.Tensor:
         """Pictures as the processor would give them: float32 [B, 3, size, size] from -1 to 1."""
-        pixels = torch.from_numpy(self.pixels[np.asarray(indices)])                   # [B, H, W, 3]
+        pixels = torch.from_numpy(self.pixels[np.asarray(indices)])  # [B, H, W, 3]
         return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -30,8 +30,16 @@ from .training import mask_codes
 
 # What the shipped model must reach on scenes drawn by its own renderer.
 GOALS = {
-    "colour": 0.99, "shape": 0.99, "size": 0.99, "how many": 0.98, "is there": 0.98, "where": 0.98,
-    "caption": 0.98, "detect: mean IoU": 0.90, "detect: IoU over 0.5": 0.99, "segment: mean IoU": 0.85,
+    "colour": 0.99,
+    "shape": 0.99,
+    "size": 0.99,
+    "how many": 0.98,
+    "is there": 0.98,
+    "where": 0.98,
+    "caption": 0.98,
+    "detect: mean IoU": 0.90,
+    "detect: IoU over 0.5": 0.99,
+    "segment: mean IoU": 0.85,
     "absent: empty answer": 0.97,
 }
 QUESTIONS = ("colour", "shape", "size", "how many", "is there", "where", "relation")
@@ -40,10 +48,14 @@ QUESTIONS = ("colour", "shape", "size", "how many", "is there", "where", "relati
 # ------------------------------------------------------------------------------------------- a second renderer
 
 VECTOR_COLOURS = {
-    "red": ("red", "crimson", "firebrick"), "orange": ("orange", "darkorange", "#f58220"),
-    "yellow": ("yellow", "gold", "#f7dc30"), "green": ("green", "limegreen", "seagreen"),
-    "blue": ("blue", "royalblue", "dodgerblue"), "purple": ("purple", "darkorchid", "rebeccapurple"),
-    "pink": ("pink", "hotpink", "#f4a6c8"), "black": ("black", "#222222", "#101820"),
+    "red": ("red", "crimson", "firebrick"),
+    "orange": ("orange", "darkorange", "#f58220"),
+    "yellow": ("yellow", "gold", "#f7dc30"),
+    "green": ("green", "limegreen", "seagreen"),
+    "blue": ("blue", "royalblue", "dodgerblue"),
+    "purple": ("purple", "darkorchid", "rebeccapurple"),
+    "pink": ("pink", "hotpink", "#f4a6c8"),
+    "black": ("black", "#222222", "#101820"),
 }
 VECTOR_BACKGROUNDS = ("white", "whitesmoke", "ivory", "lavender", "gainsboro", "honeydew", "linen", "lightgrey")
 
@@ -60,39 +72,45 @@ def draw_vector(scene: Scene) -> Image.Image:
 
     rng = np.random.default_rng([2, scene.seed])
     width, height = int(rng.integers(80, 320)), int(rng.integers(80, 320))
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="none")   # whatever the style says
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="none")  # whatever the style says
     canvas = FigureCanvasAgg(figure)
     figure.set_facecolor(VECTOR_BACKGROUNDS[rng.integers(len(VECTOR_BACKGROUNDS))])
     axes = figure.add_axes([0, 0, 1, 1])
     axes.set_axis_off()
     axes.set_xlim(0, 1)
-    axes.set_ylim(1, 0)                       # y grows downwards, as in pictures
+    axes.set_ylim(1, 0)  # y grows downwards, as in pictures
     for thing in scene.things:
         turn = np.deg2rad(rng.uniform(-10, 10))
         corner = np.pi / 2 + turn
         if thing.shape in ("circle", "ring"):
             outline = Outline.unit_circle()
             if thing.shape == "ring":
-                inner = Outline(outline.vertices * (-0.6, 0.6), outline.codes)   # the other way round: a hole
+                inner = Outline(outline.vertices * (-0.6, 0.6), outline.codes)  # the other way round: a hole
                 outline = Outline.make_compound_path(outline, inner)
         elif thing.shape == "square":
             outline = Outline.unit_regular_polygon(4).transformed(transforms.Affine2D().rotate(turn + np.pi / 4))
         elif thing.shape == "triangle":
             outline = Outline.unit_regular_polygon(3).transformed(transforms.Affine2D().scale(1, -1).rotate(turn))
         elif thing.shape == "star":
-            outline = Outline.unit_regular_star(5, 0.4).transformed(
-                transforms.Affine2D().rotate(np.pi).rotate(turn))
+            outline = Outline.unit_regular_star(5, 0.4).transformed(transforms.Affine2D().rotate(np.pi).rotate(turn))
         else:
-            outline = Outline.make_compound_path(Outline([(-1, -.3), (1, -.3), (1, .3), (-1, .3), (-1, -.3)]),
-                                                 Outline([(-.3, -1), (.3, -1), (.3, 1), (-.3, 1), (-.3, -1)]))
+            outline = Outline.make_compound_path(
+                Outline([(-1, -0.3), (1, -0.3), (1, 0.3), (-1, 0.3), (-1, -0.3)]),
+                Outline([(-0.3, -1), (0.3, -1), (0.3, 1), (-0.3, 1), (-0.3, -1)]),
+            )
             outline = outline.transformed(transforms.Affine2D().rotate(corner))
         extents = outline.get_extents()
         y1, x1, y2, x2 = thing.box
-        fit = (transforms.Affine2D().translate(-extents.x0, -extents.y0)
-               .scale((x2 - x1) / extents.width, (y2 - y1) / extents.height).translate(x1, y1))
+        fit = (
+            transforms.Affine2D()
+            .translate(-extents.x0, -extents.y0)
+            .scale((x2 - x1) / extents.width, (y2 - y1) / extents.height)
+            .translate(x1, y1)
+        )
         shades = VECTOR_COLOURS[thing.colour]
-        axes.add_patch(patches.PathPatch(outline.transformed(fit), linewidth=0,
-                                         facecolor=shades[rng.integers(len(shades))]))
+        axes.add_patch(
+            patches.PathPatch(outline.transformed(fit), linewidth=0, facecolor=shades[rng.integers(len(shades))])
+        )
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     file = io.BytesIO()
@@ -105,6 +123,7 @@ RENDERERS = {"own": draw, "vector": draw_vector}
 
 # ------------------------------------------------------------------------------------------------- the questions
 
+
 def make_questions(scenes: list[Scene], codes) -> list[tuple[int, str, str, str]]:
     """One question of each task about each scene, where one can be asked: (scene, task, prompt, answer)."""
     rows = []
@@ -112,7 +131,7 @@ def make_questions(scenes: list[Scene], codes) -> list[tuple[int, str, str, str]
         rng = np.random.default_rng([3, scene.seed])
         for task in ("caption", *QUESTIONS, "detect", "segment"):
             pair = ask(scene, task, rng, codes)
-            while task == "detect" and pair is not None and not pair[1]:     # absent things: below, by themselves
+            while task == "detect" and pair is not None and not pair[1]:  # absent things: below, by themselves
                 pair = ask(scene, task, rng)
             if pair is not None:
                 rows.append((index, task, *pair))
@@ -124,12 +143,17 @@ def make_questions(scenes: list[Scene], codes) -> list[tuple[int, str, str, str]
 
 def answer_all(model, processor, pictures: list[Image.Image], rows, batch_size: int = 96) -> list[str]:
     """The model's answers to the rows of `make_questions`, in their order."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i][3]), len(rows[i][2])))    # like with like
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i][3]), len(rows[i][2])))  # like with like
     answers = [""] * len(rows)
     for start in tqdm(range(0, len(order), batch_size), desc="asking", unit=" batches", leave=False):
-        part = order[start:start + batch_size]
-        texts = generate(model, processor, images=[pictures[rows[i][0]] for i in part],
-                         text=[rows[i][2] for i in part], max_new_tokens=48)
+        part = order[start : start + batch_size]
+        texts = generate(
+            model,
+            processor,
+            images=[pictures[rows[i][0]] for i in part],
+            text=[rows[i][2] for i in part],
+            max_new_tokens=48,
+        )
         for i, text in zip(part, texts, strict=True):
             answers[i] = text
     return answers
@@ -138,8 +162,15 @@ def answer_all(model, processor, pictures: list[Image.Image], rows, batch_size: 
 def detection_ious(true_text: str, text: str) -> list[float]:
     """The IoU of each true box with its best match of the same label; 0 for each miss and each box too many."""
     truths, guesses = parse_detections(true_text)[0], parse_detections(text)[0]
-    pairs = sorted(((box_iou(t.box, g.box), i, j) for i, t in enumerate(truths) for j, g in enumerate(guesses)
-                    if t.label == g.label), reverse=True)
+    pairs = sorted(
+        (
+            (box_iou(t.box, g.box), i, j)
+            for i, t in enumerate(truths)
+            for j, g in enumerate(guesses)
+            if t.label == g.label
+        ),
+        reverse=True,
+    )
     matched, used = {}, set()
     for iou, i, j in pairs:
         if i not in matched and j not in used and iou > 0:
@@ -183,6 +214,7 @@ def score(scenes, rows, answers, mask_tokenizer) -> dict[str, float]:
 
 # --------------------------------------------------------------------------------------------------- attention
 
+
 def attention_in_box(model, processor, scenes: list[Scene], pictures) -> dict[str, dict[str, float]]:
     """How much of the attention to the picture falls inside the box of the thing that a token is about.
 
@@ -193,7 +225,7 @@ def attention_in_box(model, processor, scenes: list[Scene], pictures) -> dict[st
     """
     shares, areas = defaultdict(list), defaultdict(list)
     N = processor.image_seq_length
-    side = round(N ** 0.5)
+    side = round(N**0.5)
     for scene, picture in zip(scenes, pictures, strict=True):
         rng = np.random.default_rng([4, scene.seed])
         pair = ask(scene, "colour", rng)
@@ -201,34 +233,36 @@ def attention_in_box(model, processor, scenes: list[Scene], pictures) -> dict[st
             continue
         description = pair[0].removeprefix("answer en what colour is the ").removesuffix("?")
         index = find(scene, description)[0]
-        inside = box_patches(scene.things[index].box, side).flatten()                 # [N], from 0 to 1
+        inside = box_patches(scene.things[index].box, side).flatten()  # [N], from 0 to 1
         truth = "".join(generate(model, processor, [picture], [f"detect {description}"], max_new_tokens=12))
-        for prompt, answer, names in ((pair[0], pair[1], ["colour word"]),
-                                      (f"detect {description}", truth, ["y1", "x1", "y2", "x2"])):
+        for prompt, answer, names in (
+            (pair[0], pair[1], ["colour word"]),
+            (f"detect {description}", truth, ["y1", "x1", "y2", "x2"]),
+        ):
             batch = collate(processor.tokenizer, [prompt], [answer], N)
             pixel_values = processor(text=[prompt], images=[picture])["pixel_values"]
             with torch.inference_mode(), record_attention(model) as maps:
                 model(batch["input_ids"], pixel_values, batch["attention_mask"], batch["token_type_ids"])
             layers = [weights[0] for name, weights in maps.items() if name.startswith("language_model")]
-            weights = torch.stack([layer[0] for layer in layers])                     # [layers, H, L, L]
-            first = int(batch["token_type_ids"][0].argmax()) - 1                      # predicts the first token
+            weights = torch.stack([layer[0] for layer in layers])  # [layers, H, L, L]
+            first = int(batch["token_type_ids"][0].argmax()) - 1  # predicts the first token
             for step, name in enumerate(names):
-                to_image = weights[:, :, first + step, :N]                            # [layers, H, N]
+                to_image = weights[:, :, first + step, :N]  # [layers, H, N]
                 share = (to_image * inside).sum(-1) / to_image.sum(-1)
                 shares[name].append(share.numpy())
                 areas[name].append(float(inside.mean()))
     results = {}
     for name, values in shares.items():
-        values = np.stack(values)                                                     # [scenes, layers, H]
+        values = np.stack(values)  # [scenes, layers, H]
         half = len(values) // 2
         layer, head = np.unravel_index(values[:half].mean(0).argmax(), values.shape[1:])
         share, area = float(values[half:, layer, head].mean()), float(np.mean(areas[name][half:]))
-        results[name] = {"layer": int(layer), "head": int(head), "share": share, "area": area,
-                         "times": share / area}
+        results[name] = {"layer": int(layer), "head": int(head), "share": share, "area": area, "times": share / area}
     return results
 
 
 # --------------------------------------------------------------------------------------------------- the command
+
 
 def evaluate(model, processor, mask_tokenizer, scenes: int = 1000, renderer: str = "own") -> dict[str, float]:
     """The figures for held-out seeds 0 to scenes - 1. Raises ValueError for an unknown renderer or number."""
@@ -250,8 +284,9 @@ def print_table(results: dict[str, dict[str, float]]) -> None:
     names = list(GOALS) + [name for name in results[renderers[0]] if name not in GOALS]
     for name in names:
         goal = f"{GOALS[name]:.2f}" if name in GOALS else ""
-        print(f"| {name} | {goal} | " + " | ".join(f"{results[r].get(name, float('nan')):.3f}" for r in renderers)
-              + " |")
+        print(
+            f"| {name} | {goal} | " + " | ".join(f"{results[r].get(name, float('nan')):.3f}" for r in renderers) + " |"
+        )
 
 
 def main(arguments=None) -> int:
@@ -276,8 +311,9 @@ def main(arguments=None) -> int:
     print("\n| attention of | best layer, head | share inside the box | box's share of the picture | times |")
     print("|---|---|---|---|---|")
     for name, row in attention.items():
-        print(f"| {name} | {row['layer']}, {row['head']} | {row['share']:.2f} | {row['area']:.2f} "
-              f"| {row['times']:.1f} |")
+        print(
+            f"| {name} | {row['layer']}, {row['head']} | {row['share']:.2f} | {row['area']:.2f} | {row['times']:.1f} |"
+        )
     if args.json:
         text = json.dumps({"scenes": args.scenes, **results, "attention": attention}, indent=2) + "\n"
         partial = Path(args.json).with_name(Path(args.json).name + ".tmp")

@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-NUM_LOCATIONS = 1024            # <loc0000> ... <loc1023>
-NUM_SEGMENTS = 128              # <seg000> ... <seg127>
-CODES_PER_MASK = 16             # a 4 x 4 grid, row by row
+NUM_LOCATIONS = 1024  # <loc0000> ... <loc1023>
+NUM_SEGMENTS = 128  # <seg000> ... <seg127>
+CODES_PER_MASK = 16  # a 4 x 4 grid, row by row
 SEPARATOR = " ; "
 
 # [0-9], not \d: \d also matches the digits of other scripts, which the tokenizer does not have.
@@ -47,11 +47,14 @@ class Detection:
 
 def _check_box(box: Sequence[float]) -> None:
     if len(box) != 4 or not all(0 <= side <= 1 for side in box) or not (box[0] < box[2] and box[1] < box[3]):
-        raise ValueError(f"A box is (y1, x1, y2, x2) in fractions of the picture, 0 to 1, with y1 < y2 and x1 < x2; "
-                         f"got {tuple(box)}. Pixels must be divided by the picture's height or width first.")
+        raise ValueError(
+            f"A box is (y1, x1, y2, x2) in fractions of the picture, 0 to 1, with y1 < y2 and x1 < x2; "
+            f"got {tuple(box)}. Pixels must be divided by the picture's height or width first."
+        )
 
 
 # ---------------------------------------------------------------------------------------------- boxes and tokens
+
 
 def box_to_tokens(box: Sequence[float]) -> str:
     """(y1, x1, y2, x2) in fractions of the picture to four location tokens.
@@ -98,14 +101,17 @@ def box_to_pixels(box: Sequence[float], width: int, height: int) -> tuple[float,
 
 def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
     """Area of the intersection of two boxes over the area of their union, 0 to 1. Any one order of the sides."""
+
     def area(top, left, bottom, right):
         return max(bottom - top, 0.0) * max(right - left, 0.0)
+
     intersection = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
     union = area(*a) + area(*b) - intersection
     return intersection / union if union > 0 else 0.0
 
 
 # ---------------------------------------------------------------------------------------------------- whole texts
+
 
 def codes_to_tokens(codes: Iterable[int]) -> str:
     """The codes of a mask to segmentation tokens: 7, 127 to `<seg007><seg127>`."""

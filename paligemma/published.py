@@ -82,9 +82,7 @@ def _config(text: dict, image_size: int) -> dict:
     }
 
 
-PUBLISHED = {
-    f"{name}-pt-{size}": _config(text, size) for name, text in _TEXT.items() for size in (224, 448, 896)
-}
+PUBLISHED = {f"{name}-pt-{size}": _config(text, size) for name, text in _TEXT.items() for size in (224, 448, 896)}
 
 
 def build_on_meta(name: str) -> PaliGemmaForConditionalGeneration:

@@ -15,16 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-GRID = 64                                     # boxes lie on whole cells of a GRID x GRID raster
+GRID = 64  # boxes lie on whole cells of a GRID x GRID raster
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLOURS = {
-    "red": (225, 30, 35), "orange": (250, 145, 20), "yellow": (250, 225, 30), "green": (30, 160, 60),
-    "blue": (35, 75, 220), "purple": (130, 40, 165), "pink": (250, 150, 195), "black": (25, 25, 28),
+    "red": (225, 30, 35),
+    "orange": (250, 145, 20),
+    "yellow": (250, 225, 30),
+    "green": (30, 160, 60),
+    "blue": (35, 75, 220),
+    "purple": (130, 40, 165),
+    "pink": (250, 150, 195),
+    "black": (25, 25, 28),
 }
-SIZES = {"small": (12, 17), "large": (22, 28)}   # shortest and longest side of a box, in cells of the grid
-TASKS = ("caption", "colour", "shape", "size", "how many", "is there", "where", "relation", "detect",
-         "segment")
+SIZES = {"small": (12, 17), "large": (22, 28)}  # shortest and longest side of a box, in cells of the grid
+TASKS = ("caption", "colour", "shape", "size", "how many", "is there", "where", "relation", "detect", "segment")
 
 # A named colour is a region, not a point: each shade is a random mixture of its three corners.
 _SHADES = {
@@ -39,14 +44,29 @@ _SHADES = {
 }
 
 _KOREAN = {
-    "small": "작은", "large": "큰",
-    "red": "빨간", "orange": "주황", "yellow": "노란", "green": "초록",
-    "blue": "파란", "purple": "보라", "pink": "분홍", "black": "검은",
-    "circle": "원", "square": "사각형", "triangle": "삼각형", "star": "별", "cross": "십자가", "ring": "고리",
-    "above": "위에", "below": "아래에", "left of": "왼쪽에", "right of": "오른쪽에",
+    "small": "작은",
+    "large": "큰",
+    "red": "빨간",
+    "orange": "주황",
+    "yellow": "노란",
+    "green": "초록",
+    "blue": "파란",
+    "purple": "보라",
+    "pink": "분홍",
+    "black": "검은",
+    "circle": "원",
+    "square": "사각형",
+    "triangle": "삼각형",
+    "star": "별",
+    "cross": "십자가",
+    "ring": "고리",
+    "above": "위에",
+    "below": "아래에",
+    "left of": "왼쪽에",
+    "right of": "오른쪽에",
 }
 _RELATIONS = ("above", "below", "left of", "right of")
-_CLEAR = 4 / GRID                             # a relation is true when the centres differ by at least this
+_CLEAR = 4 / GRID  # a relation is true when the centres differ by at least this
 
 
 @dataclass(frozen=True)
@@ -78,13 +98,14 @@ class Scene:
 
     seed: int
     things: tuple[Thing, ...]
-    background: tuple[int, int, int]          # rgb in the middle of the picture
-    gradient: tuple[float, float]             # how much brighter bottom and right edges are, in grey levels
-    softness: float                           # blur of the outlines, in cells of the grid
-    noise: float                              # standard deviation of the pixel noise, in grey levels
+    background: tuple[int, int, int]  # rgb in the middle of the picture
+    gradient: tuple[float, float]  # how much brighter bottom and right edges are, in grey levels
+    softness: float  # blur of the outlines, in cells of the grid
+    noise: float  # standard deviation of the pixel noise, in grey levels
 
 
 # ---------------------------------------------------------------------------------------------- making scenes
+
 
 def make_scene(seed: int, max_things: int = 4) -> Scene:
     """Make the scene of this seed: 1 to `max_things` things with disjoint boxes, the same on every machine.
@@ -107,7 +128,7 @@ def make_scene(seed: int, max_things: int = 4) -> Scene:
             else:
                 colour = twin.colour
         cells = _place(rng, size, things) or _place(rng, "small", things)
-        if cells is None:                     # no room left: the scene simply has fewer things
+        if cells is None:  # no room left: the scene simply has fewer things
             break
         size = "small" if cells[2] - cells[0] <= SIZES["small"][1] else "large"
         box = tuple(int(cell) / GRID for cell in cells)
@@ -149,11 +170,13 @@ def _shade(rng, colour: str) -> tuple[int, int, int]:
 
 # -------------------------------------------------------------------------------------------- drawing, masks
 
+
 def _outline(shape: str, angle: float) -> list[np.ndarray]:
     """Closed curves [points, 2] of (x, y) that bound the rotated shape; the outermost fills [0, 1] x [0, 1].
 
     The second curve of the ring is its hole.
     """
+
     def around(count, radii, start=-90.0):
         """Points at these radii, one after another, round the middle; y grows downwards."""
         turn = np.deg2rad(start + 360 * np.arange(count) / count)
@@ -169,9 +192,25 @@ def _outline(shape: str, angle: float) -> list[np.ndarray]:
     elif shape == "star":
         curves = [around(10, [1, 0.45])]
     elif shape == "cross":
-        a, b = 1.0, 0.36                      # half the length and half the width of an arm
-        curves = [np.array([(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b),
-                            (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)])]
+        a, b = 1.0, 0.36  # half the length and half the width of an arm
+        curves = [
+            np.array(
+                [
+                    (-b, -a),
+                    (b, -a),
+                    (b, -b),
+                    (a, -b),
+                    (a, b),
+                    (b, b),
+                    (b, a),
+                    (-b, a),
+                    (-b, b),
+                    (-a, b),
+                    (-a, -b),
+                    (-b, -b),
+                ]
+            )
+        ]
     else:
         raise ValueError(f"Unknown shape {shape!r}; the shapes are {', '.join(SHAPES)}.")
     turn = np.deg2rad(angle)
@@ -210,7 +249,7 @@ def draw(scene: Scene, size: int = 64) -> Image.Image:
         raise ValueError(f"A scene can be drawn at 16 to 4096 pixels a side; got {size}.")
     ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     light = scene.gradient[0] * ramp[:, None] + scene.gradient[1] * ramp[None, :]
-    pixels = np.array(scene.background, dtype=np.float32) + light[:, :, None]                 # [H, W, 3]
+    pixels = np.array(scene.background, dtype=np.float32) + light[:, :, None]  # [H, W, 3]
     for thing in scene.things:
         cover = _coverage(thing.shape, thing.angle, thing.box, size)
         if scene.softness:
@@ -225,6 +264,7 @@ def draw(scene: Scene, size: int = 64) -> Image.Image:
 
 # ----------------------------------------------------------------------------------- what is true in a scene
 
+
 def find(scene: Scene, description: str) -> list[int]:
     """Indices of the things that a description such as `small red circle`, `circle` or `red thing` fits.
 
@@ -235,8 +275,11 @@ def find(scene: Scene, description: str) -> list[int]:
         if word not in SIZES and word not in COLOURS and word not in SHAPES and word != "thing":
             raise ValueError(f"Cannot look for {description!r}: {word!r} is no size, colour or shape here.")
     wanted = [word for word in words if word != "thing"]
-    return [index for index, thing in enumerate(scene.things)
-            if all(word in (thing.size, thing.colour, thing.shape) for word in wanted)]
+    return [
+        index
+        for index, thing in enumerate(scene.things)
+        if all(word in (thing.size, thing.colour, thing.shape) for word in wanted)
+    ]
 
 
 def relation(a: Thing, b: Thing) -> str:
@@ -267,6 +310,7 @@ def place(thing: Thing) -> str | None:
 
 # ------------------------------------------------------------------------------------------------- captions
 
+
 def caption(scene: Scene, language: str = "en") -> str:
     """Describe the whole scene, two things to a clause, in reading order.
 
@@ -278,7 +322,7 @@ def caption(scene: Scene, language: str = "en") -> str:
         raise ValueError(f"Captions come in 'en' and 'ko'; got {language!r}.")
     clauses = []
     for first in range(0, len(scene.things), 2):
-        pair = scene.things[first:first + 2]
+        pair = scene.things[first : first + 2]
         word = relation(*pair) if len(pair) == 2 else None
         clauses.append(_english_clause(pair, word) if language == "en" else _korean_clause(pair, word))
     return ", ".join(clauses)
@@ -320,7 +364,7 @@ def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None
             if len(pieces) == 3:
                 clauses.append((name(clause), None, None))
             elif len(pieces) == 8 and pieces[-1] == "있다" and words.get(pieces[6]) in _RELATIONS:
-                subject = " ".join(pieces[:3])[:-1]                       # without its particle
+                subject = " ".join(pieces[:3])[:-1]  # without its particle
                 clauses.append((name(subject), words[pieces[6]], name(" ".join(pieces[3:6]))))
             else:
                 raise ValueError(f"Cannot read the clause {clause!r}.")
@@ -354,6 +398,7 @@ def caption_is_true(scene: Scene, text: str, language: str = "en") -> bool:
 
 # ------------------------------------------------------------------------------------------------ questions
 
+
 def box_tokens(box) -> str:
     """A box (y1, x1, y2, x2) in fractions of the side as PaliGemma's four location tokens.
 
@@ -370,8 +415,17 @@ def _unique_descriptions(scene: Scene, thing: Thing, templates: tuple[str, ...])
 
 def make_query(rng, scene: Scene, present: bool) -> str | None:
     """Something to look for that is, or is not, in the scene; absent ones differ from a thing by a word."""
-    template = _choose(rng, ("{colour} {shape}", "{colour} {shape}", "{shape}", "{colour} thing",
-                             "{size} {shape}", "{size} {colour} {shape}"))
+    template = _choose(
+        rng,
+        (
+            "{colour} {shape}",
+            "{colour} {shape}",
+            "{shape}",
+            "{colour} thing",
+            "{size} {shape}",
+            "{size} {colour} {shape}",
+        ),
+    )
     for _ in range(20):
         thing = _choose(rng, scene.things)
         parts = {"size": thing.size, "colour": thing.colour, "shape": thing.shape}
@@ -402,10 +456,12 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
     if task == "caption":
         return "caption en", caption(scene)
     if task in ("colour", "shape", "size", "where"):
-        templates = {"colour": ("{shape}", "{size} {shape}"),
-                     "shape": ("{colour} thing", "{size} {colour} thing"),
-                     "size": ("{shape}", "{colour} {shape}"),
-                     "where": ("{shape}", "{colour} {shape}")}[task]
+        templates = {
+            "colour": ("{shape}", "{size} {shape}"),
+            "shape": ("{colour} thing", "{size} {colour} thing"),
+            "size": ("{shape}", "{colour} {shape}"),
+            "where": ("{shape}", "{colour} {shape}"),
+        }[task]
         descriptions = _unique_descriptions(scene, thing, templates)
         if not descriptions:
             return None
@@ -416,8 +472,17 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
         return f"answer en what {task} is the {description}?", getattr(thing, task)
     if task == "how many":
         # Ask about what is there, mostly; now and then about what is not.
-        query = _choose(rng, ("thing", thing.shape, f"{thing.colour} thing", f"{thing.size} thing",
-                              _choose(rng, SHAPES), f"{_choose(rng, list(COLOURS))} thing"))
+        query = _choose(
+            rng,
+            (
+                "thing",
+                thing.shape,
+                f"{thing.colour} thing",
+                f"{thing.size} thing",
+                _choose(rng, SHAPES),
+                f"{_choose(rng, list(COLOURS))} thing",
+            ),
+        )
         plural = query + ("es" if query == "cross" else "s")
         return f"answer en how many {plural} are there?", str(len(find(scene, query)))
     if task == "is there":
@@ -436,7 +501,7 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
         return f"answer en where is the {a} relative to the {b}?", relation(thing, other)
     if task in ("detect", "detect pair"):
         is_pair = task == "detect pair"
-        if not is_pair and rng.random() < 0.2:                # something that is not there: the answer is empty
+        if not is_pair and rng.random() < 0.2:  # something that is not there: the answer is empty
             query = make_query(rng, scene, present=False)
             return query and (f"detect {query}", "")
         queries = [make_query(rng, scene, present=True)]

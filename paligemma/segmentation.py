@@ -28,21 +28,22 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-MASK_SIZE = 64                  # a mask is encoded at 64 x 64 ...
-GRID = 4                        # ... as 4 x 4 codes
-STEPS = 1600                    # of training, by default: about two minutes on one CPU core
+MASK_SIZE = 64  # a mask is encoded at 64 x 64 ...
+GRID = 4  # ... as 4 x 4 codes
+STEPS = 1600  # of training, by default: about two minutes on one CPU core
 
 
 @dataclass(frozen=True)
 class MaskTokenizerConfig:
     """Sizes of a mask tokenizer; the defaults are the published one's."""
 
-    num_codes: int = 128        # entries of the codebook, K
-    code_dim: int = 512         # length of a code's vector, D
-    width: int = 16             # channels C at 32 x 32; twice as many each time the side halves, 8 C at 4 x 4
+    num_codes: int = 128  # entries of the codebook, K
+    code_dim: int = 512  # length of a code's vector, D
+    width: int = 16  # channels C at 32 x 32; twice as many each time the side halves, 8 C at 4 x 4
 
 
 # ------------------------------------------------------------------------------------------------- the network
+
 
 class VectorQuantizer(nn.Module):
     """Replaces each vector by the nearest one of the codebook (van den Oord et al. 2017, section 3.1)."""
@@ -50,13 +51,13 @@ class VectorQuantizer(nn.Module):
     def __init__(self, num_codes: int, code_dim: int):
         super().__init__()
         # A buffer, not a parameter: no gradient reaches it. In training the codes follow the vectors (`follow`).
-        self.register_buffer("_embedding", torch.randn(num_codes, code_dim))                       # [K, D]
+        self.register_buffer("_embedding", torch.randn(num_codes, code_dim))  # [K, D]
 
     def nearest(self, z: torch.Tensor) -> torch.Tensor:
         """z [B, D, H, W] -> number of the nearest code by Euclidean distance, [B, H * W] int64, row by row."""
-        z = z.flatten(2).transpose(1, 2)                                                             # [B, H*W, D]
+        z = z.flatten(2).transpose(1, 2)  # [B, H*W, D]
         # |z - e|^2 = |z|^2 - 2 z.e + |e|^2, and |z|^2 is the same for every code.
-        distances = self._embedding.pow(2).sum(dim=1) - 2 * z @ self._embedding.T                    # [B, H*W, K]
+        distances = self._embedding.pow(2).sum(dim=1) - 2 * z @ self._embedding.T  # [B, H*W, K]
         return distances.argmin(dim=2)
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
@@ -78,7 +79,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.net(x)                                                                       # [B, 8C, 4, 4]
+        return x + self.net(x)  # [B, 8C, 4, 4]
 
 
 def mask_decoder(config: MaskTokenizerConfig) -> nn.Sequential:
@@ -86,14 +87,19 @@ def mask_decoder(config: MaskTokenizerConfig) -> nn.Sequential:
     doubles the side: (n - 1) * stride 2 - 2 * padding 1 + kernel 4 = 2 n."""
     c = config.width
     return nn.Sequential(
-        nn.Conv2d(config.code_dim, 8 * c, kernel_size=1), nn.ReLU(),                                 # 0, 1
-        ResidualBlock(8 * c),                                                                        # 2
-        ResidualBlock(8 * c),                                                                        # 3
-        nn.ConvTranspose2d(8 * c, 8 * c, kernel_size=4, stride=2, padding=1), nn.ReLU(),             # 4: 8 x 8
-        nn.ConvTranspose2d(8 * c, 4 * c, kernel_size=4, stride=2, padding=1), nn.ReLU(),             # 6: 16 x 16
-        nn.ConvTranspose2d(4 * c, 2 * c, kernel_size=4, stride=2, padding=1), nn.ReLU(),             # 8: 32 x 32
-        nn.ConvTranspose2d(2 * c, c, kernel_size=4, stride=2, padding=1), nn.ReLU(),                 # 10: 64 x 64
-        nn.Conv2d(c, 1, kernel_size=1),                                                              # 12
+        nn.Conv2d(config.code_dim, 8 * c, kernel_size=1),
+        nn.ReLU(),  # 0, 1
+        ResidualBlock(8 * c),  # 2
+        ResidualBlock(8 * c),  # 3
+        nn.ConvTranspose2d(8 * c, 8 * c, kernel_size=4, stride=2, padding=1),
+        nn.ReLU(),  # 4: 8 x 8
+        nn.ConvTranspose2d(8 * c, 4 * c, kernel_size=4, stride=2, padding=1),
+        nn.ReLU(),  # 6: 16 x 16
+        nn.ConvTranspose2d(4 * c, 2 * c, kernel_size=4, stride=2, padding=1),
+        nn.ReLU(),  # 8: 32 x 32
+        nn.ConvTranspose2d(2 * c, c, kernel_size=4, stride=2, padding=1),
+        nn.ReLU(),  # 10: 64 x 64
+        nn.Conv2d(c, 1, kernel_size=1),  # 12
     )
 
 
@@ -101,13 +107,17 @@ def mask_encoder(config: MaskTokenizerConfig) -> nn.Sequential:
     """Mask [B, 1, 64, 64], -1 outside and +1 inside -> vectors [B, D, 4, 4]. Each convolution halves the side."""
     c = config.width
     return nn.Sequential(
-        nn.Conv2d(1, c, kernel_size=4, stride=2, padding=1), nn.ReLU(),                              # 0: 32 x 32
-        nn.Conv2d(c, 2 * c, kernel_size=4, stride=2, padding=1), nn.ReLU(),                          # 2: 16 x 16
-        nn.Conv2d(2 * c, 4 * c, kernel_size=4, stride=2, padding=1), nn.ReLU(),                      # 4: 8 x 8
-        nn.Conv2d(4 * c, 8 * c, kernel_size=4, stride=2, padding=1), nn.ReLU(),                      # 6: 4 x 4
-        ResidualBlock(8 * c),                                                                        # 8
-        ResidualBlock(8 * c),                                                                        # 9
-        nn.Conv2d(8 * c, config.code_dim, kernel_size=1),                                            # 10
+        nn.Conv2d(1, c, kernel_size=4, stride=2, padding=1),
+        nn.ReLU(),  # 0: 32 x 32
+        nn.Conv2d(c, 2 * c, kernel_size=4, stride=2, padding=1),
+        nn.ReLU(),  # 2: 16 x 16
+        nn.Conv2d(2 * c, 4 * c, kernel_size=4, stride=2, padding=1),
+        nn.ReLU(),  # 4: 8 x 8
+        nn.Conv2d(4 * c, 8 * c, kernel_size=4, stride=2, padding=1),
+        nn.ReLU(),  # 6: 4 x 4
+        ResidualBlock(8 * c),  # 8
+        ResidualBlock(8 * c),  # 9
+        nn.Conv2d(8 * c, config.code_dim, kernel_size=1),  # 10
     )
 
 
@@ -122,15 +132,17 @@ class MaskTokenizer(nn.Module):
         super().__init__()
         self.config = config or MaskTokenizerConfig()
         self.encoder = mask_encoder(self.config)
-        self._vq_vae = VectorQuantizer(self.config.num_codes, self.config.code_dim)   # the published file's name
+        self._vq_vae = VectorQuantizer(self.config.num_codes, self.config.code_dim)  # the published file's name
         self.decoder = mask_decoder(self.config)
 
     @torch.no_grad()
     def encode(self, masks: torch.Tensor) -> torch.Tensor:
         """masks [B, 64, 64] float, 0 outside to 1 inside -> codes [B, 16] int64, the 4 x 4 grid row by row."""
         if masks.ndim != 3 or masks.shape[1:] != (MASK_SIZE, MASK_SIZE) or not masks.is_floating_point():
-            raise ValueError(f"encode takes float masks [B, {MASK_SIZE}, {MASK_SIZE}]; got {list(masks.shape)} "
-                             f"{masks.dtype}. A mask of a whole picture goes to mask_to_codes(mask, box).")
+            raise ValueError(
+                f"encode takes float masks [B, {MASK_SIZE}, {MASK_SIZE}]; got {list(masks.shape)} "
+                f"{masks.dtype}. A mask of a whole picture goes to mask_to_codes(mask, box)."
+            )
         return self._vq_vae.nearest(self.encoder(2 * masks[:, None] - 1))
 
     @torch.no_grad()
@@ -154,8 +166,9 @@ class MaskTokenizer(nn.Module):
         """The 16 codes of a picture's mask [H, W] inside `box` (y1, x1, y2, x2 in fractions of the picture)."""
         return self.encode(crop_mask(mask, box)[None].to(self._vq_vae._embedding)).squeeze(0).tolist()
 
-    def codes_to_mask(self, codes: Sequence[int], box: Sequence[float], width: int, height: int,
-                      to_pixel=round) -> np.ndarray:
+    def codes_to_mask(
+        self, codes: Sequence[int], box: Sequence[float], width: int, height: int, to_pixel=round
+    ) -> np.ndarray:
         """16 codes and a box (y1, x1, y2, x2 in fractions) to the picture's mask, bool [height, width].
 
         `to_pixel` as in `paste_mask`.
@@ -165,6 +178,7 @@ class MaskTokenizer(nn.Module):
 
 
 # ------------------------------------------------------------------------------------- between picture and 64 x 64
+
 
 def crop_mask(mask: np.ndarray | torch.Tensor, box: Sequence[float]) -> torch.Tensor:
     """Crop a picture's mask to its box and resize it to [64, 64] float32: what `encode` wants.
@@ -178,16 +192,19 @@ def crop_mask(mask: np.ndarray | torch.Tensor, box: Sequence[float]) -> torch.Te
         raise ValueError(f"A picture's mask is [height, width]; got {list(mask.shape)}.")
     height, width = mask.shape
     y1, x1, y2, x2 = (round(side * full) for side, full in zip(box, (height, width, height, width), strict=True))
-    crop = mask[max(y1, 0):y2, max(x1, 0):x2].float()
+    crop = mask[max(y1, 0) : y2, max(x1, 0) : x2].float()
     if crop.numel() == 0:
-        raise ValueError(f"There is no pixel of the {width} x {height} mask in the box {tuple(box)}; a box is "
-                         f"(y1, x1, y2, x2) in fractions of the picture, from 0 to 1.")
+        raise ValueError(
+            f"There is no pixel of the {width} x {height} mask in the box {tuple(box)}; a box is "
+            f"(y1, x1, y2, x2) in fractions of the picture, from 0 to 1."
+        )
     size = (MASK_SIZE, MASK_SIZE)
     return F.interpolate(crop[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
 
 
-def paste_mask(mask: np.ndarray, box: Sequence[float], width: int, height: int, threshold: float = 0.5,
-               to_pixel=round) -> np.ndarray:
+def paste_mask(
+    mask: np.ndarray, box: Sequence[float], width: int, height: int, threshold: float = 0.5, to_pixel=round
+) -> np.ndarray:
     """Stretch a mask [64, 64] over its box in a picture: bool [height, width], True where it exceeds `threshold`.
 
     box (y1, x1, y2, x2) in fractions of the picture. As in the official evaluator, the resize is PIL's bilinear and
@@ -201,8 +218,10 @@ def paste_mask(mask: np.ndarray, box: Sequence[float], width: int, height: int, 
     """
     mask = np.asarray(mask, dtype=np.float32)
     if mask.ndim != 2 or width < 1 or height < 1:
-        raise ValueError(f"paste_mask takes one mask [64, 64] and a picture's width and height; got "
-                         f"{list(mask.shape)}, width={width}, height={height}.")
+        raise ValueError(
+            f"paste_mask takes one mask [64, 64] and a picture's width and height; got "
+            f"{list(mask.shape)}, width={width}, height={height}."
+        )
     if len(box) != 4 or not all(0 <= side <= 1 for side in box):
         raise ValueError(f"A box is (y1, x1, y2, x2) in fractions of the picture, from 0 to 1; got {tuple(box)}.")
     y1, x1, y2, x2 = (to_pixel(side * full) for side, full in zip(box, (height, width, height, width), strict=True))
@@ -224,6 +243,7 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 # -------------------------------------------------------------------------------------------------- load and save
 
+
 def load_mask_tokenizer(path: str | Path) -> MaskTokenizer:
     """Open a folder written by `save_mask_tokenizer`, or the published `vae-oid.npz`, ready for use (eval mode).
 
@@ -239,15 +259,20 @@ def load_mask_tokenizer(path: str | Path) -> MaskTokenizer:
         config = MaskTokenizerConfig(**json.loads((path / "config.json").read_text(encoding="utf-8")))
         weights = load_file(path / "model.safetensors")
     else:
-        raise FileNotFoundError(f"No mask tokenizer at {path}: expected a folder with config.json and "
-                                f"model.safetensors, or the published vae-oid.npz.")
+        raise FileNotFoundError(
+            f"No mask tokenizer at {path}: expected a folder with config.json and "
+            f"model.safetensors, or the published vae-oid.npz."
+        )
     tokenizer = MaskTokenizer(config)
     wanted = tokenizer.state_dict()
     weights = {name: w for name, w in weights.items() if not name.startswith("_vq_vae._ema_")}
     wrong = [f"missing {name}" for name in wanted if name not in weights]
     wrong += [f"unexpected {name}" for name in weights if name not in wanted]
-    wrong += [f"{name} is {list(weights[name].shape)}, expected {list(wanted[name].shape)}"
-              for name in wanted if name in weights and weights[name].shape != wanted[name].shape]
+    wrong += [
+        f"{name} is {list(weights[name].shape)}, expected {list(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
     if wrong:
         raise ValueError(f"{path} is no mask tokenizer of {config}: " + "; ".join(wrong))
     tokenizer.load_state_dict(weights)
@@ -274,6 +299,7 @@ def write_text(path: Path, text: str) -> None:
 
 # -------------------------------------------------------------------------------------------------------- training
 
+
 class CodebookAverage:
     """Moves the codes to the mean of the vectors they stand for, and revives the unused.
 
@@ -283,13 +309,13 @@ class CodebookAverage:
 
     def __init__(self, quantizer: VectorQuantizer, decay: float = 0.98):
         self.quantizer, self.decay = quantizer, decay
-        self.count = torch.ones(len(quantizer._embedding))                                           # [K]
-        self.total = quantizer._embedding.clone()                                                    # [K, D]
+        self.count = torch.ones(len(quantizer._embedding))  # [K]
+        self.total = quantizer._embedding.clone()  # [K, D]
 
     @torch.no_grad()
     def update(self, z: torch.Tensor, codes: torch.Tensor) -> None:
         """z [N, D] are the vectors of a batch, codes [N] what they chose."""
-        chosen = F.one_hot(codes, len(self.count)).to(z)                                             # [N, K]
+        chosen = F.one_hot(codes, len(self.count)).to(z)  # [N, K]
         self.count.lerp_(chosen.sum(dim=0), 1 - self.decay)
         self.total.lerp_(chosen.T @ z, 1 - self.decay)
         self.quantizer._embedding.copy_(self.total / self.count[:, None].clamp_min(1e-5))
@@ -298,7 +324,7 @@ class CodebookAverage:
     def revive(self, z: torch.Tensor, codes: torch.Tensor) -> None:
         """A code that nobody chooses never moves again: put each such code where a vector is badly served."""
         unused = (self.count < 0.02).nonzero().squeeze(1)
-        error = (z - self.quantizer._embedding[codes]).pow(2).sum(dim=1)                             # [N]
+        error = (z - self.quantizer._embedding[codes]).pow(2).sum(dim=1)  # [N]
         if len(unused):
             self.total[unused] = z[torch.multinomial(error + 1e-12, len(unused), replacement=True)]
             self.count[unused] = 1.0
@@ -316,9 +342,17 @@ def roughen(masks: torch.Tensor) -> torch.Tensor:
     return torch.cat(rough)
 
 
-def train_mask_tokenizer(masks: torch.Tensor, config: MaskTokenizerConfig, steps: int, batch: int = 48,
-                         lr: float = 3e-3, corrupt: float = 0.15, agree: float = 2.0, seed: int = 0,
-                         log=print) -> MaskTokenizer:
+def train_mask_tokenizer(
+    masks: torch.Tensor,
+    config: MaskTokenizerConfig,
+    steps: int,
+    batch: int = 48,
+    lr: float = 3e-3,
+    corrupt: float = 0.15,
+    agree: float = 2.0,
+    seed: int = 0,
+    log=print,
+) -> MaskTokenizer:
     """Train a tokenizer on masks [N, 64, 64] float32, 0 to 1, of any things, each filling its box.
 
     A language model will have to predict the codes, so a faithful drawing is not all. Each mask is also seen
@@ -337,27 +371,27 @@ def train_mask_tokenizer(masks: torch.Tensor, config: MaskTokenizerConfig, steps
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        clean = masks[torch.randint(len(masks), (batch,))]                                           # [B, 64, 64]
-        seen = torch.cat([roughen(clean), clean])                                                    # [2B, 64, 64]
-        z = tokenizer.encoder(2 * seen[:, None] - 1).flatten(2).transpose(1, 2)                      # [2B, 16, D]
-        vectors = z.detach().flatten(0, 1)                                                           # [2B*16, D]
+        clean = masks[torch.randint(len(masks), (batch,))]  # [B, 64, 64]
+        seen = torch.cat([roughen(clean), clean])  # [2B, 64, 64]
+        z = tokenizer.encoder(2 * seen[:, None] - 1).flatten(2).transpose(1, 2)  # [2B, 16, D]
+        vectors = z.detach().flatten(0, 1)  # [2B*16, D]
         if step == 0:
             quantizer._embedding.copy_(vectors[torch.randint(len(vectors), (config.num_codes,))])
             average = CodebookAverage(quantizer)
-        codes = quantizer.nearest(z.transpose(1, 2).unflatten(2, (GRID, GRID)))                      # [2B, 16]
+        codes = quantizer.nearest(z.transpose(1, 2).unflatten(2, (GRID, GRID)))  # [2B, 16]
         average.update(vectors, codes.flatten())
-        if step % 20 == 0 and step < 0.6 * steps:        # later, nobody would have time to learn a new code
+        if step % 20 == 0 and step < 0.6 * steps:  # later, nobody would have time to learn a new code
             average.revive(vectors, codes.flatten())
-        nearest = quantizer._embedding[codes]                                                        # [2B, 16, D]
+        nearest = quantizer._embedding[codes]  # [2B, 16, D]
 
-        commitment = F.mse_loss(z, nearest)              # keep the vectors near their codes
-        agreement = F.mse_loss(z[:batch], z[batch:])     # and those of the two views near each other
+        commitment = F.mse_loss(z, nearest)  # keep the vectors near their codes
+        agreement = F.mse_loss(z[:batch], z[batch:])  # and those of the two views near each other
         # Straight through: forward the code, backward as if it were the vector itself. Draw the rough half.
         quantized = z[:batch] + (nearest[:batch] - z[:batch]).detach()
         share = 2 * corrupt * (1 - step / steps) * torch.rand(batch, 1, 1)
         wrong = torch.rand(batch, GRID * GRID, 1) < share
         quantized = torch.where(wrong, nearest[torch.randperm(batch)], quantized)
-        drawn = tokenizer.decoder(quantized.transpose(1, 2).unflatten(2, (GRID, GRID))).squeeze(1)   # [B, 64, 64]
+        drawn = tokenizer.decoder(quantized.transpose(1, 2).unflatten(2, (GRID, GRID))).squeeze(1)  # [B, 64, 64]
         reconstruction = F.mse_loss(drawn, 2 * clean - 1)
 
         optimizer.zero_grad()
@@ -366,10 +400,17 @@ def train_mask_tokenizer(masks: torch.Tensor, config: MaskTokenizerConfig, steps
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            log({"step": step + 1, "reconstruction": reconstruction.item(), "commitment": commitment.item(),
-                 "agreement": agreement.item(), "iou": _mean_iou(drawn.detach() > 0, clean > 0.5),
-                 "codes used": len(codes.unique()),
-                 "same code in both views": (codes[:batch] == codes[batch:]).float().mean().item()})
+            log(
+                {
+                    "step": step + 1,
+                    "reconstruction": reconstruction.item(),
+                    "commitment": commitment.item(),
+                    "agreement": agreement.item(),
+                    "iou": _mean_iou(drawn.detach() > 0, clean > 0.5),
+                    "codes used": len(codes.unique()),
+                    "same code in both views": (codes[:batch] == codes[batch:]).float().mean().item(),
+                }
+            )
     return tokenizer.eval()
 
 
@@ -386,10 +427,12 @@ def measure(tokenizer: MaskTokenizer, masks: torch.Tensor, seed: int = 0) -> dic
 
     def iou(codes):
         return _mean_iou(tokenizer.decode_signed(codes) > 0, truth)
+
     rough = tokenizer.encode(roughen(masks))
     shifts = [tokenizer.encode(torch.roll(masks, shift, dims=(1, 2))) for shift in ((0, 1), (0, -1), (1, 0), (-1, 0))]
-    wrong = [torch.where(torch.rand(codes.shape) < share, codes[torch.randperm(len(codes))], codes)
-             for share in (0.1, 0.3)]
+    wrong = [
+        torch.where(torch.rand(codes.shape) < share, codes[torch.randperm(len(codes))], codes) for share in (0.1, 0.3)
+    ]
     return {
         "IoU of the mask drawn from its codes": iou(codes),
         "the same from the mask roughened": iou(rough),
@@ -401,6 +444,7 @@ def measure(tokenizer: MaskTokenizer, masks: torch.Tensor, seed: int = 0) -> dic
 
 
 # --------------------------------------------------------------------------------------------------- command line
+
 
 def shape_masks(per_shape: int, seed: int) -> tuple[torch.Tensor, list[tuple[str, float]]]:
     """The little world's masks at random angles: [6 * per_shape, 64, 64], and (shape, angle) of each."""
@@ -420,15 +464,16 @@ def folder_masks(folder: Path) -> torch.Tensor:
         rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
         if not len(rows):
             raise ValueError(f"{path} has no white pixel, so there is no mask in it; white is inside.")
-        inside = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+        inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         masks.append(crop_mask(inside, (0, 0, 1, 1)))
     if not masks:
         raise ValueError(f"There is no mask in {folder}: expected pictures, each one mask, white inside; .png is best.")
     return torch.stack(masks)
 
 
-def constant_code_iou(tokenizer: MaskTokenizer, masks: torch.Tensor, things: list[tuple[str, float]],
-                      degrees: float) -> float:
+def constant_code_iou(
+    tokenizer: MaskTokenizer, masks: torch.Tensor, things: list[tuple[str, float]], degrees: float
+) -> float:
     """IoU when all masks of a shape within `degrees` of angle get one sequence: at each place its commonest code.
 
     This is what a language model reaches that knows the shape and no more than so much of the angle.
@@ -464,6 +509,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures = {**figures, "seconds": time.perf_counter() - started}
         lines.append(json.dumps({name: round(value, 5) for name, value in figures.items()}))
         print(lines[-1], flush=True)
+
     tokenizer = train_mask_tokenizer(masks, config, options.steps, options.batch, seed=options.seed, log=log)
     seconds = time.perf_counter() - started
     save_mask_tokenizer(tokenizer, options.output)
@@ -474,36 +520,62 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _model_card(tokenizer: MaskTokenizer, masks: torch.Tensor, options: argparse.Namespace, seconds: float) -> str:
     config, size = tokenizer.config, (options.output / "model.safetensors").stat().st_size
-    source = f"{len(masks)} masks of a folder" if options.masks else (
-        f"{len(masks)} masks of the little world: six shapes, each at {len(masks) // 6} angles from -12 to 12 degrees")
-    text = ["# Mask tokenizer", "",
-            "A VQ-VAE that turns a 64 x 64 mask into 16 of 128 codes (PaliGemma's `<seg000>` to `<seg127>`) and back. "
-            "Architecture and names are those of PaliGemma's published `vae-oid.npz`, but smaller: "
-            f"width {config.width} for 16, codes of length {config.code_dim} for 512, "
-            f"{sum(p.numel() for p in tokenizer.parameters()):,} parameters, {size / 1e6:.2f} MB.", "",
-            "```python", "from paligemma.segmentation import load_mask_tokenizer",
-            f'tokenizer = load_mask_tokenizer("{options.output.as_posix()}")', "```", "",
-            f"Trained on {source}, seed {options.seed}, {options.steps} steps, "
-            f"{seconds:.0f} seconds on {torch.get_num_threads()} CPU thread{'s' * (torch.get_num_threads() > 1)}. "
-            "`training.jsonl` has the course of it.", ""]
+    source = (
+        f"{len(masks)} masks of a folder"
+        if options.masks
+        else (
+            f"{len(masks)} masks of the little world: six shapes, each at {len(masks) // 6} angles from -12 to 12 degrees"
+        )
+    )
+    text = [
+        "# Mask tokenizer",
+        "",
+        "A VQ-VAE that turns a 64 x 64 mask into 16 of 128 codes (PaliGemma's `<seg000>` to `<seg127>`) and back. "
+        "Architecture and names are those of PaliGemma's published `vae-oid.npz`, but smaller: "
+        f"width {config.width} for 16, codes of length {config.code_dim} for 512, "
+        f"{sum(p.numel() for p in tokenizer.parameters()):,} parameters, {size / 1e6:.2f} MB.",
+        "",
+        "```python",
+        "from paligemma.segmentation import load_mask_tokenizer",
+        f'tokenizer = load_mask_tokenizer("{options.output.as_posix()}")',
+        "```",
+        "",
+        f"Trained on {source}, seed {options.seed}, {options.steps} steps, "
+        f"{seconds:.0f} seconds on {torch.get_num_threads()} CPU thread{'s' * (torch.get_num_threads() > 1)}. "
+        "`training.jsonl` has the course of it.",
+        "",
+    ]
     if options.masks:
         text += ["Measured on the training masks themselves:", "", "| what | figure |", "|---|---|"]
         text += [f"| {name} | {value:.3f} |" for name, value in measure(tokenizer, masks).items()]
         return "\n".join(text) + "\n"
     held_out, things = shape_masks(150, options.seed + 1_000_000)
-    text += [f"    python -m paligemma.segmentation train --output {options.output.as_posix()} --seed {options.seed}"
-             + (f" --steps {options.steps}" if options.steps != STEPS else ""), "",
-             f"Measured on {len(held_out)} masks at other angles:", "", "| what | figure |", "|---|---|"]
+    text += [
+        f"    python -m paligemma.segmentation train --output {options.output.as_posix()} --seed {options.seed}"
+        + (f" --steps {options.steps}" if options.steps != STEPS else ""),
+        "",
+        f"Measured on {len(held_out)} masks at other angles:",
+        "",
+        "| what | figure |",
+        "|---|---|",
+    ]
     text += [f"| {name} | {value:.3f} |" for name, value in measure(tokenizer, held_out).items()]
-    text += [f"| IoU with one sequence for each shape and {degrees} degrees | "
-             f"{constant_code_iou(tokenizer, held_out, things, degrees):.3f} |" for degrees in (4, 8)]
+    text += [
+        f"| IoU with one sequence for each shape and {degrees} degrees | "
+        f"{constant_code_iou(tokenizer, held_out, things, degrees):.3f} |"
+        for degrees in (4, 8)
+    ]
     text += ["", "| shape | IoU |", "|---|---|"]
     for shape in dict.fromkeys(shape for shape, _ in things):
         part = held_out[[i for i, thing in enumerate(things) if thing[0] == shape]]
         text.append(f"| {shape} | {_mean_iou(tokenizer.decode_signed(tokenizer.encode(part)) > 0, part > 0.5):.3f} |")
-    text += ["", "Limits: it knows these six shapes turned by up to 12 degrees and nothing else. Another mask, a cat's "
-             "say, comes back as something like the nearest of them. For other masks train another: `--masks FOLDER`.",
-             "", "Licence: Apache-2.0."]
+    text += [
+        "",
+        "Limits: it knows these six shapes turned by up to 12 degrees and nothing else. Another mask, a cat's "
+        "say, comes back as something like the nearest of them. For other masks train another: `--masks FOLDER`.",
+        "",
+        "Licence: Apache-2.0.",
+    ]
     return "\n".join(text) + "\n"
 
 

@@ -25,6 +25,7 @@ SEGMENTS = [f"<seg{i:03d}>" for i in range(128)]
 
 # ------------------------------------------------------------------------------------------------- tokenizer
 
+
 def sentences(count: int = 3000) -> list[str]:
     """Prompts, answers and captions of the first `count` scenes, without location and segment tokens."""
     rng = np.random.default_rng(0)
@@ -45,22 +46,26 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     # Pieces are merged only within a word; commas and question marks stay by themselves.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split("▁", behavior="merged_with_next"),
-        pre_tokenizers.Split(Regex("[?,]"), behavior="isolated"),
-    ])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split("▁", behavior="merged_with_next"),
+            pre_tokenizers.Split(Regex("[?,]"), behavior="isolated"),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(vocab_size=4096, min_frequency=1, show_progress=False,
-                                  special_tokens=["<pad>", "<eos>", "<bos>", "<unk>", *byte_tokens, "\n"])
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=["<pad>", "<eos>", "<bos>", "<unk>", *byte_tokens, "\n"],
+    )
     tokenizer.train_from_iterator(texts, trainer)
     # Byte tokens and the newline are ordinary pieces; the trainer took them as special only to place them.
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = state["added_tokens"][:4]
     tokenizer = Tokenizer.from_str(json.dumps(state))
-    tokenizer.add_tokens(
-        [AddedToken(token, normalized=False, special=False) for token in LOCATIONS + SEGMENTS])
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in LOCATIONS + SEGMENTS])
     tokenizer.add_special_tokens([AddedToken("<image>", normalized=False, special=True)])
     return tokenizer
 
@@ -68,23 +73,41 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 def build_processor(image_size: int = IMAGE_SIZE) -> PaliGemmaProcessor:
     """The processor with a freshly trained tokenizer, the same every time; takes about two seconds."""
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=train_tokenizer(sentences()), model_max_length=512, padding_side="left",
-        pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
-        clean_up_tokenization_spaces=False)
+        tokenizer_object=train_tokenizer(sentences()),
+        model_max_length=512,
+        padding_side="left",
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
     return PaliGemmaProcessor(tokenizer, (image_size // PATCH_SIZE) ** 2, image_size)
 
 
 # ----------------------------------------------------------------------------------------------------- model
 
+
 def build_model(processor: PaliGemmaProcessor, seed: int = 0, width: int = WIDTH) -> PaliGemmaForConditionalGeneration:
     """An untrained tiny PaliGemma that fits the processor, with weights drawn by `seed`."""
     config = PaliGemmaConfig(
         vision_config=SiglipVisionConfig(
-            hidden_size=width, intermediate_size=4 * width, num_hidden_layers=4, num_attention_heads=4,
-            image_size=processor.image_size, patch_size=PATCH_SIZE),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=processor.image_size,
+            patch_size=PATCH_SIZE,
+        ),
         text_config=GemmaConfig(
-            vocab_size=len(processor.tokenizer), hidden_size=width, intermediate_size=3 * width,
-            num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=width // 4),
+            vocab_size=len(processor.tokenizer),
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=width // 4,
+        ),
         image_token_index=processor.image_token_id,
     )
     model = PaliGemmaForConditionalGeneration(config)
@@ -105,12 +128,12 @@ def initialise(model: nn.Module, seed: int) -> None:
     writers = ("out_proj", "o_proj", "fc2", "down_proj")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("embeddings.position_embedding.weight"):        # of the picture
+            if name.endswith("embeddings.position_embedding.weight"):  # of the picture
                 parameter.copy_(picture_waves(*parameter.shape))
             elif "embed" in name and name.endswith("weight") and "patch" not in name:
                 parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
             elif parameter.ndim >= 2:
-                scale = 8 ** -0.5 if any(writer in name for writer in writers) else 1.0
+                scale = 8**-0.5 if any(writer in name for writer in writers) else 1.0
                 parameter.normal_(std=scale * parameter[0].numel() ** -0.5, generator=generator)
             elif name.endswith("bias") and "logit" not in name:
                 parameter.zero_()
@@ -118,10 +141,10 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 def picture_waves(count: int, width: int) -> torch.Tensor:
     """Sines and cosines of the patch's row and column, [count, width], of standard deviation about 0.35."""
-    side = round(count ** 0.5)
-    frequencies = torch.pi * 2 ** torch.linspace(-1, 3, width // 4)                   # half a wave to 8 waves
-    angles = torch.arange(side)[:, None] / side * frequencies                         # [side, width / 4]
-    waves = torch.cat([angles.sin(), angles.cos()], dim=1)                            # [side, width / 2]
+    side = round(count**0.5)
+    frequencies = torch.pi * 2 ** torch.linspace(-1, 3, width // 4)  # half a wave to 8 waves
+    angles = torch.arange(side)[:, None] / side * frequencies  # [side, width / 4]
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # [side, width / 2]
     rows = waves[:, None, :].expand(side, side, -1)
     columns = waves[None, :, :].expand(side, side, -1)
     return 0.5 * torch.cat([rows, columns], dim=-1).reshape(count, width)
@@ -134,8 +157,8 @@ def smooth_locations(embedding: torch.Tensor, tokenizer, seed: int) -> None:
     same size as the other tokens'.
     """
     ids = torch.tensor(tokenizer.convert_tokens_to_ids(LOCATIONS))
-    place = torch.arange(1024)[:, None] / 1024                                        # [1024, 1]
-    waves = torch.arange(1, 25)[None, :] * torch.pi * place                           # [1024, 24]
+    place = torch.arange(1024)[:, None] / 1024  # [1024, 1]
+    waves = torch.arange(1, 25)[None, :] * torch.pi * place  # [1024, 24]
     features = torch.cat([waves.cos(), waves.sin()], dim=1) / torch.arange(1, 25).repeat(2) ** 0.5
     mixture = torch.randn(features.shape[1], embedding.shape[1], generator=torch.Generator().manual_seed(seed + 1))
     curve = features @ mixture

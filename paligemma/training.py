@@ -46,13 +46,25 @@ from .tiny import build_model, build_processor, initialise, soft_location_target
 SHIPPED = "assets/tiny-paligemma"
 
 # How often each task is asked. Those that took longest to learn come more often.
-TASK_WEIGHTS = {"caption": 1.6, "colour": 0.7, "shape": 0.7, "size": 0.7, "how many": 0.9, "is there": 1.5,
-                "where": 1.0, "relation": 0.6, "detect": 2.2, "segment": 2.2, "detect pair": 0.0}
+TASK_WEIGHTS = {
+    "caption": 1.6,
+    "colour": 0.7,
+    "shape": 0.7,
+    "size": 0.7,
+    "how many": 0.9,
+    "is there": 1.5,
+    "where": 1.0,
+    "relation": 0.6,
+    "detect": 2.2,
+    "segment": 2.2,
+    "detect pair": 0.0,
+}
 # With --quick: words only, no boxes and masks. Half the time a step, and nothing to learn but what things are.
 QUICK_WEIGHTS = {"caption": 1.6, "colour": 1.0, "shape": 1.0, "size": 0.7, "how many": 0.7}
 
 
 # ------------------------------------------------------------------------------------------------ the loop
+
 
 @dataclass
 class Schedule:
@@ -65,8 +77,8 @@ class Schedule:
     weight_decay: float = 0.1
     clip: float = 1.0
     seed: int = 0
-    save_every: float = 60.0                  # seconds between two state.pt
-    log_every: int = 10                       # steps between two lines of log.jsonl
+    save_every: float = 60.0  # seconds between two state.pt
+    log_every: int = 10  # steps between two lines of log.jsonl
 
     @property
     def steps(self) -> int:
@@ -138,11 +150,13 @@ def shard(model: PaliGemmaForConditionalGeneration) -> None:
     from torch.distributed.fsdp import fully_shard
 
     if not dist.is_initialized():
-        raise RuntimeError("shard needs several processes: call torch.distributed.init_process_group first, and "
-                           "start the script with torchrun.")
+        raise RuntimeError(
+            "shard needs several processes: call torch.distributed.init_process_group first, and "
+            "start the script with torchrun."
+        )
     mesh = init_device_mesh(model.device.type, (dist.get_world_size(),))
     layers = [*model.vision_tower.vision_model.encoder.layers, *model.language_model.model.layers]
-    for part in (*layers, model):                 # the model last: it takes what is in no layer
+    for part in (*layers, model):  # the model last: it takes what is in no layer
         fully_shard(part, mesh=mesh)
 
 
@@ -195,8 +209,8 @@ def train(
     folder = Path(folder)
     is_main = not dist.is_initialized() or dist.get_rank() == 0
     optimizers = make_optimizers(model, schedule)
-    settings = json.loads(json.dumps(asdict(schedule)))       # as JSON keeps them: lists for tuples
-    del settings["save_every"]                                # changes nothing in the result
+    settings = json.loads(json.dumps(asdict(schedule)))  # as JSON keeps them: lists for tuples
+    del settings["save_every"]  # changes nothing in the result
     first, log = 0, []
     state_path, log_path = folder / "state.pt", folder / "log.jsonl"
     try:
@@ -206,28 +220,38 @@ def train(
     if state_path.exists():
         state = torch.load(state_path, map_location="cpu", weights_only=True)
         if state["settings"] != settings:
-            raise ValueError(f"{folder} holds a run with other settings ({state['settings']}, now {settings}). "
-                             "Give the same settings, another --out, or remove the folder.")
+            raise ValueError(
+                f"{folder} holds a run with other settings ({state['settings']}, now {settings}). "
+                "Give the same settings, another --out, or remove the folder."
+            )
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first = state["step"]
         if log_path.exists():
             log = [json.loads(line) for line in log_path.read_text(encoding="utf-8").splitlines()]
-            log = [line for line in log if line["step"] <= first]   # later lines will be written again
+            log = [line for line in log if line["step"] <= first]  # later lines will be written again
     if is_main:
         write_log(log_path, log)
 
     def save(step: int) -> None:
         if is_main:
-            save_state(state_path, {"step": step, "model": model.state_dict(), "settings": settings,
-                                    "optimizers": [optimizer.state_dict() for optimizer in optimizers]})
+            save_state(
+                state_path,
+                {
+                    "step": step,
+                    "model": model.state_dict(),
+                    "settings": settings,
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                },
+            )
 
     seconds = log[-1]["seconds"] if log else 0.0
     sums, since_save = defaultdict(float), time.monotonic()
     last = schedule.steps if stop_at is None else min(stop_at, schedule.steps)
-    bar = tqdm(range(first, last), initial=first, total=schedule.steps, disable=not is_main, unit=" steps",
-               mininterval=5.0)
+    bar = tqdm(
+        range(first, last), initial=first, total=schedule.steps, disable=not is_main, unit=" steps", mininterval=5.0
+    )
     model.train()
     for step in bar:
         began = time.monotonic()
@@ -241,8 +265,10 @@ def train(
         norm = nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         numbers = add_up({"loss": loss.item(), **numbers})
         if not math.isfinite(numbers["loss"]):
-            raise FloatingPointError(f"The loss became {numbers['loss']} at step {step}. Lower the learning "
-                                     f"rates; the last good state is {state_path}.")
+            raise FloatingPointError(
+                f"The loss became {numbers['loss']} at step {step}. Lower the learning "
+                f"rates; the last good state is {state_path}."
+            )
         for optimizer in optimizers:
             optimizer.step()
         seconds += time.monotonic() - began
@@ -253,8 +279,13 @@ def train(
         done = step + 1
         cycle = schedule.ends_cycle(step)
         if done % schedule.log_every == 0 or cycle or done == last:
-            line = {"step": done, "seconds": round(seconds, 2), "rate": round(schedule.factor(step), 5),
-                    "gradient": round(float(norm), 4), "loss": sums["loss"] / sums["steps"]}
+            line = {
+                "step": done,
+                "seconds": round(seconds, 2),
+                "rate": round(schedule.factor(step), 5),
+                "gradient": round(float(norm), 4),
+                "loss": sums["loss"] / sums["steps"],
+            }
             line |= {key: round(sums[key] / sums[f"{key}_n"], 4) for key in sums if f"{key}_n" in sums}
             log.append(line)
             sums.clear()
@@ -263,8 +294,11 @@ def train(
                     file.write(json.dumps(line) + "\n")
             bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
         # Saving right after a line of the log keeps the two in step.
-        if cycle or done == last or (
-                time.monotonic() - since_save > schedule.save_every and done % schedule.log_every == 0):
+        if (
+            cycle
+            or done == last
+            or (time.monotonic() - since_save > schedule.save_every and done % schedule.log_every == 0)
+        ):
             save(done)
             since_save = time.monotonic()
         if cycle and is_main:
@@ -287,6 +321,7 @@ def autocast(device: torch.device):
 
 # ------------------------------------------------------------------------------- stage 0: the image encoder
 
+
 class Stage0(nn.Module):
     """What stage 0 trains: the two towers, and the heads that are thrown away afterwards."""
 
@@ -306,11 +341,11 @@ def stage0_loss(stage: Stage0, tokenizer, pictures: Pictures, per_step: int, see
         indices = rng.integers(pictures.count, size=per_step)
         scenes = [pictures.scene(int(index)) for index in indices]
         mine = process_share(per_step)
-        texts = text_ids(tokenizer, [caption(scene) for scene in scenes]).to(device)      # of all processes
+        texts = text_ids(tokenizer, [caption(scene) for scene in scenes]).to(device)  # of all processes
         labels = torch.stack([patch_labels(scene, patches_per_side) for scene in scenes]).to(device)
         pixel_values = pictures.batch(indices[mine]).to(device)
         with autocast(device):
-            patches = stage.towers.vision_tower(pixel_values)                         # [B, N, D]
+            patches = stage.towers.vision_tower(pixel_values)  # [B, N, D]
             logits = stage.towers.similarity(stage.towers.pool_image(patches), stage.towers.text_embeddings(texts))
             dense, numbers = stage.heads.loss(patches.float(), labels[mine], everyone=labels)
             share = len(pixel_values) / per_step
@@ -318,10 +353,12 @@ def stage0_loss(stage: Stage0, tokenizer, pictures: Pictures, per_step: int, see
         retrieved = (logits.argmax(dim=1).cpu() == torch.arange(per_step)[mine]).sum().item()
         numbers |= {"pairs": pairs.item(), "pairs_n": share, "retrieved": retrieved, "retrieved_n": len(pixel_values)}
         return 0.3 * pairs + dense, numbers
+
     return batch_loss
 
 
 # ------------------------------------------------------------- stages 1 to 3: pictures, prompts and answers
+
 
 class AnswerLoss:
     """Cross-entropy of the answers' tokens; location tokens have soft targets.
@@ -348,9 +385,8 @@ class AnswerLoss:
         cells = self.cell_of_token[targets]
         where = cells >= 0
         if where.any():
-            soft = self.bells[cells[where]]                                           # [locations, 65]
-            losses = losses.masked_scatter(
-                where, -(soft * log_probabilities[where][:, self.location_ids]).sum(dim=-1))
+            soft = self.bells[cells[where]]  # [locations, 65]
+            losses = losses.masked_scatter(where, -(soft * log_probabilities[where][:, self.location_ids]).sum(dim=-1))
         return losses
 
 
@@ -366,41 +402,42 @@ def answer_states(model: PaliGemmaForConditionalGeneration, features, owner, bat
     """
     decoder = model.language_model.model
     N = features.shape[1]
-    text = decoder.embed(batch["input_ids"][:, N:])                                   # [R, L - N, D]
-    hidden = torch.cat([features[owner].to(text.dtype), text], dim=1)                 # image tokens come first
+    text = decoder.embed(batch["input_ids"][:, N:])  # [R, L - N, D]
+    hidden = torch.cat([features[owner].to(text.dtype), text], dim=1)  # image tokens come first
     R, L, _ = hidden.shape
-    position_ids = batch["attention_mask"].cumsum(dim=-1).clamp(min=1)                # [R, L]
-    positions = decoder.rotary_emb(hidden, position_ids)                              # cos, sin [R, L, d]
+    position_ids = batch["attention_mask"].cumsum(dim=-1).clamp(min=1)  # [R, L]
+    positions = decoder.rotary_emb(hidden, position_ids)  # cos, sin [R, L, d]
     masks = decoder.layer_masks(batch["attention_mask"], batch["token_type_ids"], L, hidden.dtype)
     for layer, mask in zip(decoder.layers[:-1], masks, strict=False):
         hidden = layer(hidden, positions, mask)
 
     # The token before the answer predicts its first, and so on: S places for each row, from there on.
-    is_answer = batch["labels"] != -100                                               # [R, L]
+    is_answer = batch["labels"] != -100  # [R, L]
     S = int(is_answer.sum(dim=1).max())
     places = is_answer.int().argmax(dim=1)[:, None] - 1 + torch.arange(S, device=hidden.device)
-    places = places.clamp(max=L - 1)                                                  # [R, S]
+    places = places.clamp(max=L - 1)  # [R, S]
     row = torch.arange(R, device=hidden.device)[:, None]
 
     layer, attention = decoder.layers[-1], decoder.layers[-1].self_attn
     normed = layer.input_layernorm(hidden)
-    key = attention.k_proj(normed).view(R, L, -1, attention.head_dim).transpose(1, 2)      # [R, H_kv, L, d]
+    key = attention.k_proj(normed).view(R, L, -1, attention.head_dim).transpose(1, 2)  # [R, H_kv, L, d]
     value = attention.v_proj(normed).view(R, L, -1, attention.head_dim).transpose(1, 2)
     query = attention.q_proj(normed[row, places]).view(R, S, -1, attention.head_dim).transpose(1, 2)
     key, _ = apply_rotary_pos_emb(key, key, *positions)
-    query, _ = apply_rotary_pos_emb(query, query, *(p[row, places] for p in positions))    # [R, H, S, d]
-    mask = masks[-1][row, 0, places].unsqueeze(1)                                     # [R, 1, S, L]
+    query, _ = apply_rotary_pos_emb(query, query, *(p[row, places] for p in positions))  # [R, H, S, d]
+    mask = masks[-1][row, 0, places].unsqueeze(1)  # [R, 1, S, L]
     attended, _ = attention.attend(query, key, value, mask)
     hidden = hidden[row, places] + attention.o_proj(attended.transpose(1, 2).flatten(2))
     hidden = decoder.norm(hidden + layer.mlp(layer.post_attention_layernorm(hidden)))  # [R, S, D]
 
-    targets = batch["labels"][row, (places + 1).clamp(max=L - 1)]                     # [R, S]
+    targets = batch["labels"][row, (places + 1).clamp(max=L - 1)]  # [R, S]
     real = torch.arange(S, device=hidden.device) < is_answer.sum(dim=1, keepdim=True)
     return hidden[real], targets[real], row.expand(R, S)[real]
 
 
-def questions_loss(model, tokenizer, answer_loss: AnswerLoss, features, rows, chunks: int = 8,
-                   total_weight: float | None = None):
+def questions_loss(
+    model, tokenizer, answer_loss: AnswerLoss, features, rows, chunks: int = 8, total_weight: float | None = None
+):
     """Loss of questions about pictures, whose features are [P, N, D]; `rows` are (picture, task, prompt, answer).
 
     Rows of like length are worked on together, in `chunks` groups, so that little is padding. Returns the loss
@@ -411,18 +448,18 @@ def questions_loss(model, tokenizer, answer_loss: AnswerLoss, features, rows, ch
     lengths = answer_lengths(tokenizer, [row[3] for row in rows])
     prompt_lengths = answer_lengths(tokenizer, [row[2] for row in rows])
     if total_weight is None:
-        total_weight = sum(length ** 0.5 for length in lengths)
+        total_weight = sum(length**0.5 for length in lengths)
     order = sorted(range(len(rows)), key=lambda i: lengths[i] + prompt_lengths[i])
     total, numbers = 0.0, defaultdict(float)
     for chunk in range(chunks):
-        part = [rows[i] for i in order[chunk * len(rows) // chunks:(chunk + 1) * len(rows) // chunks]]
+        part = [rows[i] for i in order[chunk * len(rows) // chunks : (chunk + 1) * len(rows) // chunks]]
         if not part:
             continue
         batch = collate(tokenizer, [row[2] for row in part], [row[3] for row in part], features.shape[1])
         batch = {key: value.to(device) for key, value in batch.items()}
         owner = torch.tensor([row[0] for row in part], device=device)
         states, targets, row_of = answer_states(model, features, owner, batch)
-        logits = model.language_model.lm_head(states)                                 # [T, V]
+        logits = model.language_model.lm_head(states)  # [T, V]
         per_row = torch.bincount(row_of, minlength=len(part)).float()
         losses = answer_loss.token_losses(logits, targets)
         total = total + (losses * per_row[row_of] ** -0.5).sum() / total_weight
@@ -450,9 +487,20 @@ def mask_codes(mask_tokenizer) -> Callable:
     return lambda thing: table[thing.shape, thing.angle]
 
 
-def mixture_loss(model, tokenizer, pictures: Pictures, per_step: int, per_picture: int, seed: int, codes,
-                 weights: dict[str, float], device, easy_steps: int = 0, heads: PatchHeads | None = None,
-                 heads_weight: float = 0.0) -> Callable:
+def mixture_loss(
+    model,
+    tokenizer,
+    pictures: Pictures,
+    per_step: int,
+    per_picture: int,
+    seed: int,
+    codes,
+    weights: dict[str, float],
+    device,
+    easy_steps: int = 0,
+    heads: PatchHeads | None = None,
+    heads_weight: float = 0.0,
+) -> Callable:
     """The function that `train` calls in stages 1 and 2: all tasks mixed.
 
     With `heads`, each patch goes on telling what it shows, as in stage 0, at a low weight: the answers alone
@@ -471,13 +519,13 @@ def mixture_loss(model, tokenizer, pictures: Pictures, per_step: int, per_pictur
             if len((scene := pictures.scene(index)).things) <= most:
                 scenes.append(scene)
                 indices.append(index)
-        rows = draw_questions(scenes, weights, per_picture, rng, codes)               # of all processes
-        weight = sum(length ** 0.5 for length in answer_lengths(tokenizer, [row[3] for row in rows]))
+        rows = draw_questions(scenes, weights, per_picture, rng, codes)  # of all processes
+        weight = sum(length**0.5 for length in answer_lengths(tokenizer, [row[3] for row in rows]))
         mine = process_share(per_step)
         rows = [(row[0] - mine.start, *row[1:]) for row in rows if mine.start <= row[0] < mine.stop]
         with autocast(device):
-            patches = model.vision_tower(pictures.batch(indices[mine]).to(device))    # [P, N, D_image]
-            features = model.multi_modal_projector(patches)                           # [P, N, D]
+            patches = model.vision_tower(pictures.batch(indices[mine]).to(device))  # [P, N, D_image]
+            features = model.multi_modal_projector(patches)  # [P, N, D]
             loss, numbers = questions_loss(model, tokenizer, answer_loss, features, rows, total_weight=weight)
             if heads is not None:
                 side = round(patches.shape[1] ** 0.5)
@@ -485,10 +533,12 @@ def mixture_loss(model, tokenizer, pictures: Pictures, per_step: int, per_pictur
                 dense, patch_numbers = heads.loss(patches.float(), labels[mine], everyone=labels, beta=0.25)
                 loss, numbers = loss + heads_weight * dense, numbers | patch_numbers
         return loss, numbers
+
     return batch_loss
 
 
 # ---------------------------------------------------------------------------------------------- the commands
+
 
 def run_stage0(args, device) -> None:
     processor = build_processor()
@@ -516,8 +566,7 @@ def save_towers(towers: TinySiglip, folder: Path, dtype: torch.dtype = torch.flo
     os.replace(partial, folder / "model.safetensors")
     vision = asdict(towers.vision_tower.config)
     vision.pop("attention")
-    config = {"model_type": "tiny-siglip", "vocab_size": towers.token_embedding.num_embeddings,
-              "vision_config": vision}
+    config = {"model_type": "tiny-siglip", "vocab_size": towers.token_embedding.num_embeddings, "vision_config": vision}
     partial = folder / "config.json.tmp"
     partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / "config.json")
@@ -528,27 +577,38 @@ def start_from_encoder(model: PaliGemmaForConditionalGeneration, folder: Path) -
     path = folder / "model.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run `python -m paligemma.training stage0` first.")
-    weights = {name.removeprefix("vision_tower."): tensor.float() for name, tensor in load_file(path).items()
-               if name.startswith("vision_tower.")}
+    weights = {
+        name.removeprefix("vision_tower."): tensor.float()
+        for name, tensor in load_file(path).items()
+        if name.startswith("vision_tower.")
+    }
     model.vision_tower.load_state_dict(weights)
 
 
 def run_stage1(args, device) -> None:
     processor = build_processor()
-    if args.start:                            # go on from an earlier cycle with a new schedule
+    if args.start:  # go on from an earlier cycle with a new schedule
         model, processor = load_pretrained(args.start)
     else:
         model = build_model(processor, args.seed)
         start_from_encoder(model, Path(args.encoder))
     model.to(device)
     if args.cycles:
-        cycles = tuple((int(steps), float(factor)) for steps, factor in
-                       (cycle.split("x") for cycle in args.cycles.split(",")))
+        cycles = tuple(
+            (int(steps), float(factor)) for steps, factor in (cycle.split("x") for cycle in args.cycles.split(","))
+        )
     else:
         cycles = ((700, 1.0),) if args.quick else ((1100, 1.0), (3200, 0.6))
-    train_mixture(args, device, model, processor, Schedule(cycles=cycles, seed=args.seed, save_every=args.save_every),
-                  Path(args.out or "runs/stage1"), easy_steps=0 if args.start else 250,
-                  heads_weight=args.patch_labels)
+    train_mixture(
+        args,
+        device,
+        model,
+        processor,
+        Schedule(cycles=cycles, seed=args.seed, save_every=args.save_every),
+        Path(args.out or "runs/stage1"),
+        easy_steps=0 if args.start else 250,
+        heads_weight=args.patch_labels,
+    )
 
 
 def run_stage2(args, device) -> None:
@@ -568,8 +628,9 @@ class Stage1(nn.Module):
         self.model, self.heads = model, heads
 
 
-def train_mixture(args, device, model, processor, schedule, out: Path, size: int = 64, easy_steps: int = 0,
-                  heads_weight: float = 0.0) -> None:
+def train_mixture(
+    args, device, model, processor, schedule, out: Path, size: int = 64, easy_steps: int = 0, heads_weight: float = 0.0
+) -> None:
     pictures = Pictures(args.pictures, size=size, folder=args.cache)
     codes = mask_codes(load_mask_tokenizer(args.masks))
     weights = dict(QUICK_WEIGHTS if args.quick else TASK_WEIGHTS)
@@ -583,8 +644,20 @@ def train_mixture(args, device, model, processor, schedule, out: Path, size: int
         heads = PatchHeads(model.config.vision_config.hidden_size)
         heads.load_state_dict(load_file(args.heads or Path(args.encoder) / "heads.safetensors"))
         heads.to(device)
-    batch_loss = mixture_loss(model, processor.tokenizer, pictures, args.per_step or 48, 3, args.seed, codes,
-                              weights, device, easy_steps, heads, heads_weight)
+    batch_loss = mixture_loss(
+        model,
+        processor.tokenizer,
+        pictures,
+        args.per_step or 48,
+        3,
+        args.seed,
+        codes,
+        weights,
+        device,
+        easy_steps,
+        heads,
+        heads_weight,
+    )
 
     def export(name: str) -> None:
         save_pretrained(model, processor, out / name)
@@ -605,16 +678,18 @@ def at_resolution(model: PaliGemmaForConditionalGeneration, image_size: int) -> 
     config = model.config
     patch = config.vision_config.patch_size
     if image_size % patch:
-        raise ValueError(f"A picture of {image_size} pixels is not a whole number of {patch}-pixel patches; "
-                         f"choose a multiple of {patch}.")
+        raise ValueError(
+            f"A picture of {image_size} pixels is not a whole number of {patch}-pixel patches; "
+            f"choose a multiple of {patch}."
+        )
     vision = {**asdict(config.vision_config), "image_size": image_size, "num_image_tokens": None}
     new_config = type(config)(**{**config.__dict__, "vision_config": type(config.vision_config)(**vision)})
     bigger = PaliGemmaForConditionalGeneration(new_config)
     weights = dict(model.state_dict())
     name = "vision_tower.vision_model.embeddings.position_embedding.weight"
-    table = weights[name]                                                             # [N, D]
+    table = weights[name]  # [N, D]
     old, new = round(len(table) ** 0.5), image_size // patch
-    grid = table.view(1, old, old, -1).permute(0, 3, 1, 2)                            # [1, D, old, old]
+    grid = table.view(1, old, old, -1).permute(0, 3, 1, 2)  # [1, D, old, old]
     grid = F.interpolate(grid, size=(new, new), mode="bilinear", align_corners=False)
     weights[name] = grid.permute(0, 2, 3, 1).reshape(new * new, -1)
     bigger.load_state_dict(weights)
@@ -632,7 +707,7 @@ def redraw_collapsed_embeddings(model, tokenizer, texts: list[str], alike: float
     them, with standard deviation 1 / sqrt(width). In a model with random embeddings nothing is collapsed, and
     nothing changes.
     """
-    table = model.language_model.model.embed_tokens.weight                            # [V, D]
+    table = model.language_model.model.embed_tokens.weight  # [V, D]
     used = sorted({i for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for i in ids})
     with torch.no_grad():
         similarity = F.cosine_similarity(table[used], table[tokenizer.unk_token_id], dim=-1)
@@ -642,9 +717,19 @@ def redraw_collapsed_embeddings(model, tokenizer, texts: list[str], alike: float
     return collapsed
 
 
-def finetune(model, processor, images, prompts: list[str], answers: list[str], steps: int = 150,
-             per_step: int = 16, muon_lr: float = 4e-3, adam_lr: float = 4e-3, seed: int = 0,
-             progress: bool = True) -> list[float]:
+def finetune(
+    model,
+    processor,
+    images,
+    prompts: list[str],
+    answers: list[str],
+    steps: int = 150,
+    per_step: int = 16,
+    muon_lr: float = 4e-3,
+    adam_lr: float = 4e-3,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[float]:
     """Stage 3: teach the model a new task from pictures, prompts and answers, in memory; returns the losses.
 
     The model is changed in place. `images` are PIL pictures, one to each prompt and answer. Every weight is
@@ -654,8 +739,10 @@ def finetune(model, processor, images, prompts: list[str], answers: list[str], s
     length or without any example.
     """
     if not len(images) == len(prompts) == len(answers) or not images:
-        raise ValueError(f"Expected as many pictures as prompts and answers, and at least one; got {len(images)} "
-                         f"pictures, {len(prompts)} prompts and {len(answers)} answers.")
+        raise ValueError(
+            f"Expected as many pictures as prompts and answers, and at least one; got {len(images)} "
+            f"pictures, {len(prompts)} prompts and {len(answers)} answers."
+        )
     device = model.device
     pixel_values = processor(text=list(prompts), images=list(images))["pixel_values"]
     schedule = Schedule(cycles=((steps, 1.0),), muon_lr=muon_lr, adam_lr=adam_lr, warmup=20, seed=seed)
@@ -666,7 +753,7 @@ def finetune(model, processor, images, prompts: list[str], answers: list[str], s
     was_training = model.training
     model.train()
     for step in tqdm(range(steps), unit=" steps", disable=not progress):
-        while len(order) < per_step:                          # every example once before any comes again
+        while len(order) < per_step:  # every example once before any comes again
             order += rng.permutation(len(images)).tolist()
         chosen, order = order[:per_step], order[per_step:]
         rows = [(row, "new", prompts[i], answers[i]) for row, i in enumerate(chosen)]
@@ -696,8 +783,15 @@ def run_stage3(args, device) -> None:
     prompts = ["caption ko"] * len(new) + ["caption en"] * len(old)
     answers = [caption(scene, "ko") for scene in new] + [caption(scene) for scene in old]
     redraw_collapsed_embeddings(model, processor.tokenizer, prompts + answers, seed=args.seed)
-    losses = finetune(model, processor, [draw(scene) for scene in new + old], prompts, answers,
-                      steps=args.steps or 150, seed=args.seed)
+    losses = finetune(
+        model,
+        processor,
+        [draw(scene) for scene in new + old],
+        prompts,
+        answers,
+        steps=args.steps or 150,
+        seed=args.seed,
+    )
     out = Path(args.out or "runs/stage3")
     save_pretrained(model, processor, out / "model")
     write_log(out / "log.jsonl", [{"step": i + 1, "loss": loss} for i, loss in enumerate(losses)])
@@ -710,16 +804,23 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="steps of the stage (stages 0, 2, 3)")
     parser.add_argument("--cycles", help="stage 1: steps x factor of each cycle, such as 1200x1.0,1800x0.5")
-    parser.add_argument("--quick", action="store_true",
-                        help="stages 0 and 1: words only and fewer steps, within 30 minutes on two cores")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="stages 0 and 1: words only and fewer steps, within 30 minutes on two cores",
+    )
     parser.add_argument("--pictures", type=int, default=60_000, help="how many training pictures to draw")
     parser.add_argument("--per-step", type=int, help="pictures a step")
     parser.add_argument("--cache", default="runs", help="folder for the drawn pictures")
     parser.add_argument("--encoder", default="runs/stage0/tiny-siglip", help="stage 1: where stage 0 left it")
     parser.add_argument("--stop-at", type=int, help="stages 1, 2: stop before this step; the same command goes on")
     parser.add_argument("--weights", help="stages 1, 2: other weights of tasks, such as detect=3,relation=1")
-    parser.add_argument("--patch-labels", type=float, default=0.3,
-                        help="stage 1: weight of stage 0's labels for each patch (0: without)")
+    parser.add_argument(
+        "--patch-labels",
+        type=float,
+        default=0.3,
+        help="stage 1: weight of stage 0's labels for each patch (0: without)",
+    )
     parser.add_argument("--heads", help="stage 1: file of the maps for --patch-labels (default: stage 0's)")
     parser.add_argument("--start", help=f"the model to go on from (stages 2 and 3: {SHIPPED})")
     parser.add_argument("--masks", default="assets/mask-tokenizer", help="folder of the mask tokenizer")
@@ -733,7 +834,7 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
 def main(arguments=None) -> int:
     args = parse_arguments(arguments)
     device = torch.device(args.device)
-    if "RANK" in os.environ:                                  # started by torchrun
+    if "RANK" in os.environ:  # started by torchrun
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)

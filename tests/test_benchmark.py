@@ -118,8 +118,14 @@ def test_as_many_rounds_as_were_asked_for(monkeypatch, rounds, taken):
     monkeypatch.setattr(benchmark, "shape_config", lambda name: small_config())
     limits = benchmark.Limits
     monkeypatch.setattr(benchmark, "Limits", lambda config, dtype, _, device: limits(config, dtype, 1, device))
-    monkeypatch.setattr(benchmark, "time_loading", lambda *_: {"file bytes": 1, **dict.fromkeys(
-        ("ours", "transformers"), [{"loaded": 1.0, "ready": 1.0, "peak": None}])})
+    monkeypatch.setattr(
+        benchmark,
+        "time_loading",
+        lambda *_: {
+            "file bytes": 1,
+            **dict.fromkeys(("ours", "transformers"), [{"loaded": 1.0, "ready": 1.0, "peak": None}]),
+        },
+    )
     rows = benchmark.run("3b", "float32", rounds)["rows"]
     assert {row["count"] for row in rows if row["work"].startswith("prefill")} == {taken}
 

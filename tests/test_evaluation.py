@@ -34,7 +34,7 @@ def test_the_truth_scores_full_marks(asked, mask_tokenizer):
     assert set(evaluation.GOALS) <= set(figures)
     for name, value in figures.items():
         if name == "segment: mean IoU":
-            assert value > 0.95                               # what the codes lose
+            assert value > 0.95  # what the codes lose
         else:
             assert value == pytest.approx(1.0, abs=1e-9), name
 
@@ -50,7 +50,7 @@ def test_box_scores():
     one, other, wrong = (f"{box_tokens(b)} star" for b in (box, moved, far))
     assert detection_ious(one, one) == [1.0]
     assert detection_ious(one, other) == pytest.approx([2 / 3], abs=0.01)
-    assert detection_ious(one, wrong) == [0.0, 0.0]           # a miss, and a box too many
+    assert detection_ious(one, wrong) == [0.0, 0.0]  # a miss, and a box too many
     assert detection_ious(one, f"{one} ; {wrong}") == [1.0, 0.0]
     assert detection_ious(f"{one} ; {wrong}", one) == [1.0, 0.0]
     assert detection_ious(one, one.replace("star", "ring")) == [0.0, 0.0]
@@ -61,7 +61,7 @@ def test_training_pictures_are_other_scenes(tmp_path):
     from paligemma.data import Pictures
 
     pictures = Pictures(2, folder=tmp_path)
-    assert pictures.scene(0).seed == TRAIN_SEEDS >= 100_000    # held out: all smaller ones
+    assert pictures.scene(0).seed == TRAIN_SEEDS >= 100_000  # held out: all smaller ones
 
 
 def test_absent_things_are_absent(asked):
@@ -85,9 +85,9 @@ def test_the_second_renderer_draws_the_same_truth(seed):
     for index, thing in enumerate(scene.things):
         where = mask(scene, index, 256)
         y1, x1, y2, x2 = (round(edge * 256) for edge in thing.box)
-        things[max(y1 - 4, 0):y2 + 4, max(x1 - 4, 0):x2 + 4] = True
+        things[max(y1 - 4, 0) : y2 + 4, max(x1 - 4, 0) : x2 + 4] = True
         inner = pixels[where]
-        assert (np.abs(inner - background).max(axis=1) > 25).mean() > 0.7       # rotated otherwise: not all
+        assert (np.abs(inner - background).max(axis=1) > 25).mean() > 0.7  # rotated otherwise: not all
     assert (np.abs(pixels[~things] - background).max(axis=1) < 25).mean() > 0.99
 
 
@@ -118,8 +118,21 @@ def test_attention_share_of_an_even_look_is_the_area(tiny, monkeypatch):
 
 def test_the_command_prints_the_table(root, tiny_folder, tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "paligemma.evaluation", str(tiny_folder), "--scenes", "8", "--json",
-         str(tmp_path / "figures.json")], cwd=root, capture_output=True, text=True, timeout=300)
+        [
+            sys.executable,
+            "-m",
+            "paligemma.evaluation",
+            str(tiny_folder),
+            "--scenes",
+            "8",
+            "--json",
+            str(tmp_path / "figures.json"),
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr
     for name in evaluation.GOALS:
         assert f"| {name} |" in result.stdout
@@ -128,6 +141,11 @@ def test_the_command_prints_the_table(root, tiny_folder, tmp_path):
 
 
 def test_a_missing_model_is_a_clear_error(root, tmp_path):
-    result = subprocess.run([sys.executable, "-m", "paligemma.evaluation", str(tmp_path / "none")], cwd=root,
-                            capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-m", "paligemma.evaluation", str(tmp_path / "none")],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 1 and "error: " in result.stderr and "Traceback" not in result.stderr

@@ -17,8 +17,10 @@ from paligemma.locations import (
     tokens_to_box,
 )
 
-TWO = ("<loc0256><loc0128><loc0768><loc0512> red circle ; "
-       "<loc0100><loc0600><loc0300><loc0900>" + "".join(f"<seg{i:03d}>" for i in range(112, 128)) + " blue square")
+TWO = (
+    "<loc0256><loc0128><loc0768><loc0512> red circle ; "
+    "<loc0100><loc0600><loc0300><loc0900>" + "".join(f"<seg{i:03d}>" for i in range(112, 128)) + " blue square"
+)
 
 
 @st.composite
@@ -29,14 +31,38 @@ def boxes(draw):
 
 
 labels = st.text(st.characters(blacklist_characters=";<>", blacklist_categories=("Cs",)), max_size=20).map(str.strip)
-things = st.builds(Detection, labels, boxes(),
-                   st.none() | st.lists(st.integers(0, 127), min_size=16, max_size=16).map(tuple))
+things = st.builds(
+    Detection, labels, boxes(), st.none() | st.lists(st.integers(0, 127), min_size=16, max_size=16).map(tuple)
+)
 # Fragments of the language in any order: more garbage of the kind that models write than random text gives.
-fragments = st.sampled_from([
-    "<loc0000>", "<loc0500>", "<loc1023>", "<loc1024>", "<loc9999>", "<loc12", "loc0001>", "<loc٠٠٠١>",
-    "<loc0100>" * 4, "<loc0100><loc0200><loc0300><loc0400>", "<seg000>", "<seg127>", "<seg128>", "<seg999>",
-    "<seg001>" * 16, " ; ", ";", " ", "\n", "cat", "<eos>", "<", ">", "<image>",
-])
+fragments = st.sampled_from(
+    [
+        "<loc0000>",
+        "<loc0500>",
+        "<loc1023>",
+        "<loc1024>",
+        "<loc9999>",
+        "<loc12",
+        "loc0001>",
+        "<loc٠٠٠١>",
+        "<loc0100>" * 4,
+        "<loc0100><loc0200><loc0300><loc0400>",
+        "<seg000>",
+        "<seg127>",
+        "<seg128>",
+        "<seg999>",
+        "<seg001>" * 16,
+        " ; ",
+        ";",
+        " ",
+        "\n",
+        "cat",
+        "<eos>",
+        "<",
+        ">",
+        "<image>",
+    ]
+)
 
 
 def official_bins(box):
@@ -110,18 +136,21 @@ def test_rubbish_behind_a_semicolon_does_not_harm_what_stands_before(text):
     assert [d.label for d in read[:2]] == ["red circle", "blue square"]
 
 
-@pytest.mark.parametrize("text, why", [
-    ("<loc0100><loc0100><loc0200> cat", "3 location tokens"),
-    ("<loc0100><loc0100><loc0200><loc0200><loc0300> cat", "5 location tokens"),
-    ("cat", "0 location tokens"),
-    ("<loc0300><loc0100><loc0300><loc0200> cat", "bottom is not below"),
-    ("<loc0100><loc0300><loc0200><loc0200> cat", "not right of its left"),
-    ("<loc0100><loc0100><loc0200><loc1024> cat", "up to 1024"),
-    ("<loc0100><loc0100><loc0200><loc0200>" + "<seg001>" * 15 + " cat", "15 segmentation tokens"),
-    ("<loc0100><loc0100><loc0200><loc0200>" + "<seg128>" * 16 + " cat", "up to 128"),
-    ("<seg001>" * 16 + "<loc0100><loc0100><loc0200><loc0200> cat", "order"),
-    ("<loc0100><loc0100><loc0200><loc020 cat", "broken"),
-])
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("<loc0100><loc0100><loc0200> cat", "3 location tokens"),
+        ("<loc0100><loc0100><loc0200><loc0200><loc0300> cat", "5 location tokens"),
+        ("cat", "0 location tokens"),
+        ("<loc0300><loc0100><loc0300><loc0200> cat", "bottom is not below"),
+        ("<loc0100><loc0300><loc0200><loc0200> cat", "not right of its left"),
+        ("<loc0100><loc0100><loc0200><loc1024> cat", "up to 1024"),
+        ("<loc0100><loc0100><loc0200><loc0200>" + "<seg001>" * 15 + " cat", "15 segmentation tokens"),
+        ("<loc0100><loc0100><loc0200><loc0200>" + "<seg128>" * 16 + " cat", "up to 128"),
+        ("<seg001>" * 16 + "<loc0100><loc0100><loc0200><loc0200> cat", "order"),
+        ("<loc0100><loc0100><loc0200><loc020 cat", "broken"),
+    ],
+)
 def test_what_is_dropped_is_named_with_its_reason(text, why):
     read, dropped = parse_detections(text + " ; <loc0000><loc0000><loc0001><loc0001> dog")
     assert [d.label for d in read] == ["dog"]
@@ -145,8 +174,9 @@ def test_long_rubbish_is_read_in_linear_time():
         parse_detections(text)
 
 
-@pytest.mark.parametrize("box", [(0, 0, 2, 1), (-0.1, 0, 1, 1), (0.5, 0, 0.5, 1), (0, 0.6, 1, 0.5), (0, 0, 1),
-                                 (0, 0, math.nan, 1)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 2, 1), (-0.1, 0, 1, 1), (0.5, 0, 0.5, 1), (0, 0.6, 1, 0.5), (0, 0, 1), (0, 0, math.nan, 1)]
+)
 def test_a_wrong_box_is_refused(box):
     with pytest.raises(ValueError, match="fractions of the picture"):
         Detection("cat", box)
@@ -170,8 +200,9 @@ def test_box_iou_is_the_share_of_points_in_both(a, b):
 
     def inside(box):
         return ((grid >= box[0]) & (grid < box[2]))[:, None] & ((grid >= box[1]) & (grid < box[3]))
+
     union = (inside(a) | inside(b)).sum()
-    if union > 4000:                           # otherwise the grid is too coarse to tell
+    if union > 4000:  # otherwise the grid is too coarse to tell
         assert box_iou(a, b) == pytest.approx((inside(a) & inside(b)).sum() / union, abs=0.05)
     assert box_iou(a, b) == pytest.approx(box_iou(b, a)) and box_iou(a, a) == 1
 

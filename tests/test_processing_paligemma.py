@@ -278,9 +278,7 @@ def test_awkward_prompts_give_transformers_tokens(processors, prompt):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.lists(
-        st.tuples(*[st.text(max_size=30) | st.sampled_from(AWKWARD + PROMPTS)] * 2), min_size=1, max_size=4
-    ),
+    rows=st.lists(st.tuples(*[st.text(max_size=30) | st.sampled_from(AWKWARD + PROMPTS)] * 2), min_size=1, max_size=4),
     side=st.sampled_from(["left", "right"]),
     with_suffix=st.booleans(),
 )

@@ -22,8 +22,10 @@ def codes(thing):
 
 def two_things(first, second):
     """A scene with these two things, each (shape, colour, size, (y1, x1, y2, x2) in cells)."""
-    things = [Thing(shape, colour, size, tuple(edge / GRID for edge in box), 0.0, (200, 0, 0))
-              for shape, colour, size, box in (first, second)]
+    things = [
+        Thing(shape, colour, size, tuple(edge / GRID for edge in box), 0.0, (200, 0, 0))
+        for shape, colour, size, box in (first, second)
+    ]
     return Scene(0, tuple(sorted(things, key=lambda t: t.box)), (255, 255, 255), (0.0, 0.0), 0.0, 0.0)
 
 
@@ -69,8 +71,14 @@ def test_a_shape_fills_its_box_exactly(shape, angle):
 def test_shapes_have_the_areas_of_geometry():
     """Areas in the unit square, from the formulas."""
     star = 5 * 0.45 * np.sin(np.pi / 5) / (2 * np.sin(2 * np.pi / 5) * (1 + np.cos(np.pi / 5)))
-    expected = {"circle": np.pi / 4, "square": 1.0, "triangle": 0.5, "ring": np.pi / 4 * (1 - 0.55 ** 2),
-                "cross": 0.36 + 0.36 - 0.36 ** 2, "star": star}
+    expected = {
+        "circle": np.pi / 4,
+        "square": 1.0,
+        "triangle": 0.5,
+        "ring": np.pi / 4 * (1 - 0.55**2),
+        "cross": 0.36 + 0.36 - 0.36**2,
+        "star": star,
+    }
     for shape, area in expected.items():
         assert scenes.shape_mask(shape, 0.0, 256).mean() == pytest.approx(area, abs=0.01), shape
 
@@ -108,18 +116,21 @@ def test_caption_in_both_languages():
     assert scenes.caption(scene, "ko") == "작은 빨간 원이 큰 파란 사각형 위에 있다"
 
 
-@pytest.mark.parametrize("text, true", [
-    ("a small red circle above a large blue square", True),
-    ("a large blue square below a small red circle", True),          # the other way round
-    ("a small red circle, a large blue square", True),               # nothing false, nothing left out
-    ("a small red circle below a large blue square", False),
-    ("a small red circle left of a large blue square", False),       # not clearly so
-    ("a small red circle", False),                                   # one thing left out
-    ("a large red circle above a large blue square", False),
-    ("a small red circle above a large blue square, a small red circle", False),
-    ("a small red above a large blue square", False),
-    ("", False),
-])
+@pytest.mark.parametrize(
+    "text, true",
+    [
+        ("a small red circle above a large blue square", True),
+        ("a large blue square below a small red circle", True),  # the other way round
+        ("a small red circle, a large blue square", True),  # nothing false, nothing left out
+        ("a small red circle below a large blue square", False),
+        ("a small red circle left of a large blue square", False),  # not clearly so
+        ("a small red circle", False),  # one thing left out
+        ("a large red circle above a large blue square", False),
+        ("a small red circle above a large blue square, a small red circle", False),
+        ("a small red above a large blue square", False),
+        ("", False),
+    ],
+)
 def test_caption_is_true(text, true):
     scene = two_things(("circle", "red", "small", (4, 24, 18, 38)), ("square", "blue", "large", (30, 20, 54, 44)))
     assert scenes.caption_is_true(scene, text) is true
@@ -156,7 +167,7 @@ def test_answers_follow_from_the_scene(seed, question_seed):
         elif prompt.startswith("answer en where"):
             (thing,) = fits(" ".join(words[5:]))
             y, x = (thing.box[0] + thing.box[2]) / 2, (thing.box[1] + thing.box[3]) / 2
-            corner = {"top": (0, .5), "bottom": (1, .5), "left": (.5, 0), "right": (.5, 1), "middle": (.5, .5)}
+            corner = {"top": (0, 0.5), "bottom": (1, 0.5), "left": (0.5, 0), "right": (0.5, 1), "middle": (0.5, 0.5)}
             distances = {name: np.hypot(y - p, x - q) for name, (p, q) in corner.items()}
             if answer == "middle":
                 assert min(distances, key=distances.get) == "middle"
@@ -168,18 +179,23 @@ def test_answers_follow_from_the_scene(seed, question_seed):
             expected = [pair for q in queries for pair in sorted((t.box, q) for t in fits(q))]
             got = []
             for part in answer.split(" ; ") if answer else []:
-                numbers = [int(part[4 + 9 * i:8 + 9 * i]) for i in range(4)]
+                numbers = [int(part[4 + 9 * i : 8 + 9 * i]) for i in range(4)]
                 got.append((tuple(round(n / 1023 * GRID) / GRID for n in numbers), part[36:].strip()))
             assert got == expected
         elif prompt.startswith("segment"):
             (thing,) = fits(prompt.removeprefix("segment "))
-            assert answer == scenes.box_tokens(thing.box) + "".join(f"<seg{i:03d}>" for i in range(16)) + \
-                f" {prompt.removeprefix('segment ')}"
+            assert (
+                answer
+                == scenes.box_tokens(thing.box)
+                + "".join(f"<seg{i:03d}>" for i in range(16))
+                + f" {prompt.removeprefix('segment ')}"
+            )
 
 
 def test_yes_and_no_are_asked_equally_often():
-    answers = [pair[1] for seed in range(1500)
-               if (pair := ask(make_scene(seed), "is there", np.random.default_rng(seed)))]
+    answers = [
+        pair[1] for seed in range(1500) if (pair := ask(make_scene(seed), "is there", np.random.default_rng(seed)))
+    ]
     assert 0.45 < answers.count("yes") / len(answers) < 0.55
 
 
@@ -196,8 +212,9 @@ def test_a_no_cannot_be_guessed_from_single_words():
 
 
 def test_every_task_can_be_asked():
-    asked = {task for seed in range(20) for task in TASKS
-             if ask(make_scene(seed), task, np.random.default_rng(seed), codes)}
+    asked = {
+        task for seed in range(20) for task in TASKS if ask(make_scene(seed), task, np.random.default_rng(seed), codes)
+    }
     assert asked == set(TASKS)
 
 

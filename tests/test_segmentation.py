@@ -30,12 +30,22 @@ SMALL = MaskTokenizerConfig(num_codes=128, code_dim=8, width=2)
 # segmentation.py), shapes from the configuration it was trained with (SwinTransformer/AiT, ait_insseg_vqvae.py).
 PUBLISHED = {"_vq_vae._embedding": (128, 512)}
 for _name, _weight, _out in [
-    ("encoder.0", (16, 1, 4, 4), 16), ("encoder.2", (32, 16, 4, 4), 32), ("encoder.4", (64, 32, 4, 4), 64),
-    ("encoder.6", (128, 64, 4, 4), 128), ("encoder.10", (512, 128, 1, 1), 512), ("decoder.0", (128, 512, 1, 1), 128),
-    ("decoder.4", (128, 128, 4, 4), 128), ("decoder.6", (128, 64, 4, 4), 64), ("decoder.8", (64, 32, 4, 4), 32),
-    ("decoder.10", (32, 16, 4, 4), 16), ("decoder.12", (1, 16, 1, 1), 1),
-    *((f"{half}.net.{i}", (128, 128, k, k), 128) for half in ("encoder.8", "encoder.9", "decoder.2", "decoder.3")
-      for i, k in ((0, 3), (2, 3), (4, 1))),
+    ("encoder.0", (16, 1, 4, 4), 16),
+    ("encoder.2", (32, 16, 4, 4), 32),
+    ("encoder.4", (64, 32, 4, 4), 64),
+    ("encoder.6", (128, 64, 4, 4), 128),
+    ("encoder.10", (512, 128, 1, 1), 512),
+    ("decoder.0", (128, 512, 1, 1), 128),
+    ("decoder.4", (128, 128, 4, 4), 128),
+    ("decoder.6", (128, 64, 4, 4), 64),
+    ("decoder.8", (64, 32, 4, 4), 32),
+    ("decoder.10", (32, 16, 4, 4), 16),
+    ("decoder.12", (1, 16, 1, 1), 1),
+    *(
+        (f"{half}.net.{i}", (128, 128, k, k), 128)
+        for half in ("encoder.8", "encoder.9", "decoder.2", "decoder.3")
+        for i, k in ((0, 3), (2, 3), (4, 1))
+    ),
 ]:
     PUBLISHED |= {f"{_name}.weight": _weight, f"{_name}.bias": (_out,)}
 
@@ -58,13 +68,14 @@ def shipped():
 
 # ------------------------------------------------- the official computation, written again in numpy from big_vision
 
+
 def convolve(x, kernel, bias, stride=1):
     """x [H, W, C] with kernel [out, in, k, k], 'SAME' padding as TensorFlow has it."""
     k, (height, width) = kernel.shape[2], x.shape[:2]
     out_h, out_w = -(-height // stride), -(-width // stride)
     pad_h, pad_w = (max((n - 1) * stride + k - full, 0) for n, full in ((out_h, height), (out_w, width)))
     x = np.pad(x, ((pad_h // 2, pad_h - pad_h // 2), (pad_w // 2, pad_w - pad_w // 2), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(0, 1))[::stride, ::stride]    # [h, w, C, k, k]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(0, 1))[::stride, ::stride]  # [h, w, C, k, k]
     return np.einsum("hwcyx,ocyx->hwo", windows[:out_h, :out_w], kernel) + bias
 
 
@@ -95,7 +106,7 @@ def official_encode(w, mask):
     for n in range(2):
         x = residual(w, f"encoder.{8 + n}", x)
     x = convolve(x, w["encoder.10.weight"], w["encoder.10.bias"]).reshape(16, -1)
-    return ((x[:, None] - w["_vq_vae._embedding"][None]) ** 2).sum(axis=2)                  # distances [16, K]
+    return ((x[:, None] - w["_vq_vae._embedding"][None]) ** 2).sum(axis=2)  # distances [16, K]
 
 
 def official_decode(w, codes):
@@ -161,12 +172,13 @@ def test_decode_is_decode_signed_moved_to_0_and_1(shipped):
 def test_codes_are_row_by_row():
     """A code that stands for a bright patch brightens its own place: codes count along a row first."""
     quantizer = MaskTokenizer(SMALL)._vq_vae
-    grid = quantizer.lookup(torch.arange(16)[None])[0]                                                  # [D, 4, 4]
+    grid = quantizer.lookup(torch.arange(16)[None])[0]  # [D, 4, 4]
     assert torch.equal(grid[:, 1, 2], quantizer._embedding[6])
     assert quantizer.nearest(grid[None])[0].tolist() == list(range(16))
 
 
 # ------------------------------------------------------------------------------------------- crop and paste
+
 
 def official_paste(m64, box, width, height):
     """The lines of big_vision's evaluator, word for word in what they do."""
@@ -193,10 +205,10 @@ def test_codes_to_mask_is_the_official_rule(shipped, ys, xs, width, height, code
 
 def test_crop_averages_when_it_shrinks_and_interpolates_when_it_grows():
     mask = np.zeros((200, 400), dtype=bool)
-    mask[40:168, 100:228] = np.indices((128, 128)).sum(axis=0) % 2                # a chess board of 128 x 128 pixels
+    mask[40:168, 100:228] = np.indices((128, 128)).sum(axis=0) % 2  # a chess board of 128 x 128 pixels
     crop = crop_mask(mask, (40 / 200, 100 / 400, 168 / 200, 228 / 400))
     assert crop.shape == (64, 64) and crop.dtype == torch.float32
-    assert crop.sub(0.5).abs().max() < 0.05                                       # without antialiasing: 0 or 1
+    assert crop.sub(0.5).abs().max() < 0.05  # without antialiasing: 0 or 1
     # Bilinear by hand: output i lies at (i + 0.5) * 2 / 64 - 0.5 between the two pixels 0 and 1.
     grown = crop_mask(np.array([[False, True], [False, True]]), (0, 0, 1, 1))
     assert np.allclose(grown[0], np.clip((np.arange(64) + 0.5) / 32 - 0.5, 0, 1), atol=1e-6)
@@ -205,8 +217,8 @@ def test_crop_averages_when_it_shrinks_and_interpolates_when_it_grows():
 def test_crop_rounds_the_box_and_refuses_an_empty_one():
     mask = np.zeros((10, 10), dtype=bool)
     mask[3:6, 2:9] = True
-    assert crop_mask(mask, (0.26, 0.24, 0.64, 0.94)).min() == 1                   # 2.6, 2.4, 6.4, 9.4: rows 3 to 5
-    assert crop_mask(mask, (0.24, 0.24, 0.64, 0.94)).min() == 0                   # row 2 is outside the shape
+    assert crop_mask(mask, (0.26, 0.24, 0.64, 0.94)).min() == 1  # 2.6, 2.4, 6.4, 9.4: rows 3 to 5
+    assert crop_mask(mask, (0.24, 0.24, 0.64, 0.94)).min() == 0  # row 2 is outside the shape
     with pytest.raises(ValueError, match="no pixel"):
         crop_mask(mask, (0.5, 0.5, 0.5, 0.9))
     with pytest.raises(ValueError, match=r"\[height, width\]"):
@@ -221,7 +233,7 @@ def test_a_box_on_whole_pixels_comes_back_from_its_tokens_exactly(y1, x1, height
     expected = np.zeros((64, 64), dtype=bool)
     expected[y1:y2, x1:x2] = True
     assert np.array_equal(paste_mask(np.ones((64, 64)), box, 64, 64), expected)
-    if y2 == 40:                               # read as 39.98: the rule of the evaluator loses the row
+    if y2 == 40:  # read as 39.98: the rule of the evaluator loses the row
         assert not paste_mask(np.ones((64, 64)), box, 64, 64, to_pixel=int)[39].any()
 
 
@@ -241,6 +253,7 @@ def test_mask_iou_by_hand():
 
 
 # ---------------------------------------------------------------------------------------------- bad input, files
+
 
 def test_wrong_input_is_refused():
     tokenizer = MaskTokenizer(SMALL)
@@ -273,14 +286,18 @@ def test_a_wrong_file_is_refused_by_name(published, tmp_path):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ValueError) as error:
         load_mask_tokenizer(tmp_path / "bad.npz")
-    for complaint in ("missing decoder.0.weight", "unexpected decoder.1.weight",
-                      "decoder.12.bias is [2], expected [1]"):
+    for complaint in (
+        "missing decoder.0.weight",
+        "unexpected decoder.1.weight",
+        "decoder.12.bias is [2], expected [1]",
+    ):
         assert complaint in str(error.value)
     with pytest.raises(FileNotFoundError, match="vae-oid.npz"):
         load_mask_tokenizer(tmp_path / "nothing")
 
 
 # --------------------------------------------------------------------------------------------- the shipped weights
+
 
 def test_the_shipped_one_is_small():
     assert (SHIPPED / "model.safetensors").stat().st_size < 800_000
@@ -309,6 +326,7 @@ def test_a_scenes_masks_survive_the_tokens(shipped):
 
 # -------------------------------------------------------------------------------------------------------- training
 
+
 def test_codes_follow_the_mean_of_their_vectors_and_the_unused_are_revived():
     quantizer = segmentation.VectorQuantizer(3, 2)
     quantizer._embedding.copy_(torch.tensor([[0.0, 0.0], [10.0, 10.0], [99.0, 99.0]]))
@@ -320,7 +338,7 @@ def test_codes_follow_the_mean_of_their_vectors_and_the_unused_are_revived():
     assert torch.allclose(quantizer._embedding[:2], torch.tensor([[2.0, 0.0], [10.0, 12.0]]), atol=1e-3)
     average.revive(z, codes)
     average.update(z, codes)
-    assert min((quantizer._embedding[2] - v).norm() for v in z[:2]) < 1e-4          # where the error is, not at z[2]
+    assert min((quantizer._embedding[2] - v).norm() for v in z[:2]) < 1e-4  # where the error is, not at z[2]
 
 
 def test_roughen_keeps_the_mask_roughly():
@@ -338,15 +356,28 @@ def test_the_command_trains_on_a_folder_of_any_masks(tmp_path):
         mask = np.zeros((90, 150), np.uint8)
         mask[20:70, 30:120] = np.asarray(Image.fromarray(scenes.shape_mask(shape)).resize((90, 50))) * 255
         Image.fromarray(mask).save(tmp_path / "masks" / f"{index}.png")
-    command = ["train", "--output", str(tmp_path / "out"), "--masks", str(tmp_path / "masks"), "--steps", "200",
-               "--batch", "8", "--width", "2", "--code-dim", "4"]
+    command = [
+        "train",
+        "--output",
+        str(tmp_path / "out"),
+        "--masks",
+        str(tmp_path / "masks"),
+        "--steps",
+        "200",
+        "--batch",
+        "8",
+        "--width",
+        "2",
+        "--code-dim",
+        "4",
+    ]
     segmentation.main(command)
     log = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [entry["step"] for entry in log] == [100, 200]
-    assert log[1]["reconstruction"] < log[0]["reconstruction"] < 1.0             # 1.0 is what drawing nothing scores
+    assert log[1]["reconstruction"] < log[0]["reconstruction"] < 1.0  # 1.0 is what drawing nothing scores
     first = load_mask_tokenizer(tmp_path / "out").state_dict()
     assert "2 masks of a folder" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    segmentation.main(command)                                                     # the same seed, the same weights
+    segmentation.main(command)  # the same seed, the same weights
     again = load_mask_tokenizer(tmp_path / "out").state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not list((tmp_path / "out").glob("*.partial"))

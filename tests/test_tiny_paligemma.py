@@ -38,34 +38,37 @@ def test_transformers_says_the_same_words(tiny, reference):
     pictures = [draw(scenes[row[0]]) for row in rows]
     prompts = [row[2] for row in rows]
     ours = generate(model, processor, pictures, prompts, max_new_tokens=48)
-    inputs = their_processor(text=[f"<image>{prompt}" for prompt in prompts], images=pictures, padding="longest",
-                             return_tensors="pt")
+    inputs = their_processor(
+        text=[f"<image>{prompt}" for prompt in prompts], images=pictures, padding="longest", return_tensors="pt"
+    )
     inputs.pop("labels", None)
     with torch.inference_mode():
         ids = their_model.generate(**inputs, max_new_tokens=48, do_sample=False)
-    theirs = their_processor.batch_decode(ids[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+    theirs = their_processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert ours == theirs
 
 
 def test_transformers_prepares_the_same_inputs(tiny, reference):
-    picture = draw(make_scene(5), 100)                        # to be resized
+    picture = draw(make_scene(5), 100)  # to be resized
     ours = tiny[1](text=["caption en"], images=[picture], suffix=["a small red circle"])
-    theirs = reference[1](text=["<image>caption en"], images=[picture], suffix=["a small red circle"],
-                          return_tensors="pt")
+    theirs = reference[1](
+        text=["<image>caption en"], images=[picture], suffix=["a small red circle"], return_tensors="pt"
+    )
     for name in ("input_ids", "token_type_ids", "attention_mask", "labels"):
         assert torch.equal(ours[name], theirs[name]), name
-    assert (ours["pixel_values"] - theirs["pixel_values"]).abs().max() <= 2.1 / 255      # torchvision rounds otherwise
+    assert (ours["pixel_values"] - theirs["pixel_values"]).abs().max() <= 2.1 / 255  # torchvision rounds otherwise
 
 
 def test_the_logits_agree(tiny, reference):
     inputs = tiny[1](text=["caption en"], images=[draw(make_scene(7))], suffix=[caption(make_scene(7))])
     with torch.inference_mode():
         ours, theirs = tiny[0](**inputs), reference[0](**inputs)
-    assert (ours.logits - theirs.logits).abs().max() < 2e-4   # logits here reach 30; float32 keeps 7 digits
+    assert (ours.logits - theirs.logits).abs().max() < 2e-4  # logits here reach 30; float32 keeps 7 digits
     assert ours.loss.item() == pytest.approx(theirs.loss.item(), abs=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------- the tokenizer
+
 
 def test_special_ids_are_gemmas(tiny):
     tokenizer = tiny[1].tokenizer
@@ -83,7 +86,8 @@ def test_every_word_of_the_world_is_one_token(tiny):
 
 
 @pytest.mark.parametrize(
-    "text", ["caption en", "Hello, world! 123", "naïve café", "한국어 문장", "日本 🙂", "\t\n  x", "<loc0012> ; a"])
+    "text", ["caption en", "Hello, world! 123", "naïve café", "한국어 문장", "日本 🙂", "\t\n  x", "<loc0012> ; a"]
+)
 def test_no_text_is_unknown(tiny_folder, text):
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -99,21 +103,40 @@ def test_the_shipped_tokenizer_is_the_one_that_the_code_makes(tiny_folder):
 
 # ------------------------------------------------------------------------------------------------------ what it can
 
+
 @pytest.fixture(scope="module")
 def figures(tiny, root):
     """The card's figures on 80 held-out scenes of each renderer (the card has 1,000)."""
     mask_tokenizer = load_mask_tokenizer(root / "assets/mask-tokenizer")
     scenes = [make_scene(seed) for seed in range(5000, 5080)]
     rows = make_questions(scenes, mask_codes(mask_tokenizer))
-    return {renderer.__name__: score(scenes, rows, answer_all(*tiny, [renderer(scene) for scene in scenes], rows),
-                                     mask_tokenizer) for renderer in (draw, draw_vector)}
+    return {
+        renderer.__name__: score(
+            scenes, rows, answer_all(*tiny, [renderer(scene) for scene in scenes], rows), mask_tokenizer
+        )
+        for renderer in (draw, draw_vector)
+    }
 
 
-@pytest.mark.parametrize("task, least", [
-    ("colour", 0.95), ("shape", 0.95), ("size", 0.95), ("how many", 0.92), ("is there", 0.92), ("where", 0.92),
-    ("caption", 0.90), ("relation", 0.90), ("detect, one name: mean IoU", 0.93),
-    ("detect, one name: IoU over 0.5", 0.93), ("detect, two names: mean IoU", 0.80), ("detect: mean IoU", 0.90),
-    ("segment: mean IoU", 0.82), ("absent: empty answer", 0.90)])
+@pytest.mark.parametrize(
+    "task, least",
+    [
+        ("colour", 0.95),
+        ("shape", 0.95),
+        ("size", 0.95),
+        ("how many", 0.92),
+        ("is there", 0.92),
+        ("where", 0.92),
+        ("caption", 0.90),
+        ("relation", 0.90),
+        ("detect, one name: mean IoU", 0.93),
+        ("detect, one name: IoU over 0.5", 0.93),
+        ("detect, two names: mean IoU", 0.80),
+        ("detect: mean IoU", 0.90),
+        ("segment: mean IoU", 0.82),
+        ("absent: empty answer", 0.90),
+    ],
+)
 @pytest.mark.parametrize("renderer", ["draw", "draw_vector"])
 def test_it_sees(figures, renderer, task, least):
     """Well below the card's figures: of 80 scenes a few more or less may go wrong."""
@@ -126,8 +149,12 @@ def test_it_understands_a_picture_from_a_paint_program(tiny):
     pen = ImageDraw.Draw(picture)
     pen.ellipse((20, 20, 90, 75), fill="#ff0000")
     pen.rectangle((110, 80, 150, 120), fill="#0000ff")
-    prompts = ["answer en what colour is the circle?", "answer en what shape is the blue thing?",
-               "answer en how many things are there?", "answer en is there a green star?"]
+    prompts = [
+        "answer en what colour is the circle?",
+        "answer en what shape is the blue thing?",
+        "answer en how many things are there?",
+        "answer en is there a green star?",
+    ]
     assert generate(*tiny, [picture] * 4, prompts) == ["red", "square", "2", "no"]
 
 

@@ -54,6 +54,7 @@ def some_rows(count=6, per_picture=3):
 
 # -------------------------------------------------------------------------------------------------- the losses
 
+
 def test_sigmoid_loss_is_the_papers_formula():
     """Zhai et al. 2023, equation 1: mean over pictures i of sum over texts j of log(1 + exp(z_ij (-t x.y - b)))."""
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)) * 4
@@ -79,9 +80,9 @@ def test_patch_labels_by_counting_cells(seed):
     labels = patch_labels(scene, 8).view(8, 8, 7)
     for row in range(8):
         for column in range(8):
-            cells = owner[8 * row:8 * row + 8, 8 * column:8 * column + 8]
+            cells = owner[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
             counts = [(cells == index).sum() for index in range(len(scene.things))]
-            if max(counts) < 16:                              # less than a quarter of 64
+            if max(counts) < 16:  # less than a quarter of 64
                 assert labels[row, column, 0] == 0
             else:
                 allowed = {SHAPES.index(scene.things[i].shape) + 1 for i, c in enumerate(counts) if c == max(counts)}
@@ -92,9 +93,12 @@ def test_only_whole_cells_get_soft_targets(processor):
     ids, bells = soft_location_targets(processor.tokenizer)
     assert bells.sum(dim=1) == pytest.approx(np.ones(65), rel=1e-5)
     assert processor.tokenizer.convert_ids_to_tokens([int(ids[0]), int(ids[32]), int(ids[64])]) == [
-        "<loc0000>", "<loc0512>", "<loc1023>"]
+        "<loc0000>",
+        "<loc0512>",
+        "<loc1023>",
+    ]
     assert (bells.argmax(dim=1) == torch.arange(65)).all()
-    assert bells[32, 33] / bells[32, 32] == pytest.approx(np.exp(-0.5 / 0.7 ** 2), rel=1e-4)
+    assert bells[32, 33] / bells[32, 32] == pytest.approx(np.exp(-0.5 / 0.7**2), rel=1e-4)
 
 
 def test_the_fast_path_gives_the_models_own_loss(processor, small):
@@ -136,8 +140,9 @@ def test_questions_loss_is_the_weighted_formula(processor, small):
                 total += loss.item() / len(places) ** 0.5
             weight += len(places) ** 0.5
         for chunks in (1, 5):
-            loss, numbers = questions_loss(small, processor.tokenizer, answer_loss,
-                                           small.get_image_features(pixel_values), rows, chunks)
+            loss, numbers = questions_loss(
+                small, processor.tokenizer, answer_loss, small.get_image_features(pixel_values), rows, chunks
+            )
             assert loss.item() == pytest.approx(total / weight, abs=2e-5)
             assert {task: numbers.get(task, 0) for task in right} == right
             assert sum(value for key, value in numbers.items() if key.endswith("_n")) == len(rows)
@@ -145,13 +150,14 @@ def test_questions_loss_is_the_weighted_formula(processor, small):
 
 # ------------------------------------------------------------------------------------------------ data and rates
 
+
 def test_pictures_are_what_the_processor_makes_of_them(tmp_path, processor):
     pictures = Pictures(3, folder=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures-64px-3-of-4.npy"]
     images = [Image.fromarray(np.array(pixels)) for pixels in pictures.pixels]
     expected = processor(text=["x"] * 3, images=images)["pixel_values"]
     assert (pictures.batch([0, 1, 2]) - expected).abs().max() < 1e-6
-    again = Pictures(3, folder=tmp_path)                      # from the file, not drawn again
+    again = Pictures(3, folder=tmp_path)  # from the file, not drawn again
     assert np.array_equal(again.pixels, pictures.pixels)
 
 
@@ -166,7 +172,7 @@ def test_rates_rise_fall_and_start_again():
     schedule = Schedule(cycles=((100, 1.0), (200, 0.5)), warmup=10)
     factors = [schedule.factor(step) for step in range(301)]
     assert factors[0] == pytest.approx(0.1) and max(factors[:100]) == pytest.approx(1.0, abs=0.05)
-    assert factors[50] == pytest.approx(0.5 * (1 + np.cos(np.pi * 0.5)))       # half way down the cosine
+    assert factors[50] == pytest.approx(0.5 * (1 + np.cos(np.pi * 0.5)))  # half way down the cosine
     assert factors[99] < 0.001 and factors[100] == pytest.approx(0.05) and max(factors[100:]) < 0.5
     assert factors[200] == pytest.approx(0.25) and factors[300] == 0.0
     assert [step for step in range(300) if schedule.ends_cycle(step)] == [99, 299]
@@ -182,6 +188,7 @@ def test_each_weight_has_one_optimiser(small):
 
 # ---------------------------------------------------------------------------------------------- the loop itself
 
+
 class Toy(nn.Module):
     def __init__(self):
         super().__init__()
@@ -196,6 +203,7 @@ def toy_loss(model):
         x = torch.from_numpy(np.random.default_rng([0, step]).normal(size=(16, 6)).astype(np.float32))
         loss = (model.second(model.first(x).tanh()) - x[:, :2] * 2).square().mean()
         return loss, {"size": 16.0, "size_n": 1.0}
+
     return batch_loss
 
 
@@ -214,7 +222,7 @@ def test_resume_is_the_uninterrupted_run(tmp_path_factory, stop):
     expected = train(whole, toy_loss(whole), toy_schedule(), tmp_path_factory.mktemp("whole"))
     folder = tmp_path_factory.mktemp("broken")
     train(broken, toy_loss(broken), toy_schedule(), folder, stop_at=stop)
-    resumed = Toy()                                           # a new process knows nothing
+    resumed = Toy()  # a new process knows nothing
     cycles = []
     train(resumed, toy_loss(resumed), toy_schedule(), folder, cycles.append)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
@@ -255,10 +263,29 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------------------------- the command itself
 
+
 def command(root, tmp_path, out, *more, prefix=()):
-    return [sys.executable, *(prefix or ["-m"]), "paligemma.training", "stage1", "--out", str(tmp_path / out),
-            "--cache", str(tmp_path), "--encoder", "assets/tiny-siglip", "--pictures", "12", "--per-step", "4",
-            "--cycles", "6x1.0,4x0.5", "--device", "cpu", *more]
+    return [
+        sys.executable,
+        *(prefix or ["-m"]),
+        "paligemma.training",
+        "stage1",
+        "--out",
+        str(tmp_path / out),
+        "--cache",
+        str(tmp_path),
+        "--encoder",
+        "assets/tiny-siglip",
+        "--pictures",
+        "12",
+        "--per-step",
+        "4",
+        "--cycles",
+        "6x1.0,4x0.5",
+        "--device",
+        "cpu",
+        *more,
+    ]
 
 
 def run(root, *arguments, **options):
@@ -343,8 +370,20 @@ def test_sharded_weights_train_as_whole_ones(root, tiny_folder, tmp_path):
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED, encoding="utf-8")
     port = str(30000 + os.getpid() % 9999)
-    result = run(root, [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port,
-                        str(script), str(tiny_folder)])
+    result = run(
+        root,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--master-port",
+            port,
+            str(script),
+            str(tiny_folder),
+        ],
+    )
     assert result.returncode == 0 and "equal" in result.stdout, result.stderr[-2000:]
 
 
@@ -356,8 +395,13 @@ def test_sharding_by_one_process_says_what_is_missing(tiny):
 def test_a_killed_run_goes_on_to_the_same_end(root, one_run):
     folder, _, weights = one_run
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(root, folder, "killed", "--save-every", "0"), cwd=root, env=environment,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(root, folder, "killed", "--save-every", "0"),
+        cwd=root,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     state = folder / "killed/state.pt"
     deadline = time.monotonic() + 240
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -398,21 +442,59 @@ def test_stage1_without_stage0_says_so(root, tmp_path):
 
 
 def test_stage0_runs(root, tmp_path):
-    result = run(root, [sys.executable, "-m", "paligemma.training", "stage0", "--out", str(tmp_path / "zero"),
-                        "--cache", str(tmp_path), "--pictures", "8", "--per-step", "4", "--steps", "3",
-                        "--device", "cpu"])
+    result = run(
+        root,
+        [
+            sys.executable,
+            "-m",
+            "paligemma.training",
+            "stage0",
+            "--out",
+            str(tmp_path / "zero"),
+            "--cache",
+            str(tmp_path),
+            "--pictures",
+            "8",
+            "--per-step",
+            "4",
+            "--steps",
+            "3",
+            "--device",
+            "cpu",
+        ],
+    )
     assert result.returncode == 0, result.stderr
     assert load_tiny_siglip(tmp_path / "zero/tiny-siglip").vision_tower.config.image_size == 64
 
 
-@pytest.mark.parametrize("stage, options, folder, image_size", [
-    ("stage2", ["--pictures", "4", "--per-step", "2", "--image-size", "96"], "cycle1", 96),
-    ("stage3", ["--examples", "4"], "model", 64)])
+@pytest.mark.parametrize(
+    "stage, options, folder, image_size",
+    [
+        ("stage2", ["--pictures", "4", "--per-step", "2", "--image-size", "96"], "cycle1", 96),
+        ("stage3", ["--examples", "4"], "model", 64),
+    ],
+)
 def test_the_later_stages_go_on_from_the_shipped_model(root, tmp_path, stage, options, folder, image_size):
     from paligemma import load_pretrained
 
-    result = run(root, [sys.executable, "-m", "paligemma.training", stage, "--out", str(tmp_path / "out"), "--cache",
-                        str(tmp_path), "--steps", "2", "--device", "cpu", *options])
+    result = run(
+        root,
+        [
+            sys.executable,
+            "-m",
+            "paligemma.training",
+            stage,
+            "--out",
+            str(tmp_path / "out"),
+            "--cache",
+            str(tmp_path),
+            "--steps",
+            "2",
+            "--device",
+            "cpu",
+            *options,
+        ],
+    )
     assert result.returncode == 0, result.stderr
     model, processor = load_pretrained(tmp_path / "out" / folder)
     assert model.config.vision_config.image_size == image_size
@@ -423,6 +505,7 @@ def test_the_later_stages_go_on_from_the_shipped_model(root, tmp_path, stage, op
 
 
 # ------------------------------------------------------------------------------------ resolution and fine-tuning
+
 
 def test_same_resolution_same_model(small, processor):
     inputs = processor(text=["caption en"], images=[draw(make_scene(1))])
@@ -453,10 +536,14 @@ def test_words_that_no_training_has_seen_get_fresh_embeddings(root):
     model, processor = load_pretrained(root / "assets/tiny-paligemma")
     table = model.language_model.model.embed_tokens.weight
     before = table.detach().clone()
-    texts = {language: [f"caption {language}"] + [caption(make_scene(seed), language) for seed in range(200)]
-             for language in ("en", "ko")}
-    english, korean = ({i for ids in processor.tokenizer(texts[language], add_special_tokens=False)["input_ids"]
-                        for i in ids} for language in ("en", "ko"))
+    texts = {
+        language: [f"caption {language}"] + [caption(make_scene(seed), language) for seed in range(200)]
+        for language in ("en", "ko")
+    }
+    english, korean = (
+        {i for ids in processor.tokenizer(texts[language], add_special_tokens=False)["input_ids"] for i in ids}
+        for language in ("en", "ko")
+    )
     redrawn = redraw_collapsed_embeddings(model, processor.tokenizer, texts["ko"] + texts["en"])
     assert redrawn == sorted(korean - english) and len(redrawn) > 20
 
@@ -480,9 +567,18 @@ def test_random_embeddings_are_left_alone(processor, small):
 def test_finetuning_learns_what_it_is_given(processor):
     model = build_model(processor, seed=2, width=32)
     scenes = [make_scene(seed, max_things=1) for seed in range(4)]
-    losses = finetune(model, processor, [draw(scene) for scene in scenes], ["caption ko"] * 4,
-                      [caption(scene, "ko") for scene in scenes], steps=30, per_step=4, muon_lr=5e-3, adam_lr=3e-3,
-                      progress=False)
+    losses = finetune(
+        model,
+        processor,
+        [draw(scene) for scene in scenes],
+        ["caption ko"] * 4,
+        [caption(scene, "ko") for scene in scenes],
+        steps=30,
+        per_step=4,
+        muon_lr=5e-3,
+        adam_lr=3e-3,
+        progress=False,
+    )
     assert len(losses) == 30 and losses[-1] < 0.5 * losses[0]
     with pytest.raises(ValueError, match="Expected as many pictures"):
         finetune(model, processor, [draw(scenes[0])], [], [])

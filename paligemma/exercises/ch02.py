@@ -48,9 +48,7 @@ BOX = Task(
         Mistake(
             "last pixel included",
             "your box ends one pixel early: its end is the first pixel that is no longer in it, as in a slice",
-            lambda index, width, size: tuple(
-                value - (i > 1) for i, value in enumerate(patch_box(index, width, size))
-            ),
+            lambda index, width, size: tuple(value - (i > 1) for i, value in enumerate(patch_box(index, width, size))),
         ),
         Mistake(
             "counted in patches",

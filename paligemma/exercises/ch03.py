@@ -82,8 +82,9 @@ SOFTMAX = Task(
         Mistake(
             "smallest subtracted",
             "the smallest score is subtracted: the others remain above it, and their exponentials may still overflow",
-            lambda x, dim: (x - x.amin(dim, keepdim=True)).exp()
-            / (x - x.amin(dim, keepdim=True)).exp().sum(dim, keepdim=True),
+            lambda x, dim: (
+                (x - x.amin(dim, keepdim=True)).exp() / (x - x.amin(dim, keepdim=True)).exp().sum(dim, keepdim=True)
+            ),
         ),
     ],
 )
@@ -590,4 +591,3 @@ TASKS = [
     SOFTMAX, ATTENTION, HEADS, MODULE, BUGS,
     swap_task("03.6", ("SiglipAttention",), look='chapter 03, "Break it"; hint 1 of this task'),
 ]  # fmt: skip
-

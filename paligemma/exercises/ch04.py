@@ -517,4 +517,3 @@ TASKS = [
     NORM, MLP, LAYER, LOSS, BUGS,
     swap_task("04.6", ("SiglipEncoderLayer", "SiglipMLP"), look="hint 1 of this task"),
 ]  # fmt: skip
-

@@ -194,8 +194,9 @@ def byte_cases(seed):
     for index, (config, bits, cache_bits) in enumerate(zip(SHAPES, (8, 4, 32), (16, 32, 16), strict=True)):
         rows, length = 3 + index, 50 + 7 * seed + index
         note = f"parameters, bits of a weight, config ({sizes_of(config)}), {rows} rows, length {length}, "
-        yield Case((10_000 + 8 * seed, bits, config, rows, length, cache_bits), note=note + f"{cache_bits} bits in "
-        "the cache")
+        yield Case(
+            (10_000 + 8 * seed, bits, config, rows, length, cache_bits), note=note + f"{cache_bits} bits in the cache"
+        )
 
 
 def show_bytes(thing):

@@ -692,7 +692,7 @@ ERRORS = (
 
 
 def learner_line(error: BaseException) -> str:
-    """", in cell In[5], line 3 (`scores = query @ key`)": the innermost line that is the learner's own."""
+    """ ", in cell In[5], line 3 (`scores = query @ key`)": the innermost line that is the learner's own."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -512,8 +512,11 @@ def written(faults):
     return step
 
 
-with_faults("13.5", written, {
-    "p": "loss on the prompt", "s": "labels shifted twice", "z": "zero_grad missing", "c": "not clipped"})
+with_faults(
+    "13.5",
+    written,
+    {"p": "loss on the prompt", "s": "labels shifted twice", "z": "zero_grad missing", "c": "not clipped"},
+)
 
 
 @wrong("13.5", "not clipped")
@@ -707,8 +710,7 @@ def _(model, optimizer, new, old, steps):
 @wrong("13.6", "sum instead of mean")
 def _(model, optimizer, new, old, steps):
     return [
-        learn(model, optimizer, model(**new[i % len(new)]).loss + model(**old[i % len(old)]).loss)
-        for i in range(steps)
+        learn(model, optimizer, model(**new[i % len(new)]).loss + model(**old[i % len(old)]).loss) for i in range(steps)
     ]
 
 
