@@ -7,7 +7,7 @@ generate(model, processor, images=[image], text=["caption en"])
 
 from pathlib import Path
 
-from .attention import answer_attention, record_attention, set_attention
+from .attention_maps import answer_attention, record_attention, set_attention
 from .checkpoint import load_pretrained, save_pretrained
 from .generation import generate
 from .kv_cache import KVCache

@@ -289,8 +289,8 @@ def demo(options: argparse.Namespace) -> None:
     import numpy as np
 
     from . import visualize
-    from .scenes import draw, make_scene
     from .segmentation import load_mask_tokenizer
+    from .world.scenes import draw, make_scene
 
     scene = make_scene(options.seed)
     image = draw(scene, 384)
@@ -314,8 +314,8 @@ def demo(options: argparse.Namespace) -> None:
 
 def demo_questions(scene, rng, masks) -> tuple[list[str], list[str]]:
     """(prompts, true answers): a caption, a question, a detection and a segmentation that this scene allows."""
-    from .scenes import ask as pose
-    from .scenes import shape_mask
+    from .world.scenes import ask as pose
+    from .world.scenes import shape_mask
 
     def codes(thing):
         return masks.mask_to_codes(shape_mask(thing.shape, thing.angle), (0, 0, 1, 1))
@@ -333,7 +333,7 @@ def demo_questions(scene, rng, masks) -> tuple[list[str], list[str]]:
 def verdict(scene, answer: str, truth: str) -> str:
     """How good an answer is, in words: the scene knows the truth."""
     from .locations import box_iou, parse_detections
-    from .scenes import caption_is_true
+    from .world.scenes import caption_is_true
 
     if "<loc" not in truth:
         right = answer == truth or (truth.count(" ") > 2 and caption_is_true(scene, answer))

@@ -2,7 +2,7 @@
 
 import torch
 
-from .configuration import check_positive
+from .config_checks import check_positive
 
 
 class KVCache:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .configuration import check_choice, check_positive, known_fields
+from .config_checks import check_choice, check_positive, known_fields
 from .kv_cache import KVCache
 from .modeling_siglip import SiglipVisionConfig, SiglipVisionModel
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .configuration import check_choice
+from .config_checks import check_choice
 from .modeling_gemma import (
     GemmaAttention,
     GemmaConfig,

@@ -448,7 +448,7 @@ def measure(tokenizer: MaskTokenizer, masks: torch.Tensor, seed: int = 0) -> dic
 
 def shape_masks(per_shape: int, seed: int) -> tuple[torch.Tensor, list[tuple[str, float]]]:
     """The little world's masks at random angles: [6 * per_shape, 64, 64], and (shape, angle) of each."""
-    from .scenes import SHAPES, shape_mask  # here, so that the tokenizer does not depend on the little world
+    from .world.scenes import SHAPES, shape_mask  # here, so that the tokenizer does not depend on the little world
 
     rng = np.random.default_rng(seed)
     things = [(shape, float(angle)) for shape in SHAPES for angle in rng.uniform(-12, 12, per_shape)]
@@ -524,7 +524,8 @@ def _model_card(tokenizer: MaskTokenizer, masks: torch.Tensor, options: argparse
         f"{len(masks)} masks of a folder"
         if options.masks
         else (
-            f"{len(masks)} masks of the little world: six shapes, each at {len(masks) // 6} angles from -12 to 12 degrees"
+            f"{len(masks)} masks of the little world: six shapes, each at {len(masks) // 6} angles "
+            "from -12 to 12 degrees"
         )
     )
     text = [

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from . import (
-    attention,
+    attention_maps,
     checkpoint,
-    contrastive,
     generation,
     kv_cache,
     locations,
@@ -29,6 +28,7 @@ from . import (
     processing_paligemma,
     segmentation,
 )
+from .world import contrastive
 
 # Where names are looked for, in this order.
 PARTS = (
@@ -41,7 +41,7 @@ PARTS = (
     locations,
     segmentation,
     contrastive,
-    attention,
+    attention_maps,
     checkpoint,
 )
 
@@ -74,7 +74,7 @@ def swap(model: nn.Module | None, **parts):
         for name, function in names.items():
             replace_name(name, function, undo)
         if "repeat_kv" in names and isinstance(model, nn.Module):  # the fused attention shares keys without calling it
-            for module in attention.attention_modules(model).values():
+            for module in attention_maps.attention_modules(model).values():
                 undo.callback(setattr, module, "attention", module.attention)
                 module.attention = "eager"
         with torch.random.fork_rng(devices=[]):  # constructors draw weights; a learner's seed is the learner's

@@ -15,7 +15,7 @@ from reference import (
 )
 
 from paligemma import generate, record_attention, set_attention
-from paligemma.attention import attention_modules
+from paligemma.attention_maps import attention_modules
 
 
 def state_of(model):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference import GEMMA_SHAPES, make_pair, pictures, processors_for
 
 from paligemma import answer_attention, generate
-from paligemma.attention import ablate_head, box_patches, rollout, share_inside
+from paligemma.attention_maps import ablate_head, box_patches, rollout, share_inside
 
 SHAPE = GEMMA_SHAPES["two heads share keys"]
 
@@ -108,7 +108,7 @@ def test_a_head_that_is_not_there_is_named(small):
 
 
 def test_the_viewer_follows_its_controls(small):
-    from paligemma.viewer import attention_viewer
+    from paligemma.visualize.viewer import attention_viewer
 
     model, _, processor, picture = small
     viewer = attention_viewer(model, processor, {"one": picture, "two": pictures(1, seed=5)[0]}, ["caption en", "what"])

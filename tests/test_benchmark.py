@@ -9,12 +9,12 @@ import torch
 from reference import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from paligemma import benchmark
-from paligemma.compiled import compile_for_decode
-from paligemma.fast import load_library
 from paligemma.kv_cache import KVCache
 from paligemma.modeling_gemma import PaliGemmaConfig
 from paligemma.published import PUBLISHED
+from paligemma.speed import benchmark
+from paligemma.speed.compiled import compile_for_decode
+from paligemma.speed.fast import load_library
 
 
 def small_config(text_model="gemma") -> PaliGemmaConfig:

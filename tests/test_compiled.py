@@ -18,10 +18,10 @@ from reference import (
 from torch._dynamo.testing import CompileCounter
 
 from paligemma import KVCache
-from paligemma.compiled import compile_for_decode, step_mask
-from paligemma.fast import find_compiler
 from paligemma.generation import generate_tokens
 from paligemma.modeling_gemma import make_attn_mask
+from paligemma.speed.compiled import compile_for_decode, step_mask
+from paligemma.speed.fast import find_compiler
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, on import
 has_python_h = Path(sysconfig.get_paths()["include"], "Python.h").exists()

@@ -57,7 +57,7 @@ def test_map_names_what_the_package_has(root):
     for name in re.findall(r"`([A-Za-z_]\w+)`", text):
         if name not in {"Dict"}:
             assert re.search(rf"^(class|def) {name}\b", sources, re.M), f"docs/map.md names {name}: there is none"
-    for name in re.findall(r"`(\w+\.py)`", text):
+    for name in re.findall(r"`([\w/]+\.py)`", text):
         assert (root / "paligemma" / name).exists(), f"docs/map.md names {name}"
 
 

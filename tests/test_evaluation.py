@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from paligemma import evaluation
-from paligemma.data import TRAIN_SEEDS
-from paligemma.evaluation import attention_in_box, detection_ious, draw_vector, make_questions, score
-from paligemma.scenes import box_tokens, draw, make_scene, mask
 from paligemma.segmentation import load_mask_tokenizer
 from paligemma.training import mask_codes
+from paligemma.world import evaluation
+from paligemma.world.evaluation import attention_in_box, detection_ious, draw_vector, make_questions, score
+from paligemma.world.pictures import TRAIN_SEEDS
+from paligemma.world.scenes import box_tokens, draw, make_scene, mask
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_box_scores():
 
 
 def test_training_pictures_are_other_scenes(tmp_path):
-    from paligemma.data import Pictures
+    from paligemma.world.pictures import Pictures
 
     pictures = Pictures(2, folder=tmp_path)
     assert pictures.scene(0).seed == TRAIN_SEEDS >= 100_000  # held out: all smaller ones
@@ -121,7 +121,7 @@ def test_the_command_prints_the_table(root, tiny_folder, tmp_path):
         [
             sys.executable,
             "-m",
-            "paligemma.evaluation",
+            "paligemma.world.evaluation",
             str(tiny_folder),
             "--scenes",
             "8",
@@ -142,7 +142,7 @@ def test_the_command_prints_the_table(root, tiny_folder, tmp_path):
 
 def test_a_missing_model_is_a_clear_error(root, tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "paligemma.evaluation", str(tmp_path / "none")],
+        [sys.executable, "-m", "paligemma.world.evaluation", str(tmp_path / "none")],
         cwd=root,
         capture_output=True,
         text=True,

@@ -19,9 +19,10 @@ from reference import (
     shape,
 )
 
-from paligemma import KVCache, fast
-from paligemma.fast import prepare_for_decode, quantize_rows
+from paligemma import KVCache
 from paligemma.generation import align_right, generate_tokens
+from paligemma.speed import fast
+from paligemma.speed.fast import prepare_for_decode, quantize_rows
 
 needs_compiler = pytest.mark.skipif(fast.find_compiler() is None, reason="no C++ compiler here")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from paligemma.notebooks import BUILT, gather
+from paligemma.exercises.from_notebooks import BUILT, gather
 
 
 def write(path, *cells):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paligemma import scenes
-from paligemma.scenes import GRID, SHAPES, SIZES, TASKS, Scene, Thing, ask, draw, find, make_scene, mask
+from paligemma.world import scenes
+from paligemma.world.scenes import GRID, SHAPES, SIZES, TASKS, Scene, Thing, ask, draw, find, make_scene, mask
 
 SEEDS = st.integers(0, 10_000_000)
 
@@ -54,7 +54,7 @@ def test_same_seed_same_scene_and_pixels(seed):
 
 
 def test_scenes_do_not_depend_on_the_process():
-    program = "from paligemma.scenes import *; print([repr(make_scene(s)) for s in range(5)])"
+    program = "from paligemma.world.scenes import *; print([repr(make_scene(s)) for s in range(5)])"
     root = Path(__file__).resolve().parent.parent
     output = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert output.stdout.strip() == str([repr(make_scene(seed)) for seed in range(5)])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from paligemma import scenes, segmentation
 from paligemma.locations import box_to_tokens, tokens_to_box
 from paligemma.segmentation import (
     MaskTokenizer,
@@ -22,6 +21,7 @@ from paligemma.segmentation import (
     paste_mask,
     save_mask_tokenizer,
 )
+from paligemma.world import scenes, segmentation
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "mask-tokenizer"
 SMALL = MaskTokenizerConfig(num_codes=128, code_dim=8, width=2)

@@ -10,11 +10,11 @@ from transformers import AutoProcessor, AutoTokenizer
 from transformers import PaliGemmaForConditionalGeneration as Reference
 
 from paligemma import generate
-from paligemma.evaluation import answer_all, draw_vector, make_questions, score
-from paligemma.scenes import caption, draw, make_scene
 from paligemma.segmentation import load_mask_tokenizer
-from paligemma.tiny import build_processor, sentences
 from paligemma.training import mask_codes
+from paligemma.world.evaluation import answer_all, draw_vector, make_questions, score
+from paligemma.world.scenes import caption, draw, make_scene
+from paligemma.world.tiny_model import build_processor, sentences
 
 
 @pytest.fixture(scope="module")

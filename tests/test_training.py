@@ -19,10 +19,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from paligemma import training
-from paligemma.contrastive import load_tiny_siglip, patch_labels, sigmoid_loss, text_ids
-from paligemma.data import Pictures, collate, draw_questions
-from paligemma.scenes import SHAPES, caption, draw, make_scene
-from paligemma.tiny import build_model, build_processor, soft_location_targets
 from paligemma.training import (
     AnswerLoss,
     Schedule,
@@ -33,6 +29,10 @@ from paligemma.training import (
     redraw_collapsed_embeddings,
     train,
 )
+from paligemma.world.contrastive import load_tiny_siglip, patch_labels, sigmoid_loss, text_ids
+from paligemma.world.pictures import Pictures, collate, draw_questions
+from paligemma.world.scenes import SHAPES, caption, draw, make_scene
+from paligemma.world.tiny_model import build_model, build_processor, soft_location_targets
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +335,7 @@ import copy, sys
 import torch, torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from paligemma import load_pretrained
-from paligemma.scenes import caption, draw, make_scene
+from paligemma.world.scenes import caption, draw, make_scene
 from paligemma.training import shard
 
 dist.init_process_group("gloo")

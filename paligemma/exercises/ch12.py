@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from .. import ASSETS
 from ..generation import generate
 from ..locations import parse_detections
-from ..scenes import draw, make_scene, mask, shape_mask
 from ..segmentation import load_mask_tokenizer, mask_iou
+from ..world.scenes import draw, make_scene, mask, shape_mask
 from . import watching
 from .checking import Case, Mistake, Task, numbers
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..modeling_gemma import make_attn_mask
 from ..modeling_gemma import suffix_loss as package_loss
-from ..scenes import caption, draw, make_scene
+from ..world.scenes import caption, draw, make_scene
 from .checking import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import trained
 

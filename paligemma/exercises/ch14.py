@@ -4,9 +4,9 @@ import functools
 
 import torch
 
-from ..attention import ablate_head, answer_attention
+from ..attention_maps import ablate_head, answer_attention
 from ..generation import generate
-from ..scenes import draw, find, make_scene
+from ..world.scenes import draw, find, make_scene
 from . import watching
 from .checking import Case, Finding, Mistake, Task, numbers
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..fast import quantize_rows as package_rows
 from ..generation import generate
+from ..speed.fast import quantize_rows as package_rows
 from .checking import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import PROMPT, picture, show_captions, trained
 

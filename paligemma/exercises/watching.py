@@ -13,7 +13,7 @@ from .. import swap as swap_module
 from ..checkpoint import load_pretrained
 from ..generation import generate
 from ..processing_paligemma import PaliGemmaProcessor
-from ..scenes import draw, make_scene
+from ..world.scenes import draw, make_scene
 from .checking import Case, Finding, Mistake, Task
 
 PROMPT = "caption en"
@@ -29,7 +29,7 @@ def trained():
 @functools.cache
 def practice():
     """The trained model; where it is missing, one of the same make that has learned nothing."""
-    from ..tiny import build_model, build_processor  # here: building a tokenizer takes two seconds
+    from ..world.tiny_model import build_model, build_processor  # here: building a tokenizer takes two seconds
 
     if trained() is not None:
         return trained()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .configuration import check_choice
+from .config_checks import check_choice
 from .generation import generate
 
 

@@ -1,9 +1,9 @@
 """How good is a model of the little world? Measured on scenes it was not trained on, greedy decoding.
 
-    python -m paligemma.evaluation                       the table for assets/tiny-paligemma, 1,000 scenes
-    python -m paligemma.evaluation --scenes 100 --renderer vector
+    python -m paligemma.world.evaluation                       the table for assets/tiny-paligemma, 1,000 scenes
+    python -m paligemma.world.evaluation --scenes 100 --renderer vector
 
-Two renderers draw the same scenes: the one the model was trained with (paligemma.scenes), and a second that
+Two renderers draw the same scenes: the one the model was trained with (paligemma.world.scenes), and a second that
 shares no code with it (matplotlib's vector shapes in other shades, sizes and proportions, saved as JPEG).
 """
 
@@ -19,14 +19,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .attention import box_patches, record_attention
-from .checkpoint import load_pretrained
-from .data import TRAIN_SEEDS, collate
-from .generation import generate
-from .locations import box_iou, parse_detections
+from ..attention_maps import box_patches, record_attention
+from ..checkpoint import load_pretrained
+from ..generation import generate
+from ..locations import box_iou, parse_detections
+from ..segmentation import load_mask_tokenizer, mask_iou
+from ..training import mask_codes
+from .pictures import TRAIN_SEEDS, collate
 from .scenes import Scene, ask, caption_is_true, draw, find, make_query, make_scene, mask
-from .segmentation import load_mask_tokenizer, mask_iou
-from .training import mask_codes
 
 # What the shipped model must reach on scenes drawn by its own renderer.
 GOALS = {
@@ -290,7 +290,7 @@ def print_table(results: dict[str, dict[str, float]]) -> None:
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m paligemma.evaluation", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m paligemma.world.evaluation", description=__doc__.split("\n")[0])
     parser.add_argument("model", nargs="?", default="assets/tiny-paligemma", help="folder of the model")
     parser.add_argument("--scenes", type=int, default=1000, help="how many held-out scenes")
     parser.add_argument("--renderer", choices=[*RENDERERS, "both"], default="both")

@@ -1,12 +1,12 @@
 """Fast on the CPU, beside the plain path: a compiled step for each token, compiled products for the prompt, 8 bits.
 
-    from paligemma.fast import prepare_for_decode
+    from paligemma.speed.fast import prepare_for_decode
     fast = prepare_for_decode(model)                      # or weights="int8"
     generate(fast, processor, images=[image], text=["caption en"])
 
 When one token is decoded at a time, what is left of the work is reading every weight once. The plain path reads them
-at a part of the memory's speed and spends time in Python between layers; decode.cpp does neither. The prompt goes
-through the model itself, but where prompt.cpp multiplies matrices faster than torch (it is measured), it does so.
+at a part of the memory's speed and spends time in Python between layers; gemv.cpp does neither. The prompt goes
+through the model itself, but where gemm.cpp multiplies matrices faster than torch (it is measured), it does so.
 
 Results agree with the plain path to float32 rounding. In bfloat16 decoding comes closer to float32 than on the plain
 path, because only the weights and the cache are rounded.
@@ -28,11 +28,11 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .configuration import check_choice
-from .modeling_gemma import PaliGemmaForConditionalGeneration, PaliGemmaOutput
+from ..config_checks import check_choice
+from ..modeling_gemma import PaliGemmaForConditionalGeneration, PaliGemmaOutput
 
-SOURCES = [Path(__file__).with_name(name) for name in ("decode.cpp", "prompt.cpp")]
-TYPES = {torch.float32: 0, torch.bfloat16: 1}  # as in decode.cpp
+SOURCES = [Path(__file__).with_name(name) for name in ("gemv.cpp", "gemm.cpp")]
+TYPES = {torch.float32: 0, torch.bfloat16: 1}  # as in gemv.cpp
 EIGHT_BIT = 2
 
 
@@ -49,7 +49,7 @@ def find_compiler() -> str | None:
 
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """decode.cpp and prompt.cpp compiled for this processor, once a process (3 seconds). None where that does not
+    """gemv.cpp and gemm.cpp compiled for this processor, once a process (3 seconds). None where that does not
     work, with a warning that says why."""
     compiler = find_compiler()
     if compiler is None:
@@ -97,7 +97,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-# The structures of decode.cpp, field by field. Pointers are addresses of tensors, which FastPaliGemma keeps alive.
+# The structures of gemv.cpp, field by field. Pointers are addresses of tensors, which FastPaliGemma keeps alive.
 class _Matrix(ctypes.Structure):
     _fields_ = [("weights", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("type", ctypes.c_int32)]
 
@@ -155,7 +155,7 @@ def quantize_rows(weight: torch.Tensor, rows_at_once: int = 4096) -> tuple[torch
 
 
 def tiled_linear(x: torch.Tensor, weight: torch.Tensor, bias=None, work: torch.Tensor | None = None) -> torch.Tensor:
-    """F.linear by prompt.cpp: x [..., K], weight [rows, K], bias [rows] or None -> [..., rows].
+    """F.linear by gemm.cpp: x [..., K], weight [rows, K], bias [rows] or None -> [..., rows].
 
     All float32 or all bfloat16; sums are float32 in both, and rounded once. `work`: float32 memory that it may write
     into, enlarged in place when it is too small. (Memory that is used again is faster than fresh memory.)
@@ -176,7 +176,7 @@ def tiled_linear(x: torch.Tensor, weight: torch.Tensor, bias=None, work: torch.T
 
 
 def tiling_pays(weight: torch.Tensor, tokens: int = 256) -> bool:
-    """Measured on one matrix of the model: does prompt.cpp multiply it with `tokens` tokens faster than torch?"""
+    """Measured on one matrix of the model: does gemm.cpp multiply it with `tokens` tokens faster than torch?"""
     x = torch.zeros(tokens, weight.shape[1], dtype=weight.dtype)
     tiled = partial(tiled_linear, work=torch.empty(0))
     times = {F.linear: [], tiled: []}
@@ -189,7 +189,7 @@ def tiling_pays(weight: torch.Tensor, tokens: int = 256) -> bool:
 
 
 def fast_gelu(x: torch.Tensor) -> torch.Tensor:
-    """F.gelu(x, approximate="tanh") by prompt.cpp, float32 or bfloat16: torch's takes two to three times as long."""
+    """F.gelu(x, approximate="tanh") by gemm.cpp, float32 or bfloat16: torch's takes two to three times as long."""
     x = x.contiguous()
     output = torch.empty_like(x)
     wide = x.dtype == torch.float32
@@ -247,7 +247,7 @@ def prepare_for_decode(model: PaliGemmaForConditionalGeneration, weights: str | 
 
 
 class FastPaliGemma:
-    """Called like the model it holds. A single new token takes decode.cpp, everything else the model."""
+    """Called like the model it holds. A single new token takes gemv.cpp, everything else the model."""
 
     def __init__(self, model: PaliGemmaForConditionalGeneration, library: ctypes.CDLL, eight_bit: bool):
         self.model, self.library, self.eight_bit = model, library, eight_bit

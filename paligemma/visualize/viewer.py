@@ -4,8 +4,8 @@ import ipywidgets as widgets
 import numpy as np
 from matplotlib import pyplot as plt
 
-from .attention import answer_attention
-from .visualize import figure_to_png, show_attention_over_image
+from ..attention_maps import answer_attention
+from . import figure_to_png, show_attention_over_image
 
 
 def attention_viewer(model, processor, images: dict, prompts: list[str]) -> widgets.Widget:

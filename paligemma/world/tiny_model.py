@@ -13,9 +13,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from .modeling_gemma import GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration
-from .modeling_siglip import SiglipVisionConfig
-from .processing_paligemma import PaliGemmaProcessor
+from ..modeling_gemma import GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from ..modeling_siglip import SiglipVisionConfig
+from ..processing_paligemma import PaliGemmaProcessor
 from .scenes import TASKS, ask, caption, make_scene
 
 IMAGE_SIZE, PATCH_SIZE, WIDTH = 64, 8, 128

@@ -1,8 +1,8 @@
 """How fast is it, and how fast could it be? The machine's limits, then this package and transformers side by side.
 
-    python -m paligemma.benchmark                              # the small model, float32
-    python -m paligemma.benchmark --shape 3b --dtype bfloat16  # the published shape with random weights: 16 GB memory
-    python -m paligemma.benchmark --shape pg2-3b               # PaliGemma 2
+    python -m paligemma.speed.benchmark                              # the small model, float32
+    python -m paligemma.speed.benchmark --shape 3b --dtype bfloat16  # the published shape, random weights: 16 GB
+    python -m paligemma.speed.benchmark --shape pg2-3b               # PaliGemma 2
 
 Both models hold the very same tensors in one process, and take turns, so that whatever else the machine does falls on
 both. Each figure is a median with its middle half ("spread"). Prints tables; writes them as JSON, and the roofline as
@@ -26,13 +26,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from .checkpoint import WithoutInitialisation, canonical_name, config_to_dict
+from ..checkpoint import WithoutInitialisation, canonical_name, config_to_dict
+from ..generation import generate_tokens
+from ..kv_cache import KVCache
+from ..modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from ..published import PUBLISHED
 from .compiled import CompiledPaliGemma, compile_for_decode
 from .fast import FastPaliGemma, load_library, prepare_for_decode, tiled_linear
-from .generation import generate_tokens
-from .kv_cache import KVCache
-from .modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
-from .published import PUBLISHED
 
 OURS = (PaliGemmaForConditionalGeneration, FastPaliGemma, CompiledPaliGemma)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -185,7 +185,7 @@ class Limits:
 
     Memory: a large matrix is read by torch's product with a vector, by a sum and by a plain loop. (It is larger than
     the caches; for a processor with hundreds of MB of cache the true limit lies a little lower.) Products: the
-    decoder's own matrices with 256 tokens, by torch and by prompt.cpp.
+    decoder's own matrices with 256 tokens, by torch and by gemm.cpp.
     """
 
     def __init__(self, config: PaliGemmaConfig, dtype: torch.dtype, megabytes: int, device: str = "cpu"):
@@ -205,7 +205,7 @@ class Limits:
         if device == "cpu":
             ways |= {"float32, torch": (torch.float32, F.linear)}
         if library is not None:
-            ways |= {f"{name}, prompt.cpp": (dtype, partial(tiled_linear, work=torch.empty(0)))}
+            ways |= {f"{name}, gemm.cpp": (dtype, partial(tiled_linear, work=torch.empty(0)))}
         shapes = [(heads, D), (ffn, D), (ffn, D), (D, ffn)]  # query; gate and up; down
         self.product_flops = sum(2 * 256 * rows * columns for rows, columns in shapes)
         self.product_ways = {}
@@ -578,7 +578,7 @@ def run(
     if output is not None:
         from matplotlib import pyplot as plt
 
-        from . import visualize
+        from .. import visualize
 
         name = f"{shape}-{dtype}"
         report.save(Path(output), name)
@@ -608,7 +608,7 @@ def change_in_logits(model, other, inputs: dict) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m paligemma.benchmark", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m paligemma.speed.benchmark", description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=["tiny", "234m", "3b", "pg2-3b"], default="tiny")
     parser.add_argument("--dtype", choices=list(DTYPES), help="default: float32 for the small shapes, else bfloat16")
     parser.add_argument("--rounds", type=int, help="how often each takes its turn (default 3; for the large shapes 2)")

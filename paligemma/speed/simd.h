@@ -1,4 +1,4 @@
-// Numbers in memory, float32, bfloat16 or 8-bit, as vectors of float32 and back. For decode.cpp and prompt.cpp.
+// Numbers in memory, float32, bfloat16 or 8-bit, as vectors of float32 and back. For gemv.cpp and gemm.cpp.
 
 #pragma once
 

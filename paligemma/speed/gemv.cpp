@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "numbers.h"
+#include "simd.h"
 
 // ----------------------------------------------------------------------------------------- matrix times a few vectors
 

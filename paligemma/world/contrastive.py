@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from .modeling_siglip import SiglipEncoder, SiglipVisionConfig, SiglipVisionModel
+from ..modeling_siglip import SiglipEncoder, SiglipVisionConfig, SiglipVisionModel
 from .scenes import COLOURS, GRID, SHAPES, SIZES, Scene
 
 TEXT_LENGTH = 40  # tokens of the longest caption, rounded up

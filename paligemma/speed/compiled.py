@@ -1,6 +1,6 @@
 """Decoding with torch.compile: the model's own layers, for one token, turned into one graph. For GPUs above all.
 
-    from paligemma.compiled import compile_for_decode
+    from paligemma.speed.compiled import compile_for_decode
     compiled = compile_for_decode(model)
     generate(compiled, processor, images=[image], text=["caption en"])
 
@@ -15,8 +15,8 @@ On the CPU fast.py is faster; this works there, too.
 import torch
 from torch.nn import functional as F
 
+from ..modeling_gemma import PaliGemmaForConditionalGeneration, PaliGemmaOutput, additive_mask
 from .fast import check_step, takes_one_token
-from .modeling_gemma import PaliGemmaForConditionalGeneration, PaliGemmaOutput, additive_mask
 
 
 class FixedColumns:

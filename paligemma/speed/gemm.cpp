@@ -1,6 +1,6 @@
 // The products of a prompt: one matrix times many tokens, y = x W^T + bias.
 //
-// With one token the work is reading the matrix (decode.cpp); with hundreds it is arithmetic. A processor reaches its
+// With one token the work is reading the matrix (gemv.cpp); with hundreds it is arithmetic. A processor reaches its
 // full speed only on numbers in its registers, so the product is cut into tiles whose sums stay there, and what a tile
 // needs next lies in order in the nearest cache (Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix
 // Multiplication"). Sums are float32; bfloat16 weights are widened on their way in, so they need no copy in memory.
@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "numbers.h"
+#include "simd.h"
 
 #ifdef __AVX512F__
 constexpr int ROWS = 14;  // a tile: 14 rows times 2 vectors of tokens are 28 sums, of 32 registers

@@ -35,13 +35,13 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .checkpoint import load_pretrained, save_pretrained
-from .contrastive import PatchHeads, TinySiglip, patch_labels, sigmoid_loss, text_ids
-from .data import Pictures, collate, draw_questions
-from .modeling_gemma import PaliGemmaForConditionalGeneration, apply_rotary_pos_emb
-from .scenes import SHAPES, caption, shape_mask
-from .segmentation import load_mask_tokenizer
-from .tiny import build_model, build_processor, initialise, soft_location_targets
+from ..checkpoint import load_pretrained, save_pretrained
+from ..modeling_gemma import PaliGemmaForConditionalGeneration, apply_rotary_pos_emb
+from ..segmentation import load_mask_tokenizer
+from ..world.contrastive import PatchHeads, TinySiglip, patch_labels, sigmoid_loss, text_ids
+from ..world.pictures import Pictures, collate, draw_questions
+from ..world.scenes import SHAPES, caption, shape_mask
+from ..world.tiny_model import build_model, build_processor, initialise, soft_location_targets
 
 SHIPPED = "assets/tiny-paligemma"
 
@@ -775,7 +775,7 @@ def finetune(
 
 def run_stage3(args, device) -> None:
     """Korean captions of scenes with one or two things, and half as many English ones so that these are not lost."""
-    from .scenes import draw, make_scene
+    from ..world.scenes import draw, make_scene
 
     model, processor = load_pretrained(args.start or SHIPPED, device=device)
     new = [make_scene(500_000 + i, max_things=2) for i in range(args.examples)]
@@ -849,7 +849,3 @@ def main(arguments=None) -> int:
         if dist.is_initialized():
             dist.destroy_process_group()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
