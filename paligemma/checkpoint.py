@@ -249,6 +249,7 @@ def check_image_settings(config: PaliGemmaConfig, folder: Path) -> None:
         "do_resize": (True,),
         "do_rescale": (True,),
         "do_normalize": (True,),
+        "image_seq_length": (config.vision_config.num_image_tokens,),
     }
     for name in ("preprocessor_config.json", "processor_config.json"):
         if not (folder / name).exists():
@@ -278,7 +279,8 @@ def load_tokenizer(config: PaliGemmaConfig, folder: Path):
         )
     settings = read_json(settings_path)
     if path.exists():
-        read_json(path)
+        with inside(str(path)):
+            check_merges(read_json(path))
     with inside(str(settings_path)):
         classes = ("GemmaTokenizer", "GemmaTokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast")
         check_choice("tokenizer_class", settings.get("tokenizer_class", classes[0]), classes)
@@ -331,23 +333,41 @@ def check_tokenizer(tokenizer) -> None:
     vocabulary = tokenizer.get_vocab()
     needed = [IMAGE_TOKEN, *LOCATION_TOKENS, *SEGMENTATION_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
     missing = [token for token in needed if token not in vocabulary]
-    missing += [name for name in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, name) is None]
+    missing += [name for name in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, name) not in vocabulary]
     if missing:
         raise ValueError(f"it lacks {some_of(missing)}")
-    first = {LOCATION_TOKENS[0]: LOCATION_TOKENS, SEGMENTATION_TOKENS[0]: SEGMENTATION_TOKENS}
-    for token, family in first.items():
-        if [vocabulary[name] for name in family] != list(range(vocabulary[token], vocabulary[token] + len(family))):
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise ValueError(f"its {len(vocabulary)} tokens do not have the ids from 0 to {len(vocabulary) - 1}, each once")
+    for family in (LOCATION_TOKENS, SEGMENTATION_TOKENS):
+        if vocabulary[family[-1]] - vocabulary[family[0]] != len(family) - 1:
             raise ValueError(f"the ids of {family[0]} to {family[-1]} are not in a row")
-    added = set(tokenizer.get_added_vocab()) | {token for token in vocabulary if token.startswith("<0x")}
-    longer = [token for token in vocabulary if len(token) > 1 and token not in added]
-    if longer and not any(
-        len(backend.encode(token.replace("\N{LOWER ONE EIGHTH BLOCK}", " "), add_special_tokens=False)) == 1
-        for token in longer[:100]
-    ):
-        raise ValueError("model.merges are missing: no token of several letters is ever put together")
-    for token in [IMAGE_TOKEN, LOCATION_TOKENS[7], tokenizer.bos_token, tokenizer.eos_token]:
-        if tokenizer(token, add_special_tokens=False)["input_ids"] != [vocabulary[token]]:
-            raise ValueError(f"added_tokens: {token} is not read as one token")
+    for added in tokenizer.added_tokens_decoder.values():
+        if added.lstrip or added.rstrip or added.single_word:
+            raise ValueError(f"added_tokens: {added.content} takes spaces with it or wants them, expected neither")
+        if added.special and added.content in LOCATION_TOKENS + SEGMENTATION_TOKENS:
+            raise ValueError(f"added_tokens: {added.content} is special, and would be left out of answers")
+    for text in (IMAGE_TOKEN, LOCATION_TOKENS[0], SEGMENTATION_TOKENS[0], tokenizer.bos_token, tokenizer.eos_token):
+        if tokenizer(text, add_special_tokens=False)["input_ids"] != [vocabulary[text]]:
+            raise ValueError(f"added_tokens: {text} is not read as one token")
+    text = "caption en\n a  b, \N{LATIN SMALL LETTER E WITH ACUTE}\N{CAT}?"
+    if tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) != text:
+        raise ValueError("the tokens of a text do not give the text again: its pre_tokenizer is another, or damaged")
+
+
+def check_merges(values: dict) -> None:
+    """Raise ValueError for the contents of a tokenizer.json whose merges do not make the pieces of its vocabulary."""
+    check_object("model", values.get("model"))
+    vocabulary, merges = values["model"].get("vocab"), values["model"].get("merges")
+    if not isinstance(vocabulary, dict) or not isinstance(merges, list):
+        raise ValueError("model.vocab and model.merges are missing or of another type, expected those of a BPE model")
+    added = {
+        token["content"] for token in values.get("added_tokens") or [] if isinstance(token, dict) and "content" in token
+    }
+    made = {merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(map(str, merge)) for merge in merges}
+    longer = [piece for piece in vocabulary if len(piece) > 1 and piece not in added and not piece.startswith("<0x")]
+    unmade = [piece for piece in longer if piece not in made]
+    if 10 * len(unmade) > len(longer):  # a few that can only be written by id are usual
+        raise ValueError(f"model.merges make {len(longer) - len(unmade)} of the {len(longer)} pieces of model.vocab")
 
 
 def first_line(error: BaseException) -> str:

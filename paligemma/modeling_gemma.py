@@ -48,7 +48,7 @@ class GemmaConfig:
         check_choice("model_type", self.model_type, (type(self).model_type,))
         check_whole(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")
         check_whole(self, "num_attention_heads", "num_key_value_heads", "max_position_embeddings")
-        check_number(self, "rms_norm_eps", 0, 0.01)
+        check_number(self, "rms_norm_eps", 1e-12, 0.01)
         check_number(self, "rope_theta", 1, 1e12)
         check_choice("attention_bias", self.attention_bias, (False,))  # published under these names and values;
         check_choice("attention_dropout", self.attention_dropout, (0.0,))  # nothing here has biases or drops weights

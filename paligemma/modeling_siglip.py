@@ -46,8 +46,8 @@ class SiglipVisionConfig:
         check_choice("attention", self.attention, ("sdpa", "eager"))
         check_whole(self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         check_whole(self, "num_channels", "image_size", "patch_size")
-        check_number(self, "layer_norm_eps", 0, 0.01)
-        check_number(self, "attention_dropout", 0, 1)
+        check_number(self, "layer_norm_eps", 1e-12, 0.01)
+        check_number(self, "attention_dropout", 0, 0.99)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} cannot be shared out among {self.num_attention_heads} attention "
