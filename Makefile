@@ -10,7 +10,7 @@ SOLUTIONS := $(sort $(wildcard notebooks/solutions/[0-9]*.ipynb))
 EXECUTE   := jupyter nbconvert --to notebook --execute --inplace \
              --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900
 
-.PHONY: help course test demo notebooks exercises site clean
+.PHONY: help course test demo notebooks exercises explorer site clean
 
 help:
 	@echo "make course      install, try the small model, open JupyterLab at the first chapter"
@@ -18,6 +18,7 @@ help:
 	@echo "make test        install and run every test and every notebook, outputs compared"
 	@echo "make notebooks   run every chapter again and save it with its outputs"
 	@echo "make exercises   make the exercises from their solutions"
+	@echo "make explorer    the small model alive in a page: site/explorer/index.html"
 	@echo "make site        the course as static pages in site/"
 	@echo "make clean       remove what the commands above made (the environment included)"
 
@@ -58,6 +59,9 @@ notebooks: .venv/.test
 
 exercises: .venv/.test
 	$(BIN)/python -m paligemma.exercises make
+
+explorer: .venv/.course
+	$(BIN)/python -m paligemma explore
 
 site: .venv/.test
 	$(BIN)/python docs/build.py

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from paligemma.visualize.explorer import write_explorer
+
 ROOT = Path(__file__).resolve().parents[1]
 
 CONF = """
@@ -109,6 +111,18 @@ def stage(source: Path) -> None:
     (source / "conf.py").write_text(CONF, encoding="utf-8")
 
 
+def link_live_page(source: Path) -> None:
+    """Links to the live page, explorer/index.html, as HTML: it is no page of Sphinx's, which would not find it."""
+    for path in [*source.rglob("*.ipynb"), *source.rglob("*.md")]:
+        quote = r'\\"' if path.suffix == ".ipynb" else '"'  # inside the strings of a notebook
+        text = path.read_text(encoding="utf-8")
+        linked = re.sub(
+            r"\[([^\]\n]+)\]\(((?:\.\./)+explorer/index\.html[^)\s]*)\)", rf"<a href={quote}\2{quote}>\1</a>", text
+        )
+        if linked != text:
+            path.write_text(linked, encoding="utf-8", newline="\n")
+
+
 def build(output: Path, strict: bool = True) -> int:
     """Build into `output`, which is replaced as a whole; returns Sphinx's exit code."""
     try:
@@ -118,11 +132,13 @@ def build(output: Path, strict: bool = True) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         source, pages = Path(temporary) / "source", Path(temporary) / "pages"
         stage(source)
+        link_live_page(source)
         count = write_index_of_figures(source)
         flags = ["-q", "-W", "--keep-going"] if strict else ["-q"]
         code = build_main([*flags, "-b", "html", "-d", f"{temporary}/doctrees", str(source), str(pages)])
         if code == 0:
             (pages / "index.html").write_text(FRONT, encoding="utf-8")
+            write_explorer(pages / "explorer")
             beside = output.with_name(output.name + ".tmp")
             shutil.rmtree(beside, ignore_errors=True)
             shutil.copytree(pages, beside)

@@ -43,7 +43,7 @@ _SHADES = {
     "black": ((0, 0, 0), (45, 45, 48), (30, 25, 30)),
 }
 
-_KOREAN = {
+KOREAN = {
     "small": "작은",
     "large": "큰",
     "red": "빨간",
@@ -334,13 +334,13 @@ def _english_clause(pair, word) -> str:
 
 
 def _korean_clause(pair, word) -> str:
-    names = [" ".join(_KOREAN[part] for part in (thing.size, thing.colour, thing.shape)) for thing in pair]
+    names = [" ".join(KOREAN[part] for part in (thing.size, thing.colour, thing.shape)) for thing in pair]
     if word is None:
         return names[0]
     # The subject particle is 이 after a consonant and 가 after a vowel; Hangul syllables come in blocks of
     # 28, of which the first ends in a vowel.
     particle = "가" if (ord(names[0][-1]) - 0xAC00) % 28 == 0 else "이"
-    return f"{names[0]}{particle} {names[1]} {_KOREAN[word]} 있다"
+    return f"{names[0]}{particle} {names[1]} {KOREAN[word]} 있다"
 
 
 def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None, str | None]]:
@@ -348,7 +348,7 @@ def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None
 
     Raises ValueError where the text is not a caption of this world.
     """
-    words = {value: key for key, value in _KOREAN.items()} if language == "ko" else {}
+    words = {value: key for key, value in KOREAN.items()} if language == "ko" else {}
 
     def name(part: str) -> str:
         english = " ".join(words.get(word, word) for word in part.split())
