@@ -105,9 +105,11 @@ def stage(source: Path) -> None:
         if (ROOT / "notebooks" / name).is_dir():
             shutil.copytree(ROOT / "notebooks" / name, source / "notebooks" / name)
     shutil.copytree(ROOT / "assets", source / "assets")
-    (source / "paligemma").mkdir()
-    for path in sorted((ROOT / "paligemma").glob("*.*")):  # chapters link to them: they become downloads
-        shutil.copy(path, source / "paligemma")
+    for path in sorted((ROOT / "paligemma").rglob("*.*")):  # chapters link to them: they become downloads
+        if path.suffix in (".py", ".cpp", ".h"):
+            copy = source / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
     (source / "conf.py").write_text(CONF, encoding="utf-8")
 
 

@@ -869,13 +869,12 @@ function show_writing() {
     const chosen = id === step.id, text = token_text(id);
     const bar = element("button", {
       type: "button", class: `bar ${kind_of(id) ?? "suffix"}`, "aria-pressed": chosen, style: `--share: ${probability}`,
-      "aria-label": t("force", { token: text, percent: percent(probability) }),
       onclick: () => {
         state.forced = [...run.ids.slice(0, n), id];
         state.token = L + n;
         ask();
       },
-    }, element("span", { class: "bar-token", text, lang: "en" }), element("span", { class: "bar-fill" }), element("span", { class: "bar-number", text: percent(probability) }));
+    }, element("span", { class: "bar-token", text, lang: "en" }), element("span", { class: "bar-fill" }), element("span", { class: "bar-number", text: percent(probability) }), element("span", { class: "hidden", text: t("force") }));
     return element("li", {}, bar);
   }));
   $("forced-note").hidden = !run.forced.length;

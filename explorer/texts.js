@@ -58,7 +58,7 @@ const TEXTS = {
 
     writing: "Token by token", writing_short: "At each step the model gives every one of {count} tokens a probability; the likeliest is written.",
     writing_help: "Choose a token of the answer to see what else could have stood there. Press an alternative to put it there and let the model go on.",
-    alternatives: "The five likeliest at step {step}", force: "Write {token} here ({percent})", forced: "You put in {token}.", as_model: "Back to the model's own answer",
+    alternatives: "The five likeliest at step {step}", force: "write it here", forced: "You put in {token}.", as_model: "Back to the model's own answer",
 
     attention: "Attention", attention_short: "Where each head looked when it chose a token.",
     attention_help: "Rows are layers, columns heads. Each map has its own scale: yellow is where it looks most. The number is the share of its attention to the picture that falls inside the object.",
@@ -152,7 +152,7 @@ const TEXTS = {
 
     writing: "토큰을 하나씩", writing_short: "매 단계 모델은 토큰 {count}개 모두에 확률을 주고, 가장 높은 것을 씁니다.",
     writing_help: "답의 토큰을 고르면 그 자리에 올 수 있던 다른 토큰이 보입니다. 다른 후보를 누르면 그것을 쓰고 모델이 이어 갑니다.",
-    alternatives: "{step}단계의 상위 다섯 후보", force: "여기에 {token} 쓰기 ({percent})", forced: "{token}을(를) 넣었습니다.", as_model: "모델의 원래 답으로",
+    alternatives: "{step}단계의 상위 다섯 후보", force: "여기에 쓰기", forced: "{token}을(를) 넣었습니다.", as_model: "모델의 원래 답으로",
 
     attention: "어텐션", attention_short: "토큰을 고를 때 각 헤드가 본 곳.",
     attention_help: "행은 층, 열은 헤드입니다. 지도마다 눈금이 다르며, 노란 곳을 가장 많이 봅니다. 숫자는 그림으로 가는 어텐션 가운데 물체 안에 들어가는 비율입니다.",

@@ -127,7 +127,9 @@ def explore_parser() -> Parser:
         description="Write a page in which a small PaliGemma runs: draw a picture, ask, look inside. It needs no server and "
         "sends nothing anywhere.",
     )
-    parser.add_argument("model", metavar="FOLDER", nargs="?", default=str(TINY), help="a model folder (the course's own)")
+    parser.add_argument(
+        "model", metavar="FOLDER", nargs="?", default=str(TINY), help="a model folder (the course's own)"
+    )
     parser.add_argument(
         "--output", metavar="FOLDER", type=Path, default=Path("site/explorer"), help="where to write it (site/explorer)"
     )
