@@ -124,8 +124,8 @@ def demo_parser() -> Parser:
 def explore_parser() -> Parser:
     parser = Parser(
         "python -m paligemma explore",
-        description="Write a page in which a small PaliGemma runs: draw a picture, ask, look inside. It needs no server "
-        "and sends nothing anywhere.",
+        description="Write a page in which a small PaliGemma runs: draw a picture, ask, look inside. It needs no "
+        "server and sends nothing anywhere.",
     )
     parser.add_argument(
         "model", metavar="FOLDER", nargs="?", default=str(TINY), help="a model folder (the course's own)"
