@@ -323,11 +323,11 @@ def test_two_processes_are_one(root, one_run):
     for one, two in zip(log, both, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], abs=2e-3)
         assert two.keys() == one.keys()
-    # Muon works in bfloat16, where another order of adding shows: compare with how far the weights have moved.
+    # Another order of adding is another rounding: compare with how far the weights have moved.
     name = "language_model.model.layers.0.mlp.up_proj.weight"
     start = build_model(build_processor()).state_dict()[name]
     two = load_file(folder / "two/cycle2/model.safetensors")[name]
-    assert (two - weights[name]).norm() < 0.05 * (weights[name] - start).norm()
+    assert (two - weights[name]).norm() < 0.01 * (weights[name] - start).norm()
 
 
 SHARDED = """

@@ -42,6 +42,7 @@ from ..world.contrastive import PatchHeads, TinySiglip, patch_labels, sigmoid_lo
 from ..world.pictures import Pictures, collate, draw_questions
 from ..world.scenes import SHAPES, caption, shape_mask
 from ..world.tiny_model import build_model, build_processor, initialise, soft_location_targets
+from .muon import Muon
 
 SHIPPED = "assets/tiny-paligemma"
 
@@ -115,7 +116,7 @@ def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Op
             is_matrix = parameter.ndim == 2 and "embed" not in name and not name.startswith("heads.")
             (matrices if is_matrix else others).append(parameter)
     return [
-        torch.optim.Muon(matrices, lr=schedule.muon_lr, weight_decay=schedule.weight_decay),
+        Muon(matrices, lr=schedule.muon_lr, weight_decay=schedule.weight_decay),
         torch.optim.AdamW(others, lr=schedule.adam_lr, betas=(0.9, 0.99), weight_decay=0.0),
     ]
 

@@ -62,10 +62,11 @@ class Pictures:
         return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def draw_questions(scenes: list[Scene], weights: dict[str, float], per_picture: int, rng, codes=None):
+def draw_questions(scenes: list, weights: dict[str, float], per_picture: int, rng, codes=None, ask=ask):
     """Ask `per_picture` questions of different tasks about each scene, tasks drawn by their weights.
 
-    Returns a list of (index of the scene, task, prompt, answer).
+    `ask(scene, task, rng, codes)` is that of the scenes' world. Returns a list of (index of the scene, task, prompt,
+    answer).
     """
     tasks = [task for task, weight in weights.items() if weight > 0]
     keys_per_task = 1 / np.array([weights[task] for task in tasks])

@@ -43,7 +43,7 @@ _SHADES = {
     "black": ((0, 0, 0), (45, 45, 48), (30, 25, 30)),
 }
 
-_KOREAN = {
+KOREAN = {
     "small": "작은",
     "large": "큰",
     "red": "빨간",
@@ -65,7 +65,7 @@ _KOREAN = {
     "left of": "왼쪽에",
     "right of": "오른쪽에",
 }
-_RELATIONS = ("above", "below", "left of", "right of")
+RELATIONS = ("above", "below", "left of", "right of")
 _CLEAR = 4 / GRID  # a relation is true when the centres differ by at least this
 
 
@@ -334,13 +334,18 @@ def _english_clause(pair, word) -> str:
 
 
 def _korean_clause(pair, word) -> str:
-    names = [" ".join(_KOREAN[part] for part in (thing.size, thing.colour, thing.shape)) for thing in pair]
+    names = [" ".join(KOREAN[part] for part in (thing.size, thing.colour, thing.shape)) for thing in pair]
     if word is None:
         return names[0]
-    # The subject particle is 이 after a consonant and 가 after a vowel; Hangul syllables come in blocks of
-    # 28, of which the first ends in a vowel.
-    particle = "가" if (ord(names[0][-1]) - 0xAC00) % 28 == 0 else "이"
-    return f"{names[0]}{particle} {names[1]} {_KOREAN[word]} 있다"
+    return f"{names[0]}{subject_particle(names[0])} {names[1]} {KOREAN[word]} 있다"
+
+
+def subject_particle(noun: str) -> str:
+    """The Korean subject particle: 이 after a consonant, 가 after a vowel.
+
+    Hangul syllables come in blocks of 28, of which the first ends in a vowel.
+    """
+    return "가" if (ord(noun[-1]) - 0xAC00) % 28 == 0 else "이"
 
 
 def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None, str | None]]:
@@ -348,7 +353,7 @@ def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None
 
     Raises ValueError where the text is not a caption of this world.
     """
-    words = {value: key for key, value in _KOREAN.items()} if language == "ko" else {}
+    words = {value: key for key, value in KOREAN.items()} if language == "ko" else {}
 
     def name(part: str) -> str:
         english = " ".join(words.get(word, word) for word in part.split())
@@ -363,13 +368,13 @@ def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None
             pieces = clause.split()
             if len(pieces) == 3:
                 clauses.append((name(clause), None, None))
-            elif len(pieces) == 8 and pieces[-1] == "있다" and words.get(pieces[6]) in _RELATIONS:
+            elif len(pieces) == 8 and pieces[-1] == "있다" and words.get(pieces[6]) in RELATIONS:
                 subject = " ".join(pieces[:3])[:-1]  # without its particle
                 clauses.append((name(subject), words[pieces[6]], name(" ".join(pieces[3:6]))))
             else:
                 raise ValueError(f"Cannot read the clause {clause!r}.")
             continue
-        for word in _RELATIONS:
+        for word in RELATIONS:
             left, found, right = clause.partition(f" {word} a ")
             if found:
                 clauses.append((name(left.removeprefix("a ")), word, name(right)))
@@ -441,7 +446,8 @@ def make_query(rng, scene: Scene, present: bool) -> str | None:
     return None
 
 
-def _article(query: str) -> str:
+def with_article(query: str) -> str:
+    """The query with its indefinite article: `a red circle`, `an orange star`."""
     return ("an " if query[0] in "aeiou" else "a ") + query
 
 
@@ -488,7 +494,7 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
     if task == "is there":
         present = bool(rng.random() < 0.5)
         query = make_query(rng, scene, present)
-        return query and (f"answer en is there {_article(query)}?", "yes" if present else "no")
+        return query and (f"answer en is there {with_article(query)}?", "yes" if present else "no")
     if task == "relation":
         other = _choose(rng, scene.things)
         if other is thing:

@@ -70,10 +70,15 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def build_processor(image_size: int = IMAGE_SIZE) -> PaliGemmaProcessor:
-    """The processor with a freshly trained tokenizer, the same every time; takes about two seconds."""
+def build_processor(
+    image_size: int = IMAGE_SIZE, patch_size: int = PATCH_SIZE, texts: list[str] | None = None
+) -> PaliGemmaProcessor:
+    """The processor with a tokenizer freshly trained on `texts`, the same every time; takes about two seconds.
+
+    Without `texts` these are the little world's sentences.
+    """
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=train_tokenizer(sentences()),
+        tokenizer_object=train_tokenizer(sentences() if texts is None else texts),
         model_max_length=512,
         padding_side="left",
         pad_token="<pad>",
@@ -82,7 +87,7 @@ def build_processor(image_size: int = IMAGE_SIZE) -> PaliGemmaProcessor:
         unk_token="<unk>",
         clean_up_tokenization_spaces=False,
     )
-    return PaliGemmaProcessor(tokenizer, (image_size // PATCH_SIZE) ** 2, image_size)
+    return PaliGemmaProcessor(tokenizer, (image_size // patch_size) ** 2, image_size)
 
 
 # ----------------------------------------------------------------------------------------------------- model
@@ -110,9 +115,14 @@ def build_model(processor: PaliGemmaProcessor, seed: int = 0, width: int = WIDTH
         ),
         image_token_index=processor.image_token_id,
     )
+    return new_model(config, processor.tokenizer, seed)
+
+
+def new_model(config: PaliGemmaConfig, tokenizer, seed: int) -> PaliGemmaForConditionalGeneration:
+    """An untrained model of this configuration, with weights drawn by `seed` and location tokens that start smooth."""
     model = PaliGemmaForConditionalGeneration(config)
     initialise(model, seed)
-    smooth_locations(model.language_model.model.embed_tokens.weight, processor.tokenizer, seed)
+    smooth_locations(model.language_model.model.embed_tokens.weight, tokenizer, seed)
     return model
 
 

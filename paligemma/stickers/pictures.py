@@ -1,0 +1,128 @@
+"""Training pictures of the sticker world: drawn ahead, with what each patch shows.
+
+Seeds from TRAIN_SEEDS on are for training; everything below is held out, so any scene with a small seed, in a
+chapter or a test, is one that the shipped model has never seen.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..segmentation import MASK_SIZE, crop_mask
+from ..world.pictures import TRAIN_SEEDS
+from ..world.scenes import GRID
+from .atlas import NAMES, artists
+from .scenes import MAX_STICKERS, Cut, Scene, Sticker, draw, make_scene, masks
+
+FINE = 3  # a patch's part of a mask is FINE x FINE cells
+
+
+def patch_truth(found: np.ndarray, names: list[str], patch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each patch shows, from the visible masks bool [stickers, S, S] and the stickers' names.
+
+    Returns, for the N patches row by row, uint8 arrays: the sticker that covers most of the patch [N], counted from
+    1, 0 where all cover less than an eighth; the number of its thing [N], counted from 1, or 0; and how much of
+    FINE x FINE cells of the patch that sticker covers [N, FINE * FINE], 0 to 255. Raises ValueError for patches that
+    cannot be cut so.
+    """
+    if patch % FINE:
+        raise ValueError(f"A patch is {patch} pixels wide, expected a multiple of {FINE}.")
+    count, S, _ = found.shape
+    side = S // patch
+    cells = found.reshape(count, side * FINE, patch // FINE, side * FINE, patch // FINE).mean(axis=(2, 4))
+    cells = cells.reshape(count, side, FINE, side, FINE).transpose(1, 3, 0, 2, 4).reshape(side * side, count, FINE**2)
+    cover = cells.mean(axis=2)  # [N, stickers]
+    best = cover.argmax(axis=1)
+    owner = np.where(cover.max(axis=1) >= 0.125, best + 1, 0).astype(np.uint8)
+    thing = np.array([0] + [NAMES.index(name) + 1 for name in names], dtype=np.uint8)[owner]
+    part = np.round(255 * cells[np.arange(side * side), best]).astype(np.uint8)
+    return owner, thing, part
+
+
+class Pictures:
+    """`count` varied pictures by the artists for training, on disk, drawn once and kept in `folder`.
+
+    The mask of one sticker of each, `segmented`, is kept. Files are written under a temporary name and renamed when
+    complete; pixels are memory-mapped, so several processes share one copy.
+    """
+
+    def __init__(self, count: int, size: int, patch: int, folder: str | Path = "runs"):
+        self.count, self.size, self.patch = count, size, patch
+        folder = Path(folder)
+        stem = f"stickers-{size}px-patch{patch}-{count}"
+        pixels_path, truth_path = folder / f"{stem}.npy", folder / f"{stem}-truth.npz"
+        if not truth_path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._draw(pixels_path, truth_path)
+        self.pixels = np.load(pixels_path, mmap_mode="r")  # [count, S, S, 3] uint8
+        with np.load(truth_path) as truth:
+            self.truth = {name: truth[name] for name in truth.files}
+
+    def _draw(self, pixels_path: Path, truth_path: Path) -> None:
+        N, count, everybody = (self.size // self.patch) ** 2, self.count, artists()
+        partial = pixels_path.with_name(f"{pixels_path.name}.{os.getpid()}.tmp")
+        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, self.size, self.size, 3))
+        truth = {
+            "thing": np.zeros((count, MAX_STICKERS), np.uint8),  # counted from 1; 0 where there are fewer stickers
+            "artist": np.zeros((count, MAX_STICKERS), np.uint8),
+            "box": np.zeros((count, MAX_STICKERS, 4), np.uint8),  # in cells of the grid
+            "owner": np.zeros((count, N), np.uint8),
+            "name": np.zeros((count, N), np.uint8),
+            "part": np.zeros((count, N, FINE**2), np.uint8),
+            "segmented": np.zeros(count, np.uint8),
+            "mask": np.zeros((count, MASK_SIZE**2 // 8), np.uint8),  # of that sticker in its box, eight pixels a byte
+        }
+        for i in tqdm(range(count), desc="drawing pictures", unit=" pictures", mininterval=5.0):
+            scene = make_scene(TRAIN_SEEDS + i, varied=True)
+            pixels[i] = draw(scene, self.size)
+            found = masks(scene, self.size)
+            truth["owner"][i], truth["name"][i], truth["part"][i] = patch_truth(
+                found, [sticker.name for sticker in scene.things], self.patch
+            )
+            for j, sticker in enumerate(scene.things):
+                truth["thing"][i, j] = NAMES.index(sticker.name) + 1
+                truth["artist"][i, j] = everybody.index(sticker.cut.artist)
+                truth["box"][i, j] = [round(edge * GRID) for edge in sticker.box]
+            chosen = i % len(scene.things)
+            truth["segmented"][i] = chosen
+            mask = crop_mask(found[chosen], scene.things[chosen].box)
+            truth["mask"][i] = np.packbits(mask.numpy() > 0.5)
+        pixels.flush()
+        os.replace(partial, pixels_path)
+        partial = truth_path.with_name(f"{os.getpid()}.{truth_path.name}")
+        np.savez(partial, **truth)
+        os.replace(partial, truth_path)
+
+    def scene(self, index: int) -> Scene:
+        """What picture `index` shows: things and boxes in reading order (not how the drawings were varied)."""
+        things = []
+        for number, artist, box in zip(*(self.truth[key][index] for key in ("thing", "artist", "box")), strict=True):
+            if number:
+                cut = Cut(NAMES[number - 1], artists()[artist])
+                things.append(Sticker(cut, tuple(int(cell) / GRID for cell in box)))
+        return Scene(TRAIN_SEEDS + int(index), tuple(things), tuple(range(len(things))), varied=True)
+
+    def mask(self, indices) -> torch.Tensor:
+        """The mask of the sticker `segmented` of each picture, filling its box: float32 [B, 64, 64], 0 or 1."""
+        bits = np.unpackbits(self.truth["mask"][np.asarray(indices)], axis=1)
+        return torch.from_numpy(bits.reshape(-1, MASK_SIZE, MASK_SIZE).astype(np.float32))
+
+    def batch(self, indices) -> torch.Tensor:
+        """Pictures as the processor would give them: float32 [B, 3, S, S] from -1 to 1."""
+        pixels = torch.from_numpy(self.pixels[np.asarray(indices)])  # [B, S, S, 3]
+        return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def labels(self, indices) -> dict[str, torch.Tensor]:
+        """What each patch of these pictures shows: `name` int64 [B, N], `box` float32 [B, N, 4] in fractions of the
+        side, `part` float32 [B, N, FINE * FINE], the visible share of the patch's cells."""
+        indices = np.asarray(indices)
+        owner = self.truth["owner"][indices].astype(np.int64)  # [B, N]
+        box = np.take_along_axis(self.truth["box"][indices], np.maximum(owner - 1, 0)[:, :, None], axis=1)
+        return {
+            "name": torch.from_numpy(self.truth["name"][indices].astype(np.int64)),
+            "box": torch.from_numpy(box.astype(np.float32) / GRID),
+            "part": torch.from_numpy(self.truth["part"][indices].astype(np.float32) / 255),
+        }

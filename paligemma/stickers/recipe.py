@@ -1,0 +1,244 @@
+"""How the sticker model is trained: three commands, each seeded, logged and resumable.
+
+    python -m paligemma.stickers masks      the mask tokenizer, on the outlines of the drawings
+    python -m paligemma.stickers encoder    the image encoder alone, from labels for each patch
+    python -m paligemma.stickers model      all of it together, nothing frozen, every task mixed
+    python -m paligemma.stickers export     a folder in bfloat16 from wherever the last of them has come to
+
+The loop, its optimisers and its loss are those of `paligemma.training`. A command writes into its folder under
+runs/stickers/: log.jsonl, state.pt (everything needed to go on) and, at the end of each cycle of the learning rate, a
+finished model. Run the same command again after an interruption and it goes on exactly where it stopped.
+
+Only drawings of the artists for training are used. Choose between recipes on the artist of the split `choice`.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..checkpoint import save_pretrained
+from ..modeling_gemma import PaliGemmaForConditionalGeneration
+from ..segmentation import (
+    MaskTokenizer,
+    MaskTokenizerConfig,
+    crop_mask,
+    save_mask_tokenizer,
+    train_mask_tokenizer,
+)
+from ..training import AnswerLoss, Schedule, answer_lengths, autocast, questions_loss, train, write_log
+from ..world.pictures import draw_questions
+from ..world.tiny_model import initialise
+from .atlas import artists, drawn_by
+from .encoder import EncoderStage, PatchHeads
+from .pictures import Pictures
+from .scenes import cutout, random_cut
+from .sticker_model import IMAGE_SIZE, PATCH_SIZE, build_sticker_model, build_sticker_processor, vision_config
+from .tasks import ask
+
+# (steps, factor) of each cycle: the learning rates rise, fall to nothing, and start again. Each cycle ends with a
+# model that can be used, and the next makes it better.
+ENCODER_CYCLES = ((1500, 1.0), (3000, 1.0), (6000, 0.7))
+MODEL_CYCLES = ((1000, 1.0), (2000, 0.8), (4000, 0.6), (8000, 0.5))
+
+# How often each task is asked. Naming is what this world is about; it happens in captions most.
+TASK_WEIGHTS = {
+    "caption": 1.6,
+    "caption ko": 1.6,
+    "name": 1.0,
+    "beside": 0.8,
+    "which": 0.6,
+    "how many": 0.6,
+    "is there": 0.8,
+    "where": 0.4,
+    "relation": 0.5,
+    "detect": 1.4,
+    "detect pair": 0.8,
+    "segment": 1.6,
+}
+
+
+# ------------------------------------------------------------------------------------------- the mask tokenizer
+
+
+def outlines(per_drawing: int, hands: tuple[str, ...], seed: int = 0) -> torch.Tensor:
+    """Masks of every drawing of these artists at random angles, each filling its box: float32 [N, 64, 64], 0 to 1."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for hand in hands:
+        for name in drawn_by(hand):
+            for _ in range(per_drawing):
+                alpha = np.asarray(cutout(random_cut(rng, name, hand, varied=True)).getchannel("A"))
+                found.append(crop_mask(alpha > 127, (0, 0, 1, 1)))
+    return torch.stack(found)
+
+
+def train_masks(out: Path, seed: int = 0, steps: int = 2000) -> MaskTokenizer:
+    """Train a mask tokenizer on the outlines of the drawings for training, and save it to `out`.
+
+    The one of the shapes draws the outline of an anchor or a guitar with an IoU of about a third.
+    """
+    lines, began = [], time.monotonic()
+
+    def log(figures: dict[str, float]) -> None:
+        lines.append({**figures, "seconds": round(time.monotonic() - began, 1)})
+        print(json.dumps(lines[-1]), flush=True)
+
+    config = MaskTokenizerConfig(width=6)
+    masks = outlines(8, artists("train"), seed)
+    tokenizer = train_mask_tokenizer(masks, config, steps, corrupt=0.1, agree=1.0, seed=seed, log=log)
+    save_mask_tokenizer(tokenizer, out)
+    write_log(out / "training.jsonl", lines)
+    return tokenizer
+
+
+# ------------------------------------------------------------------------------------------------- the encoder
+
+
+def encoder_loss(stage: EncoderStage, pictures: Pictures, per_step: int, seed: int, device) -> Callable:
+    """The function that `train` calls: what each patch of a batch says of its sticker."""
+
+    def batch_loss(step: int):
+        indices = np.random.default_rng([seed, step]).integers(pictures.count, size=per_step)
+        labels = {name: tensor.to(device) for name, tensor in pictures.labels(indices).items()}
+        with autocast(device):
+            patches = stage.vision_tower(pictures.batch(indices).to(device))  # [B, N, D]
+        return stage.heads.loss(patches.float(), labels)
+
+    return batch_loss
+
+
+def train_encoder(out: Path, pictures: Pictures, schedule: Schedule, per_step: int, device, stop_at=None) -> None:
+    """The first stage: the image encoder alone. Writes encoder.safetensors, which has the heads too."""
+    stage = EncoderStage(vision_config())
+    initialise(stage, schedule.seed)
+    stage.to(device)
+
+    def finish(cycle: int) -> None:
+        save_file({name: t.detach().cpu().contiguous() for name, t in stage.state_dict().items()}, out / "encoder.tmp")
+        (out / "encoder.tmp").replace(out / "encoder.safetensors")
+
+    train(stage, encoder_loss(stage, pictures, per_step, schedule.seed, device), schedule, out, finish, stop_at)
+
+
+# --------------------------------------------------------------------------------------------- the whole model
+
+
+class ModelStage(nn.Module):
+    """What the second stage trains: the model, and the heads of the first, which go on helping."""
+
+    def __init__(self, model: PaliGemmaForConditionalGeneration, heads: PatchHeads):
+        super().__init__()
+        self.model, self.heads = model, heads
+
+
+def mixture_loss(
+    stage: ModelStage,
+    tokenizer,
+    pictures: Pictures,
+    mask_tokenizer: MaskTokenizer,
+    per_step: int,
+    per_picture: int,
+    seed: int,
+    device,
+    heads_weight: float = 0.3,
+    easy_steps: int = 300,
+) -> Callable:
+    """The function that `train` calls: all tasks mixed, `per_picture` questions about each of `per_step` pictures.
+
+    The first `easy_steps` see pictures of one or two stickers only: which word belongs to which sticker is learned
+    sooner where there is little to confuse.
+    """
+    answer_loss = AnswerLoss(tokenizer).to(device)
+    model = stage.model
+
+    def batch_loss(step: int):
+        rng = np.random.default_rng([seed, 1, step])
+        scenes, indices = [], []
+        while len(scenes) < per_step:
+            index = int(rng.integers(pictures.count))
+            if len((scene := pictures.scene(index)).things) <= (2 if step < easy_steps else 4):
+                scenes.append(scene)
+                indices.append(index)
+        codes = {}  # of the one sticker of each picture whose codes are known
+        known = mask_tokenizer.encode(pictures.mask(indices)).tolist()
+        for scene, number, its_codes in zip(scenes, pictures.truth["segmented"][indices], known, strict=True):
+            codes[scene.things[number]] = its_codes
+        rows = draw_questions(scenes, TASK_WEIGHTS, per_picture, rng, codes.get, ask)
+        weight = sum(length**0.5 for length in answer_lengths(tokenizer, [row[3] for row in rows]))
+        labels = {name: tensor.to(device) for name, tensor in pictures.labels(indices).items()}
+        with autocast(device):
+            patches = model.vision_tower(pictures.batch(indices).to(device))  # [P, N, D_image]
+            features = model.multi_modal_projector(patches)  # [P, N, D]
+            loss, numbers = questions_loss(model, tokenizer, answer_loss, features, rows, total_weight=weight)
+        dense, patch_numbers = stage.heads.loss(patches.float(), labels)
+        return loss + heads_weight * dense, numbers | patch_numbers
+
+    return batch_loss
+
+
+def new_stage(encoder: Path | None, seed: int = 0) -> tuple[ModelStage, object]:
+    """The model stage and its processor, with the first stage's weights if a file of them is given.
+
+    Raises FileNotFoundError when the file is missing.
+    """
+    processor = build_sticker_processor()
+    stage = ModelStage(build_sticker_model(processor, seed), PatchHeads(vision_config().hidden_size))
+    if encoder is not None:
+        if not encoder.is_file():
+            raise FileNotFoundError(f"{encoder} is missing: run `python -m paligemma.stickers encoder` first.")
+        weights = load_file(encoder)
+        for part, module in (("vision_tower.", stage.model.vision_tower), ("heads.", stage.heads)):
+            module.load_state_dict({k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
+    return stage, processor
+
+
+def train_model(
+    out: Path,
+    encoder: Path,
+    pictures: Pictures,
+    mask_tokenizer: MaskTokenizer,
+    schedule: Schedule,
+    per_step: int,
+    device,
+    stop_at: int | None = None,
+) -> None:
+    """The second stage: the whole model on all tasks. Writes cycle1, cycle2 ... as folders in bfloat16."""
+    stage, processor = new_stage(encoder, schedule.seed)
+    stage.to(device)
+    batch_loss = mixture_loss(stage, processor.tokenizer, pictures, mask_tokenizer, per_step, 3, schedule.seed, device)
+
+    def finish(cycle: int) -> None:
+        save_half(stage.model, processor, out / f"cycle{cycle}")
+
+    train(stage, batch_loss, schedule, out, finish, stop_at)
+
+
+def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path) -> None:
+    """Write the model in bfloat16, half the size; the one that is being trained stays as it is."""
+    save_pretrained(copy.deepcopy(model).to(torch.bfloat16), processor, folder)
+
+
+def export(run: Path, folder: Path) -> int:
+    """Write the model of a run's state.pt, finished or not, in bfloat16; returns the steps it has had.
+
+    Raises FileNotFoundError when the run has no state yet.
+    """
+    if not (run / "state.pt").is_file():
+        raise FileNotFoundError(f"{run / 'state.pt'} is missing: run `python -m paligemma.stickers model` first.")
+    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    stage, processor = new_stage(None)
+    stage.load_state_dict(state["model"])
+    save_half(stage.model, processor, folder)
+    return state["step"]
+
+
+def open_pictures(count: int, cache: Path) -> Pictures:
+    """The training pictures, drawn the first time."""
+    return Pictures(count, IMAGE_SIZE, PATCH_SIZE, cache)
