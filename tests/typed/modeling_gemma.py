@@ -2,7 +2,7 @@
 """The decoder and the whole, in the form in which viewers of the video have them: material for tests/test_mine.py."""
 
 import math
-from typing import List, Optional, Tuple
+from typing import List, Optional
 
 import torch
 from modeling_siglip import SiglipVisionConfig, SiglipVisionModel

@@ -138,8 +138,8 @@ class Comparison:
         stated = self.wrong_kind(part, found)
         if stated is not None:
             saw, means = stated
-            return Result(state="wrong", name="wrong kind", line=found.first, text=locate.line_text(span[0], found.first),
-                          saw=saw, means=means, **base)  # fmt: skip
+            text = locate.line_text(span[0], found.first)
+            return Result(state="wrong", name="wrong kind", line=found.first, text=text, saw=saw, means=means, **base)
         more: list[Result] = []
         if part.fit is not None:
             try:
@@ -233,7 +233,7 @@ class Comparison:
         return filename
 
     def place(self, part: Part, found: Found, case, span, finding) -> tuple[int, str]:
-        """The line to look at: by what the mistake is known for, else the first whose numbers are not the right ones."""
+        """The line to look at: by what the mistake is known for, else the first whose numbers are not right."""
         pattern = part.places.get(finding.name)
         if pattern:
             lines = linecache.getlines(span[0])[span[1] - 1 : span[2]]

@@ -36,10 +36,10 @@ class Difference:
 
 @dataclass
 class Answer:
-    """What the learner's model says to a prompt, beside what it is to say. `mine` is None when it could not be asked."""
+    """What the learner's model says to a prompt, beside what it is to say."""
 
     prompt: str
-    mine: str | None
+    mine: str
     ours: str
     truth: str
     remark: str = ""
