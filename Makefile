@@ -1,56 +1,75 @@
-# The whole course from one place. Needs python3 (3.11 or later) and make; everything else is installed into .venv.
+# The whole course from one place. Needs python3 (3.11 to 3.14) and make; everything else is installed into .venv.
 # `make` alone lists the commands. Windows: the README spells the same commands out.
 
 PYTHON ?= python3
 JOBS   ?= 2
 BIN    := .venv/bin
-FIRST  := $(firstword $(sort $(wildcard notebooks/[0-9]*.ipynb)))
+FIRST  := notebooks/00_tour.ipynb
 CHAPTERS  := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 SOLUTIONS := $(sort $(wildcard notebooks/solutions/[0-9]*.ipynb))
 EXECUTE   := jupyter nbconvert --to notebook --execute --inplace \
              --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900
+NBVAL     := --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help course test demo notebooks exercises site clean
+.PHONY: help course test portable demo notebooks exercises explorer site clean
 
 help:
 	@echo "make course      install, try the small model, open JupyterLab at the first chapter"
 	@echo "make demo        let the small model describe a picture, and draw what it says into demo.png"
 	@echo "make test        install and run every test and every notebook, outputs compared"
+	@echo "make portable    run every notebook as other processors would, with other instructions and thread counts"
 	@echo "make notebooks   run every chapter again and save it with its outputs"
 	@echo "make exercises   make the exercises from their solutions"
+	@echo "make explorer    the small model alive in a page: site/explorer/index.html"
 	@echo "make site        the course as static pages in site/"
 	@echo "make clean       remove what the commands above made (the environment included)"
 
 # --- environment: a file inside .venv is the stamp that says when the installation is up to date ---------------
 
+# On Linux, PyTorch from PyPI comes with several gigabytes of CUDA libraries. Without an NVIDIA card the CPU build is
+# enough: its index is added if it can be reached within five seconds. `make course CPU_INDEX=` leaves it out.
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+define INDEX
+index=; if [ -n "$(CPU_INDEX)" ] && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 \
+  && $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
+     $(CPU_INDEX) >/dev/null 2>&1; then index="--extra-index-url $(CPU_INDEX)"; fi
+endef
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+SAY     := echo "Installing into .venv: a few minutes, one to five gigabytes. pip says what it is doing:"
+
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "This course needs Python 3.11 or later; '$(PYTHON)' is older or missing. Try: make course PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	  { echo "This course needs Python 3.11 to 3.14; '$(PYTHON)' is missing, older or newer. Try: make course PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "Making a virtual environment failed. On Debian and Ubuntu it needs a package: sudo apt install python3-venv"; exit 1; }
 
 .venv/.course: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable .
+	@$(SAY)
+	@$(INDEX); set -x; $(INSTALL) $$index --editable .
 	@touch $@
 
 .venv/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev,teach,site]'
+	@$(SAY)
+	@$(INDEX); set -x; $(INSTALL) $$index --editable '.[dev,teach,site]'
 	@touch $@ .venv/.course
 
 # --- commands --------------------------------------------------------------------------------------------------
 
-course: .venv/.course
-	$(BIN)/python -m paligemma demo --output demo.png
-	$(BIN)/jupyter lab $(FIRST)
+# JupyterLab's root is this folder, so that the links from a chapter to docs/, assets/ and paligemma/ lead somewhere.
+# Jupyter refuses to run as root (in a container, say) unless told to.
+course: demo
+	$(BIN)/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) --ServerApp.root_dir=. $(FIRST)
 
 demo: .venv/.course
 	$(BIN)/python -m paligemma demo --output demo.png
 
 # The network is off for the models (HF_HUB_OFFLINE); one thread for each of the JOBS workers.
 test: .venv/.test
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests $(CHAPTERS) $(SOLUTIONS) \
-	  --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests $(CHAPTERS) $(SOLUTIONS) $(NBVAL) \
 	  -n $(JOBS) --dist loadfile
+
+portable: .venv/.test
+	$(BIN)/python tests/portable.py
 
 notebooks: .venv/.test
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/$(EXECUTE) $(CHAPTERS)
@@ -58,6 +77,9 @@ notebooks: .venv/.test
 
 exercises: .venv/.test
 	$(BIN)/python -m paligemma.exercises make
+
+explorer: .venv/.course
+	$(BIN)/python -m paligemma explore
 
 site: .venv/.test
 	$(BIN)/python docs/build.py

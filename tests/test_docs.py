@@ -1,7 +1,11 @@
 """The pages to look things up: complete, in order, and in step with the chapters and the package."""
 
+import importlib.util
 import json
 import re
+import sys
+import types
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +95,92 @@ def test_notation_gives_the_small_models_sizes(root, tiny_folder):
     for letter, sizes in expected.items():
         stated = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", columns[letter][2])]
         assert stated == sizes, f"{letter}: the page says {columns[letter][2]!r}, the model has {sizes}"
+
+
+# --- docs/build.py -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def build(root):
+    spec = importlib.util.spec_from_file_location("build", root / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fake_sphinx(monkeypatch):
+    """Sphinx that makes one page in no time."""
+
+    def build_main(arguments):
+        pages = Path(arguments[-1])
+        (pages / "docs").mkdir(parents=True)
+        (pages / "docs" / "index.html").write_text("a page", encoding="utf-8")
+        return 0
+
+    package, cmd, command = (types.ModuleType(name) for name in ("sphinx", "sphinx.cmd", "sphinx.cmd.build"))
+    command.build_main = build_main
+    for module in (package, cmd, command):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.parametrize("there", ["thesis.txt", "index.html", "docs/index.html", ".hidden"])
+def test_a_folder_with_other_files_is_never_emptied(build, tmp_path, monkeypatch, there):
+    fake_sphinx(monkeypatch)
+    output = tmp_path / "output"
+    (output / there).parent.mkdir(parents=True)
+    (output / there).write_text("years of work", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds other files, expected a new or empty folder"):
+        build.build(output)
+    assert (output / there).read_text(encoding="utf-8") == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+
+
+def test_a_file_is_not_replaced_by_pages(build, tmp_path, monkeypatch):
+    fake_sphinx(monkeypatch)
+    (tmp_path / "output").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ValueError, match="is a file, expected a folder"):
+        build.build(tmp_path / "output")
+
+
+def test_pages_replace_pages_and_leave_the_neighbours(build, tmp_path, monkeypatch):
+    fake_sphinx(monkeypatch)
+    neighbour = tmp_path / "deep" / "site.tmp"
+    neighbour.mkdir(parents=True)
+    (neighbour / "thesis.txt").write_text("years of work", encoding="utf-8")
+    output = tmp_path / "deep" / "site"
+    assert build.build(output) == 0
+    (output / "old.html").write_text("an old page", encoding="utf-8")
+    assert build.build(output) == 0
+    assert sorted(path.name for path in output.iterdir()) == ["docs", "index.html"]
+    assert (neighbour / "thesis.txt").exists() and len(list((tmp_path / "deep").iterdir())) == 2
+
+
+def test_a_page_has_alt_texts_and_neither_marks_nor_widgets(build):
+    figure = {"output_type": "display_data", "data": {"image/png": "iVBOR"}, "metadata": {}}
+    widget = {"output_type": "display_data", "data": {"text/plain": "interactive(children=(IntSlider("}, "metadata": {}}
+    value = {"output_type": "execute_result", "data": {"text/plain": "Box of 3"}, "metadata": {}}
+    notebook = {
+        "cells": [
+            {"cell_type": "code", "metadata": {}, "source": "# NBVAL_IGNORE_OUTPUT\nplot()", "outputs": [figure]},
+            {
+                "cell_type": "markdown",
+                "metadata": {},
+                "source": "**Figure.** A `map` of [chapter 3](03.ipynb).\n\nMore.",
+            },
+            {"cell_type": "code", "metadata": {}, "source": "slide()", "outputs": [widget, value]},
+        ]
+    }
+    drawn, _, slider = build.for_the_site(notebook)["cells"]
+    assert drawn["metadata"]["mystnb"]["image"]["alt"] == "A map of chapter 3."
+    assert drawn["source"] == "plot()"
+    assert "interactive" not in json.dumps(slider["outputs"][0]) and slider["outputs"][1] == value
+
+
+def test_the_link_to_the_repository_comes_from_the_environment(build, monkeypatch):
+    for name in ("REPOSITORY_URL", "GITHUB_REPOSITORY", "GITHUB_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert build.repository_url() == ""
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/course")
+    assert build.repository_url() == "https://github.com/someone/course"
+    monkeypatch.setenv("REPOSITORY_URL", "https://example.org/course")
+    assert build.repository_url() == "https://example.org/course"
