@@ -1,18 +1,34 @@
-"""Look at the attention of a model without changing it: record it, follow it through the layers, take a head away."""
+"""Record attention weights, roll them out through the layers, measure where they fall, ablate heads."""
 
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
+from PIL import Image
 from torch import nn
 
 from .config_checks import check_choice
 from .generation import generate
+from .modeling_gemma import PaliGemmaForConditionalGeneration
+from .processing_paligemma import PaliGemmaProcessor
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The attention modules of a model by name, in order: those with a setting `attention`."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "attention")}
+    """The attention modules of a model by name, in order: those whose setting `attention` is "sdpa" or "eager".
+
+    A module of a learner's own may have an attribute `attention` of another kind, its attention layer for instance;
+    that is not one. Raises TypeError for what is no module, such as the fast form of a model.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"the model is a {type(model).__name__}, expected a torch.nn.Module: its attention weights can be had from "
+            "the model that load_pretrained gave"
+        )
+    modules = model.named_modules()
+    return {name: module for name, module in modules if isinstance(getattr(module, "attention", None), str)}
 
 
 def set_attention(model: nn.Module, attention: str) -> nn.Module:
@@ -23,8 +39,30 @@ def set_attention(model: nn.Module, attention: str) -> nn.Module:
     return model
 
 
+# How many recorders look at each module now, and the setting that it had before the first of them. Recorders may be
+# closed in any order, in other threads or by a generator that is collected later: the last one restores the setting.
+_watched: WeakKeyDictionary[nn.Module, tuple[int, str]] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def _watch(module: nn.Module) -> None:
+    with _lock:
+        count, setting = _watched.get(module, (0, module.attention))
+        _watched[module] = (count + 1, setting)
+        module.attention = "eager"
+
+
+def _unwatch(module: nn.Module) -> None:
+    with _lock:
+        count, setting = _watched.pop(module)
+        if count > 1:
+            _watched[module] = (count - 1, setting)
+        else:
+            module.attention = setting
+
+
 @contextmanager
-def record_attention(model: nn.Module):
+def record_attention(model: nn.Module) -> Iterator[dict[str, list[torch.Tensor]]]:
     """Gather the attention weights of every forward pass inside the `with` block.
 
         with record_attention(model) as maps:
@@ -33,11 +71,11 @@ def record_attention(model: nn.Module):
 
     Yields a dict from the module's name to a list with one tensor a forward pass: [B, H, N, N] for the image encoder,
     [B, H, L, T] for the decoder (while generating, the first is the prompt's and each further one a token's). Works
-    for either setting of `attention` and puts the setting back afterwards, also when an error is raised inside.
+    for either setting of `attention` and puts the setting back when the last of several recorders is closed, in
+    whatever order, and also when an error is raised inside.
     """
     modules = attention_modules(model)
     maps: dict[str, list[torch.Tensor]] = {name: [] for name in modules}
-    settings = {name: module.attention for name, module in modules.items()}
 
     def recorder(name):
         def record(module, inputs, outputs):
@@ -45,17 +83,18 @@ def record_attention(model: nn.Module):
 
         return record
 
-    hooks = []
+    watched, hooks = [], []
     try:
         for name, module in modules.items():
-            module.attention = "eager"
+            _watch(module)
+            watched.append(module)
             hooks.append(module.register_forward_hook(recorder(name)))
         yield maps
     finally:
         for hook in hooks:
             hook.remove()
-        for name, module in modules.items():
-            module.attention = settings[name]
+        for module in watched:
+            _unwatch(module)
 
 
 @dataclass
@@ -76,11 +115,18 @@ class AnswerAttention:
 
 
 @torch.no_grad()
-def answer_attention(model, processor, image, prompt: str, answer: str | None = None) -> AnswerAttention:
+def answer_attention(
+    model: PaliGemmaForConditionalGeneration,
+    processor: PaliGemmaProcessor,
+    image: Image.Image,
+    prompt: str,
+    answer: str | None = None,
+) -> AnswerAttention:
     """Ask once, and record what every token of the answer looks at. The answer is the model's own unless given.
 
     The logits at a position choose the token after it, so the attention that chose token t is that of position t - 1.
     """
+    attention_modules(model)  # a TypeError now, not after the answer was written
     if answer is None:
         answer = generate(model, processor, [image], [prompt], max_new_tokens=64)[0]
     inputs = processor(text=[prompt], images=[image], suffix=[answer])
@@ -106,7 +152,7 @@ def rollout(attention: torch.Tensor) -> torch.Tensor:
     return flow
 
 
-def box_patches(box, grid: int) -> torch.Tensor:
+def box_patches(box: Sequence[float], grid: int) -> torch.Tensor:
     """How much of each patch lies inside a box (y1, x1, y2, x2) of fractions. [grid, grid], from 0 to 1"""
     edges = torch.arange(grid + 1) / grid
 
@@ -118,7 +164,7 @@ def box_patches(box, grid: int) -> torch.Tensor:
     return covered(y1, y2)[:, None] * covered(x1, x2)[None, :]
 
 
-def share_inside(weights: torch.Tensor, box) -> float:
+def share_inside(weights: torch.Tensor, box: Sequence[float]) -> float:
     """The share of the attention to the picture [grid, grid] that falls inside the box, from 0 to 1.
 
     Compare it with the box's share of the picture's area: even attention would have just that.
@@ -127,9 +173,14 @@ def share_inside(weights: torch.Tensor, box) -> float:
 
 
 @contextmanager
-def ablate_head(model, layer: int, head: int):
-    """Take one head of one decoder layer away inside the `with` block: what it found is replaced by zeros."""
-    attention = model.language_model.model.layers[layer].self_attn
+def ablate_head(
+    model: PaliGemmaForConditionalGeneration, layer: int, head: int
+) -> Iterator[PaliGemmaForConditionalGeneration]:
+    """Ablate one head of one decoder layer inside the `with` block: its output is replaced by zeros."""
+    layers = model.language_model.model.layers
+    if not 0 <= layer < len(layers):
+        raise ValueError(f"layer is {layer}, this decoder has layers 0 to {len(layers) - 1}")
+    attention = layers[layer].self_attn
     if not 0 <= head < attention.num_heads:
         raise ValueError(f"head is {head}, this layer has heads 0 to {attention.num_heads - 1}")
 

@@ -1,9 +1,9 @@
-"""Text with location and segmentation tokens to things in the picture, and back.
+"""Text with location and segmentation tokens to objects in the picture, and back.
 
 PaliGemma has no box head and no mask head: it *writes* where things are. Four tokens `<loc0000>` to `<loc1023>`
 are the sides of a box, in the order y1 x1 y2 x2 (top, left, bottom, right); 16 tokens `<seg000>` to `<seg127>`
 after them are a mask inside that box (`paligemma.segmentation` turns them into pixels); then comes the label.
-Several things are joined by ` ; `:
+Several objects are joined by ` ; `:
 
     <loc0256><loc0128><loc0768><loc0512> red circle ; <loc0100><loc0600><loc0300><loc0900> blue square
 
@@ -18,15 +18,18 @@ from dataclasses import dataclass
 NUM_LOCATIONS = 1024  # <loc0000> ... <loc1023>
 NUM_SEGMENTS = 128  # <seg000> ... <seg127>
 CODES_PER_MASK = 16  # a 4 x 4 grid, row by row
+LOCATION_TOKENS = [f"<loc{i:04d}>" for i in range(NUM_LOCATIONS)]  # for boxes
+SEGMENTATION_TOKENS = [f"<seg{i:03d}>" for i in range(NUM_SEGMENTS)]  # for masks
 SEPARATOR = " ; "
 
 # [0-9], not \d: \d also matches the digits of other scripts, which the tokenizer does not have.
-_THING = re.compile(r"((?:<loc[0-9]{4}>)*)(?:\s*(?=<seg))?((?:<seg[0-9]{3}>)*)([^<>]*)")
+_OBJECT = re.compile(r"((?:<loc[0-9]{4}>)*)(?:\s*(?=<seg))?((?:<seg[0-9]{3}>)*)([^<>]*)")
+_SPECIAL = re.compile("<(?:bos|eos|pad)>")  # what is left in a text that was decoded with its special tokens
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One thing: its label, its box, and the 16 codes of its mask if there are any.
+    """One object: its label, its box, and the 16 codes of its mask if there are any.
 
     `box` is (y1, x1, y2, x2), each from 0 to 1 as a fraction of the picture's height or width.
     Raises ValueError for a box outside the picture or without an area, and for codes that are not 16 of 0..127.
@@ -42,14 +45,17 @@ class Detection:
         if self.codes is not None:
             object.__setattr__(self, "codes", tuple(int(code) for code in self.codes))
             if len(self.codes) != CODES_PER_MASK or not all(0 <= code < NUM_SEGMENTS for code in self.codes):
-                raise ValueError(f"A mask is {CODES_PER_MASK} codes from 0 to {NUM_SEGMENTS - 1}; got {self.codes}.")
+                raise ValueError(
+                    f"the codes of a mask are {self.codes}, expected {CODES_PER_MASK} whole numbers from 0 to "
+                    f"{NUM_SEGMENTS - 1}"
+                )
 
 
 def _check_box(box: Sequence[float]) -> None:
     if len(box) != 4 or not all(0 <= side <= 1 for side in box) or not (box[0] < box[2] and box[1] < box[3]):
         raise ValueError(
-            f"A box is (y1, x1, y2, x2) in fractions of the picture, 0 to 1, with y1 < y2 and x1 < x2; "
-            f"got {tuple(box)}. Pixels must be divided by the picture's height or width first."
+            f"the box is {tuple(box)}, expected (y1, x1, y2, x2) in fractions of the picture, 0 to 1, with y1 < y2 and "
+            "x1 < x2: divide pixels by the picture's height or width first"
         )
 
 
@@ -66,7 +72,7 @@ def box_to_tokens(box: Sequence[float]) -> str:
     """
     _check_box(box)
     bins = [min(max(round(side * (NUM_LOCATIONS - 1)), 0), NUM_LOCATIONS - 1) for side in box]
-    return "".join(f"<loc{bin:04d}>" for bin in bins)
+    return "".join(LOCATION_TOKENS[bin] for bin in bins)
 
 
 def tokens_to_box(tokens: str | Sequence[int], divisor: int = NUM_LOCATIONS - 1) -> tuple[float, ...]:
@@ -82,7 +88,7 @@ def tokens_to_box(tokens: str | Sequence[int], divisor: int = NUM_LOCATIONS - 1)
     """
     bins = [int(number) for number in re.findall(r"<loc([0-9]{4})>", tokens)] if isinstance(tokens, str) else tokens
     if len(bins) != 4 or not all(0 <= bin < NUM_LOCATIONS for bin in bins):
-        raise ValueError(f"A box is four location tokens, <loc0000> to <loc1023>; got {tokens!r}.")
+        raise ValueError(f"the tokens of a box are {tokens!r}, expected four from <loc0000> to <loc1023>")
     return tuple(min(bin / divisor, 1.0) for bin in bins)
 
 
@@ -91,10 +97,12 @@ def box_to_pixels(box: Sequence[float], width: int, height: int) -> tuple[float,
 
     Mind the order: PaliGemma writes y first, while PIL and matplotlib want x first.
     The processor squeezes every picture into a square, whatever its shape, so a fraction of the square is the same
-    fraction of the picture, and nothing else is to be undone.
+    fraction of the picture, and nothing else is to be undone. Width and height are those of the upright picture
+    (`upright_size(image)` in processing_paligemma): in a photograph that the camera turned by a note, `image.size` has
+    them the other way round.
     """
     if width < 1 or height < 1:
-        raise ValueError(f"A picture has at least one pixel; got width={width}, height={height}.")
+        raise ValueError(f"the picture is {width} x {height} pixels, expected at least 1 x 1")
     y1, x1, y2, x2 = box
     return x1 * width, y1 * height, x2 * width, y2 * height
 
@@ -114,36 +122,40 @@ def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def codes_to_tokens(codes: Iterable[int]) -> str:
-    """The codes of a mask to segmentation tokens: 7, 127 to `<seg007><seg127>`."""
-    return "".join(f"<seg{int(code):03d}>" for code in codes)
+    """The codes of a mask to segmentation tokens: 7, 127 to `<seg007><seg127>`. ValueError unless 0 to 127."""
+    codes = [int(code) for code in codes]
+    if not all(0 <= code < NUM_SEGMENTS for code in codes):
+        raise ValueError(f"the codes of a mask are {codes}, expected whole numbers from 0 to {NUM_SEGMENTS - 1}")
+    return "".join(SEGMENTATION_TOKENS[code] for code in codes)
 
 
 def format_detections(detections: Iterable[Detection]) -> str:
-    """Write things the way PaliGemma writes them: location tokens, segmentation tokens, label, joined by ` ; `.
+    """Write objects the way PaliGemma writes them: location tokens, segmentation tokens, label, joined by ` ; `.
 
     Raises ValueError for a label that could not be read back: one with `;`, `<` or `>`.
     """
     texts = []
-    for thing in detections:
-        if re.search("[;<>]", thing.label):
-            raise ValueError(f"A label can't contain ';', '<' or '>', which separate things; got {thing.label!r}.")
-        texts.append(f"{box_to_tokens(thing.box)}{codes_to_tokens(thing.codes or ())} {thing.label}".rstrip())
+    for found in detections:
+        if re.search("[;<>]", found.label):
+            raise ValueError(f"the label is {found.label!r}, expected none of ';', '<' and '>', which separate objects")
+        texts.append(f"{box_to_tokens(found.box)}{codes_to_tokens(found.codes or ())} {found.label}".rstrip())
     return SEPARATOR.join(texts)
 
 
 def parse_detections(text: str, divisor: int = NUM_LOCATIONS - 1) -> tuple[list[Detection], list[str]]:
-    """Read what the model wrote: (the things understood, what was dropped and why). Never raises on a str.
+    """Read what the model wrote: (the objects understood, what was dropped and why). Never raises on a str.
 
-    A thing counts if it has exactly four location tokens with y1 < y2 and x1 < x2, and either no segmentation
-    tokens or exactly 16 of 0..127; this is the official evaluator's rule for a valid prediction. A thing whose box
+    An object counts if it has exactly four location tokens with y1 < y2 and x1 < x2, and either no segmentation
+    tokens or exactly 16 of 0..127; this is the official evaluator's rule for a valid prediction. An object whose box
     is good but whose mask is not is dropped whole, too: a caller who wants the box alone finds it in the text of
-    the reason. A label may be missing, and is then "". `divisor` as in `tokens_to_box`.
+    the reason. A label may be missing, and is then "". `<bos>`, `<eos>` and `<pad>` say nothing about objects and are
+    skipped. `divisor` as in `tokens_to_box`.
 
-    An empty text is an answer ("there is no such thing"), so it drops nothing.
+    An empty text is an answer ("there is no such object"), so it drops nothing.
     """
     detections, dropped = [], []
-    for piece in _pieces(text):
-        match = _THING.fullmatch(piece.strip())
+    for piece in _pieces(_SPECIAL.sub(" ", text)):
+        match = _OBJECT.fullmatch(piece.strip())
         reason = None
         if match is None:
             reason = "its tokens are broken, unknown or not in the order locations, segments, label"
@@ -168,7 +180,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _complaint(locations: list[int], codes: list[int]) -> str | None:
-    """What is wrong with these numbers as a thing; None if nothing is."""
+    """What is wrong with these numbers as an object; None if nothing is."""
     if len(locations) != 4:
         return f"it has {len(locations)} location tokens, not 4"
     if max(locations) >= NUM_LOCATIONS:

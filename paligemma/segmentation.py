@@ -15,18 +15,23 @@ This file also trains such a tokenizer on any masks: `python -m paligemma.segmen
 
 import argparse
 import json
-import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
+
+from .files import write_atomically, write_files_atomically
 
 MASK_SIZE = 64  # a mask is encoded at 64 x 64 ...
 GRID = 4  # ... as 4 x 4 codes
@@ -40,6 +45,12 @@ class MaskTokenizerConfig:
     num_codes: int = 128  # entries of the codebook, K
     code_dim: int = 512  # length of a code's vector, D
     width: int = 16  # channels C at 32 x 32; twice as many each time the side halves, 8 C at 4 x 4
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{field.name} is {value!r}, expected a whole number of 1 or more")
 
 
 # ------------------------------------------------------------------------------------------------- the network
@@ -140,8 +151,8 @@ class MaskTokenizer(nn.Module):
         """masks [B, 64, 64] float, 0 outside to 1 inside -> codes [B, 16] int64, the 4 x 4 grid row by row."""
         if masks.ndim != 3 or masks.shape[1:] != (MASK_SIZE, MASK_SIZE) or not masks.is_floating_point():
             raise ValueError(
-                f"encode takes float masks [B, {MASK_SIZE}, {MASK_SIZE}]; got {list(masks.shape)} "
-                f"{masks.dtype}. A mask of a whole picture goes to mask_to_codes(mask, box)."
+                f"masks are {list(masks.shape)} {masks.dtype}, expected float masks [B, {MASK_SIZE}, {MASK_SIZE}]: a "
+                "mask of a whole picture goes to mask_to_codes(mask, box)"
             )
         return self._vq_vae.nearest(self.encoder(2 * masks[:, None] - 1))
 
@@ -153,9 +164,11 @@ class MaskTokenizer(nn.Module):
         """
         codes = torch.as_tensor(codes, device=self._vq_vae._embedding.device)
         if codes.ndim != 2 or codes.shape[1] != GRID * GRID or codes.is_floating_point():
-            raise ValueError(f"decode takes whole numbers [B, {GRID * GRID}]; got {list(codes.shape)} {codes.dtype}.")
+            raise ValueError(f"codes are {list(codes.shape)} {codes.dtype}, expected whole numbers [B, {GRID * GRID}]")
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.num_codes):
-            raise ValueError(f"Codes go from 0 to {self.config.num_codes - 1}; got {codes.min()} to {codes.max()}.")
+            raise ValueError(
+                f"codes go from {codes.min()} to {codes.max()}, expected numbers from 0 to {self.config.num_codes - 1}"
+            )
         return self.decoder(self._vq_vae.lookup(codes.long())).squeeze(1)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
@@ -167,7 +180,7 @@ class MaskTokenizer(nn.Module):
         return self.encode(crop_mask(mask, box)[None].to(self._vq_vae._embedding)).squeeze(0).tolist()
 
     def codes_to_mask(
-        self, codes: Sequence[int], box: Sequence[float], width: int, height: int, to_pixel=round
+        self, codes: Sequence[int], box: Sequence[float], width: int, height: int, to_pixel: Callable = round
     ) -> np.ndarray:
         """16 codes and a box (y1, x1, y2, x2 in fractions) to the picture's mask, bool [height, width].
 
@@ -189,21 +202,26 @@ def crop_mask(mask: np.ndarray | torch.Tensor, box: Sequence[float]) -> torch.Te
     """
     mask = torch.as_tensor(mask)
     if mask.ndim != 2:
-        raise ValueError(f"A picture's mask is [height, width]; got {list(mask.shape)}.")
+        raise ValueError(f"the mask is {list(mask.shape)}, expected one mask of a picture, [height, width]")
     height, width = mask.shape
     y1, x1, y2, x2 = (round(side * full) for side, full in zip(box, (height, width, height, width), strict=True))
     crop = mask[max(y1, 0) : y2, max(x1, 0) : x2].float()
     if crop.numel() == 0:
         raise ValueError(
-            f"There is no pixel of the {width} x {height} mask in the box {tuple(box)}; a box is "
-            f"(y1, x1, y2, x2) in fractions of the picture, from 0 to 1."
+            f"the box is {tuple(box)}, and there is no pixel of the {width} x {height} mask in it: expected "
+            "(y1, x1, y2, x2) in fractions of the picture, from 0 to 1"
         )
     size = (MASK_SIZE, MASK_SIZE)
     return F.interpolate(crop[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
 
 
 def paste_mask(
-    mask: np.ndarray, box: Sequence[float], width: int, height: int, threshold: float = 0.5, to_pixel=round
+    mask: np.ndarray,
+    box: Sequence[float],
+    width: int,
+    height: int,
+    threshold: float = 0.5,
+    to_pixel: Callable = round,
 ) -> np.ndarray:
     """Stretch a mask [64, 64] over its box in a picture: bool [height, width], True where it exceeds `threshold`.
 
@@ -219,11 +237,11 @@ def paste_mask(
     mask = np.asarray(mask, dtype=np.float32)
     if mask.ndim != 2 or width < 1 or height < 1:
         raise ValueError(
-            f"paste_mask takes one mask [64, 64] and a picture's width and height; got "
-            f"{list(mask.shape)}, width={width}, height={height}."
+            f"the mask is {list(mask.shape)} and the picture {width} x {height} pixels, expected one mask "
+            f"[{MASK_SIZE}, {MASK_SIZE}] and at least 1 x 1"
         )
     if len(box) != 4 or not all(0 <= side <= 1 for side in box):
-        raise ValueError(f"A box is (y1, x1, y2, x2) in fractions of the picture, from 0 to 1; got {tuple(box)}.")
+        raise ValueError(f"the box is {tuple(box)}, expected (y1, x1, y2, x2) in fractions of the picture, 0 to 1")
     y1, x1, y2, x2 = (to_pixel(side * full) for side, full in zip(box, (height, width, height, width), strict=True))
     pasted = np.zeros((height, width), dtype=bool)
     if y1 < y2 and x1 < x2:
@@ -236,7 +254,7 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
     """Pixels in both masks over pixels in either, 0 to 1, for two bool masks of one shape. Two empty ones: 1."""
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if a.shape != b.shape:
-        raise ValueError(f"Two masks to compare must have one shape; got {a.shape} and {b.shape}.")
+        raise ValueError(f"the masks are {list(a.shape)} and {list(b.shape)}, expected two of one shape")
     union = (a | b).sum()
     return float((a & b).sum() / union) if union else 1.0
 
@@ -247,54 +265,69 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
 def load_mask_tokenizer(path: str | Path) -> MaskTokenizer:
     """Open a folder written by `save_mask_tokenizer`, or the published `vae-oid.npz`, ready for use (eval mode).
 
-    Raises FileNotFoundError if it is not there, and ValueError naming each tensor that is missing, unexpected or of
-    another shape. The quantiser's training averages (`_vq_vae._ema_...`), if in the file, are not needed.
+    Raises FileNotFoundError if it is not there, and ValueError, with the name of the file, for damaged files and for
+    each tensor that is missing, unexpected, of another shape or not of finite numbers. The quantiser's training
+    averages (`_vq_vae._ema_...`), if in the file, are not needed.
     """
     path = Path(path)
     if path.suffix == ".npz" and path.is_file():
-        config = MaskTokenizerConfig()
-        with np.load(path, allow_pickle=False) as arrays:
-            weights = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        config, file = MaskTokenizerConfig(), path
     elif (path / "config.json").is_file() and (path / "model.safetensors").is_file():
-        config = MaskTokenizerConfig(**json.loads((path / "config.json").read_text(encoding="utf-8")))
-        weights = load_file(path / "model.safetensors")
+        config, file = _read_config(path / "config.json"), path / "model.safetensors"
     else:
         raise FileNotFoundError(
-            f"No mask tokenizer at {path}: expected a folder with config.json and "
-            f"model.safetensors, or the published vae-oid.npz."
+            f"no mask tokenizer at {path}: expected a folder with config.json and model.safetensors, or the published "
+            "vae-oid.npz"
         )
-    tokenizer = MaskTokenizer(config)
+    weights = _read_weights(file)
+    with torch.device("meta"):  # shapes without memory
+        tokenizer = MaskTokenizer(config)
     wanted = tokenizer.state_dict()
-    weights = {name: w for name, w in weights.items() if not name.startswith("_vq_vae._ema_")}
     wrong = [f"missing {name}" for name in wanted if name not in weights]
-    wrong += [f"unexpected {name}" for name in weights if name not in wanted]
-    wrong += [
-        f"{name} is {list(weights[name].shape)}, expected {list(wanted[name].shape)}"
-        for name in wanted
-        if name in weights and weights[name].shape != wanted[name].shape
-    ]
+    for name, tensor in weights.items():
+        if name not in wanted:
+            wrong.append(f"unexpected {name}")
+        elif tensor.shape != wanted[name].shape:
+            wrong.append(f"{name} is {list(tensor.shape)}, expected {list(wanted[name].shape)}")
+        elif not tensor.is_floating_point() or not tensor.isfinite().all():
+            wrong.append(f"{name} ({tensor.dtype}) is not of finite floats")
     if wrong:
-        raise ValueError(f"{path} is no mask tokenizer of {config}: " + "; ".join(wrong))
-    tokenizer.load_state_dict(weights)
+        raise ValueError(
+            f"{file} is no mask tokenizer of {config}: " + "; ".join(wrong[:10]) + " ..." * (len(wrong) > 10)
+        )
+    tokenizer.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return tokenizer.eval()
+
+
+def _read_config(file: Path) -> MaskTokenizerConfig:
+    try:
+        return MaskTokenizerConfig(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:  # no JSON, no dictionary, other keys, other values
+        known = ", ".join(field.name for field in fields(MaskTokenizerConfig))
+        raise ValueError(
+            f"{file} cannot be read ({error}), expected a dictionary of {known}: fetch it again"
+        ) from error
+
+
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a .safetensors or .npz file but the quantiser's training averages."""
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                weights = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        else:
+            weights = load_file(file)
+    except (SafetensorError, zipfile.BadZipFile, ValueError, TypeError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{file} is damaged or cut off ({error}): fetch it again") from error
+    return {name: tensor for name, tensor in weights.items() if not name.startswith("_vq_vae._ema_")}
 
 
 def save_mask_tokenizer(tokenizer: MaskTokenizer, folder: str | Path) -> None:
     """Write config.json and model.safetensors into a folder; what was there stays whole until the new is whole."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tokenizer.state_dict().items()}
-    partial = folder / "model.safetensors.partial"
-    save_file(weights, partial)
-    os.replace(partial, folder / "model.safetensors")
-    write_text(folder / "config.json", json.dumps(asdict(tokenizer.config), indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename, so that there is never half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with write_files_atomically(folder) as fresh:
+        save_file(weights, fresh / "model.safetensors")
+        (fresh / "config.json").write_text(json.dumps(asdict(tokenizer.config), indent=2) + "\n", encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------------- training
@@ -330,6 +363,17 @@ class CodebookAverage:
             self.count[unused] = 1.0
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside the block torch's random numbers on the CPU start at `seed`; the caller's go on undisturbed after it."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would change those of the GPUs as well
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
 def roughen(masks: torch.Tensor) -> torch.Tensor:
     """Masks [B, 64, 64] as a picture shows them: a pixel off, drawn small and hard, stretched to 64 x 64 again."""
     rough = []
@@ -351,9 +395,9 @@ def train_mask_tokenizer(
     corrupt: float = 0.15,
     agree: float = 2.0,
     seed: int = 0,
-    log=print,
+    log: Callable[[dict[str, float]], None] = print,
 ) -> MaskTokenizer:
-    """Train a tokenizer on masks [N, 64, 64] float32, 0 to 1, of any things, each filling its box.
+    """Train a tokenizer on masks [N, 64, 64] float32, 0 to 1, of any objects, each filling its box.
 
     A language model will have to predict the codes, so a faithful drawing is not all. Each mask is also seen
     roughened, and
@@ -361,11 +405,19 @@ def train_mask_tokenizer(
       masks that look alike get the same codes;
     - some codes are replaced by those of another mask (`corrupt`, a share, less and less), so that one wrong code
       does not ruin the drawing.
-    `log` is called with a dict of figures every 100 steps. Raises ValueError for masks of another shape.
+    `log` is called with a dict of figures every 100 steps. The caller's random numbers are not disturbed. Raises
+    ValueError for masks of another shape.
     """
     if masks.ndim != 3 or masks.shape[1:] != (MASK_SIZE, MASK_SIZE) or not len(masks):
-        raise ValueError(f"Training takes masks [N, {MASK_SIZE}, {MASK_SIZE}]; got {list(masks.shape)}.")
-    torch.manual_seed(seed)
+        raise ValueError(
+            f"the masks are {list(masks.shape)}, expected [N, {MASK_SIZE}, {MASK_SIZE}] with N of 1 or more"
+        )
+    with seeded(seed):
+        return _train(masks, config, steps, batch, lr, corrupt, agree, log)
+
+
+def _train(masks, config, steps, batch, lr, corrupt, agree, log) -> MaskTokenizer:
+    """The loop of `train_mask_tokenizer`."""
     tokenizer = MaskTokenizer(config).train()
     quantizer = tokenizer._vq_vae
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=lr, weight_decay=1e-4)
@@ -421,18 +473,19 @@ def _mean_iou(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def measure(tokenizer: MaskTokenizer, masks: torch.Tensor, seed: int = 0) -> dict[str, float]:
     """How well masks [N, 64, 64] survive the tokens, and how steady the tokens are."""
-    torch.manual_seed(seed)
     truth = masks > 0.5
     codes = tokenizer.encode(masks)
 
     def iou(codes):
         return _mean_iou(tokenizer.decode_signed(codes) > 0, truth)
 
-    rough = tokenizer.encode(roughen(masks))
+    with seeded(seed):
+        rough = tokenizer.encode(roughen(masks))
+        wrong = [
+            torch.where(torch.rand(codes.shape) < share, codes[torch.randperm(len(codes))], codes)
+            for share in (0.1, 0.3)
+        ]
     shifts = [tokenizer.encode(torch.roll(masks, shift, dims=(1, 2))) for shift in ((0, 1), (0, -1), (1, 0), (-1, 0))]
-    wrong = [
-        torch.where(torch.rand(codes.shape) < share, codes[torch.randperm(len(codes))], codes) for share in (0.1, 0.3)
-    ]
     return {
         "IoU of the mask drawn from its codes": iou(codes),
         "the same from the mask roughened": iou(rough),
@@ -451,8 +504,8 @@ def shape_masks(per_shape: int, seed: int) -> tuple[torch.Tensor, list[tuple[str
     from .world.scenes import SHAPES, shape_mask  # here, so that the tokenizer does not depend on the little world
 
     rng = np.random.default_rng(seed)
-    things = [(shape, float(angle)) for shape in SHAPES for angle in rng.uniform(-12, 12, per_shape)]
-    return torch.from_numpy(np.stack([shape_mask(shape, angle) for shape, angle in things])), things
+    objects = [(shape, float(angle)) for shape in SHAPES for angle in rng.uniform(-12, 12, per_shape)]
+    return torch.from_numpy(np.stack([shape_mask(shape, angle) for shape, angle in objects])), objects
 
 
 def folder_masks(folder: Path) -> torch.Tensor:
@@ -463,35 +516,20 @@ def folder_masks(folder: Path) -> torch.Tensor:
             mask = np.asarray(image.convert("L")) > 127
         rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
         if not len(rows):
-            raise ValueError(f"{path} has no white pixel, so there is no mask in it; white is inside.")
+            raise ValueError(f"{path} has no white pixel, expected a mask that is white inside and black outside")
         inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         masks.append(crop_mask(inside, (0, 0, 1, 1)))
     if not masks:
-        raise ValueError(f"There is no mask in {folder}: expected pictures, each one mask, white inside; .png is best.")
+        raise ValueError(f"there is no mask in {folder}, expected pictures, each one mask, white inside; .png is best")
     return torch.stack(masks)
-
-
-def constant_code_iou(
-    tokenizer: MaskTokenizer, masks: torch.Tensor, things: list[tuple[str, float]], degrees: float
-) -> float:
-    """IoU when all masks of a shape within `degrees` of angle get one sequence: at each place its commonest code.
-
-    This is what a language model reaches that knows the shape and no more than so much of the angle.
-    """
-    codes = tokenizer.encode(masks)
-    groups: dict[tuple[str, int], list[int]] = {}
-    for index, (shape, angle) in enumerate(things):
-        groups.setdefault((shape, int(angle // degrees)), []).append(index)
-    constant = codes.clone()
-    for members in groups.values():
-        constant[members] = codes[members].mode(dim=0).values
-    return _mean_iou(tokenizer.decode_signed(constant) > 0, masks > 0.5)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m paligemma.segmentation", description="Train the mask tokenizer.")
     train = parser.add_subparsers(dest="command", required=True).add_parser("train", help="train and save one")
-    train.add_argument("--output", type=Path, required=True, help="folder for the weights, the log and the model card")
+    train.add_argument(
+        "--output", type=Path, required=True, help="folder for the weights, the log and what was measured"
+    )
     train.add_argument("--masks", type=Path, help="folder of masks, white inside; default: the little world's shapes")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--steps", type=int, default=STEPS)
@@ -511,73 +549,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(lines[-1], flush=True)
 
     tokenizer = train_mask_tokenizer(masks, config, options.steps, options.batch, seed=options.seed, log=log)
-    seconds = time.perf_counter() - started
     save_mask_tokenizer(tokenizer, options.output)
-    write_text(options.output / "training.jsonl", "\n".join(lines) + "\n")
-    write_text(options.output / "README.md", _model_card(tokenizer, masks, options, seconds))
-    print(f"Saved to {options.output}; its README.md has what was measured.")
-
-
-def _model_card(tokenizer: MaskTokenizer, masks: torch.Tensor, options: argparse.Namespace, seconds: float) -> str:
-    config, size = tokenizer.config, (options.output / "model.safetensors").stat().st_size
-    source = (
-        f"{len(masks)} masks of a folder"
-        if options.masks
-        else (
-            f"{len(masks)} masks of the little world: six shapes, each at {len(masks) // 6} angles "
-            "from -12 to 12 degrees"
-        )
-    )
-    text = [
-        "# Mask tokenizer",
-        "",
-        "A VQ-VAE that turns a 64 x 64 mask into 16 of 128 codes (PaliGemma's `<seg000>` to `<seg127>`) and back. "
-        "Architecture and names are those of PaliGemma's published `vae-oid.npz`, but smaller: "
-        f"width {config.width} for 16, codes of length {config.code_dim} for 512, "
-        f"{sum(p.numel() for p in tokenizer.parameters()):,} parameters, {size / 1e6:.2f} MB.",
-        "",
-        "```python",
-        "from paligemma.segmentation import load_mask_tokenizer",
-        f'tokenizer = load_mask_tokenizer("{options.output.as_posix()}")',
-        "```",
-        "",
-        f"Trained on {source}, seed {options.seed}, {options.steps} steps, "
-        f"{seconds:.0f} seconds on {torch.get_num_threads()} CPU thread{'s' * (torch.get_num_threads() > 1)}. "
-        "`training.jsonl` has the course of it.",
-        "",
-    ]
-    if options.masks:
-        text += ["Measured on the training masks themselves:", "", "| what | figure |", "|---|---|"]
-        text += [f"| {name} | {value:.3f} |" for name, value in measure(tokenizer, masks).items()]
-        return "\n".join(text) + "\n"
-    held_out, things = shape_masks(150, options.seed + 1_000_000)
-    text += [
-        f"    python -m paligemma.segmentation train --output {options.output.as_posix()} --seed {options.seed}"
-        + (f" --steps {options.steps}" if options.steps != STEPS else ""),
-        "",
-        f"Measured on {len(held_out)} masks at other angles:",
-        "",
-        "| what | figure |",
-        "|---|---|",
-    ]
-    text += [f"| {name} | {value:.3f} |" for name, value in measure(tokenizer, held_out).items()]
-    text += [
-        f"| IoU with one sequence for each shape and {degrees} degrees | "
-        f"{constant_code_iou(tokenizer, held_out, things, degrees):.3f} |"
-        for degrees in (4, 8)
-    ]
-    text += ["", "| shape | IoU |", "|---|---|"]
-    for shape in dict.fromkeys(shape for shape, _ in things):
-        part = held_out[[i for i, thing in enumerate(things) if thing[0] == shape]]
-        text.append(f"| {shape} | {_mean_iou(tokenizer.decode_signed(tokenizer.encode(part)) > 0, part > 0.5):.3f} |")
-    text += [
-        "",
-        "Limits: it knows these six shapes turned by up to 12 degrees and nothing else. Another mask, a cat's "
-        "say, comes back as something like the nearest of them. For other masks train another: `--masks FOLDER`.",
-        "",
-        "Licence: Apache-2.0.",
-    ]
-    return "\n".join(text) + "\n"
+    figures = measure(tokenizer, masks if options.masks else shape_masks(150, options.seed + 1_000_000)[0])
+    for name, text in {
+        "training.jsonl": "\n".join(lines) + "\n",
+        "measured.json": json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=2) + "\n",
+    }.items():
+        with write_atomically(options.output / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    on = "on the training masks themselves" if options.masks else "on 900 masks at other angles"
+    print(f"Measured {on}:", *(f"{value:.3f}  {name}" for name, value in figures.items()), sep="\n  ")
+    print(f"Saved to {options.output}.")
 
 
 if __name__ == "__main__":

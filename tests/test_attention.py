@@ -1,5 +1,8 @@
 """Recorded attention: the weights of transformers, and a model left as it was."""
 
+import gc
+import threading
+
 import pytest
 import torch
 from reference import (
@@ -16,6 +19,8 @@ from reference import (
 
 from paligemma import generate, record_attention, set_attention
 from paligemma.attention_maps import attention_modules
+from paligemma.modeling_gemma import GemmaDecoderLayer
+from paligemma.swap import swap
 
 
 def state_of(model):
@@ -149,5 +154,83 @@ def test_set_attention():
     assert {module.attention for module in attention_modules(model).values()} == {"eager"}
     assert len(attention_modules(model)) == 4
     assert_close(model(**inputs).logits, expected)
-    with pytest.raises(ValueError, match="attention is 'flash', expected one of 'sdpa', 'eager'"):
+    with pytest.raises(ValueError, match="attention is 'flash', expected 'sdpa' or 'eager'"):
         set_attention(model, "flash")
+
+
+# ----------------------------------------------------------------------- recorders that end in an order of their own
+
+
+def record_in_a_generator(model):
+    with record_attention(model) as maps:
+        yield maps
+
+
+@pytest.mark.parametrize("order", ["first opened, first closed", "last opened, first closed"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_recorders_may_be_closed_in_any_order(attention, order):
+    model, _ = make_pair(shape(), attention)
+    before = state_of(model)
+    recorders = [record_in_a_generator(model) for _ in range(3)]
+    for recorder in recorders:
+        next(recorder)
+    for i, recorder in enumerate(recorders if order.startswith("first") else recorders[::-1]):
+        assert {module.attention for module in attention_modules(model).values()} == {"eager"}, f"{i} are closed"
+        recorder.close()
+    assert state_of(model) == before
+
+
+def test_a_generator_that_is_thrown_away_leaves_nothing():
+    model, _ = make_pair(shape())
+    before = state_of(model)
+    recorder = record_in_a_generator(model)
+    next(recorder)
+    assert state_of(model) != before
+    del recorder
+    gc.collect()
+    assert state_of(model) == before
+
+
+def test_recorders_in_two_threads():
+    model, _ = make_pair(shape())
+    before, inputs, failures = state_of(model), make_inputs(shape()), []
+
+    def work():
+        for _ in range(8):
+            with record_attention(model) as maps:
+                model(**inputs)
+            if not all(maps.values()):
+                failures.append(maps)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, "a pass went by without weights"
+    assert state_of(model) == before
+
+
+def test_a_learners_own_attribute_called_attention_is_left_alone():
+    """`self.attention = self.self_attn` in a layer of one's own is a module, not a setting."""
+
+    class Mine(GemmaDecoderLayer):
+        def __init__(self, config, layer_idx):
+            super().__init__(config, layer_idx)
+            self.attention = self.self_attn
+
+    model, _ = make_pair(shape())
+    inputs = make_inputs(shape())
+    with swap(model, GemmaDecoderLayer=Mine) as mine:
+        with record_attention(mine) as maps:
+            mine(**inputs)
+        assert len(maps) == len(mine.language_model.model.layers) + len(mine.vision_tower.vision_model.encoder.layers)
+        assert all(len(weights) == 1 for weights in maps.values())
+
+
+def test_what_is_no_module_is_one_sentence():
+    class Fast:
+        pass
+
+    with pytest.raises(TypeError, match="the model is a Fast, expected a torch.nn.Module"), record_attention(Fast()):
+        pass

@@ -105,6 +105,8 @@ def test_a_head_taken_away_adds_nothing_and_comes_back(small):
 def test_a_head_that_is_not_there_is_named(small):
     with pytest.raises(ValueError, match="head is 4, this layer has heads 0 to 3"), ablate_head(small[0], 0, 4):
         pass
+    with pytest.raises(ValueError, match="layer is 9, this decoder has layers 0 to"), ablate_head(small[0], 9, 0):
+        pass
 
 
 def test_the_viewer_follows_its_controls(small):

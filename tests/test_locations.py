@@ -1,6 +1,7 @@
 """Boxes and masks written as text: against the official rule, and against whatever a model may write."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from paligemma.locations import (
     box_iou,
     box_to_pixels,
     box_to_tokens,
+    codes_to_tokens,
     format_detections,
     parse_detections,
     tokens_to_box,
@@ -122,12 +124,19 @@ def test_the_published_form_is_read():
 @given(st.text() | st.lists(fragments, max_size=12).map("".join))
 def test_reading_never_raises_and_accounts_for_everything(text):
     read, dropped = parse_detections(text)
-    assert bool(read or dropped) == bool(text.replace(";", " ").strip())
+    assert bool(read or dropped) == bool(re.sub("<bos>|<eos>|<pad>|;", " ", text).strip())
     for thing in read:
         assert all(0 <= side <= 1 for side in thing.box)
         assert thing.box[0] < thing.box[2] and thing.box[1] < thing.box[3]
         assert thing.codes is None or (len(thing.codes) == 16 and all(0 <= code < 128 for code in thing.codes))
         assert not set(thing.label) & set("<>;")
+
+
+@pytest.mark.parametrize("ends", ["{}<eos>", "<bos>{}", "<bos>{}<eos><pad><pad>", "<pad> {} <eos>"])
+def test_special_tokens_around_an_answer_are_skipped(ends):
+    """Decoded with skip_special_tokens=False, as much code does it."""
+    assert parse_detections(ends.format(TWO)) == parse_detections(TWO)
+    assert parse_detections(ends.format("")) == ([], [])
 
 
 @given(st.text() | st.lists(fragments, max_size=8).map("".join))
@@ -183,14 +192,16 @@ def test_a_wrong_box_is_refused(box):
 
 
 def test_wrong_codes_labels_and_tokens_are_refused():
-    with pytest.raises(ValueError, match="16 codes"):
+    with pytest.raises(ValueError, match="codes of a mask are .1, 2, 3., expected 16 whole numbers"):
         Detection("cat", (0, 0, 1, 1), codes=(1, 2, 3))
-    with pytest.raises(ValueError, match="separate things"):
+    with pytest.raises(ValueError, match="separate objects"):
         format_detections([Detection("a;b", (0, 0, 1, 1))])
-    with pytest.raises(ValueError, match="four location tokens"):
+    with pytest.raises(ValueError, match="expected four from <loc0000>"):
         tokens_to_box("<loc0001><loc0002>")
-    with pytest.raises(ValueError, match="at least one pixel"):
+    with pytest.raises(ValueError, match="0 x 10 pixels, expected at least 1 x 1"):
         box_to_pixels((0, 0, 1, 1), 0, 10)
+    with pytest.raises(ValueError, match="codes of a mask are .128., expected whole numbers from 0 to 127"):
+        codes_to_tokens([128])
 
 
 @given(boxes(), boxes())

@@ -1,6 +1,7 @@
 """The processor: pixels and tokens equal to transformers', odd pictures and prompts, and errors that say what to do."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ from paligemma.processing_paligemma import (
     SEGMENTATION_TOKENS,
     PaliGemmaProcessor,
     add_image_tokens_to_prompt,
+    make_rows,
     normalize,
+    pad_rows,
     process_images,
     rescale,
     resize,
     to_rgb,
+    upright_size,
 )
 
 SIZES = [(20, 20), (1, 1), (1, 300), (300, 1), (33, 21), (224, 224), (640, 427), (3, 2), (1000, 10)]
@@ -143,7 +147,18 @@ def test_sixteen_bits_become_eight(mode, tmp_path):
 
 def test_a_dark_sixteen_bit_picture_stays_dark():
     image = Image.frombytes("I;16", (2, 1), np.array([0, 200], dtype="<u2").tobytes())
-    assert np.asarray(to_rgb(image)).max() == 1
+    with pytest.warns(UserWarning, match="16 bits, but its numbers end at 200 of 65535.* if 255 is white"):
+        assert np.asarray(to_rgb(image)).max() == 1
+
+
+@pytest.mark.parametrize("top, warned", [(4095, True), (4096, False), (65535, False), (0, False)])
+def test_twelve_bits_are_not_stretched_and_a_warning_says_so(top, warned):
+    """0 to 4095 may be a 12-bit camera or a dark room: the numbers alone can't tell."""
+    image = Image.frombytes("I;16", (2, 1), np.array([0, top], dtype="<u2").tobytes())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert np.asarray(to_rgb(image)).max() == round(top / 65535 * 255)
+    assert [("if 4095 is white in it, scale it to 8 bits" in str(w.message)) for w in caught] == [True] * warned
 
 
 @pytest.mark.parametrize("top", [1.0, 255.0])
@@ -168,9 +183,43 @@ def test_whole_numbers_that_are_no_picture():
         to_rgb(Image.fromarray(np.array([[-5, 7]], dtype=np.int32)))
 
 
-def test_a_mode_that_cannot_be_converted():
-    with pytest.raises(ValueError, match="mode La cannot be turned into RGB: save it as PNG"):
-        to_rgb(Image.new("La", (2, 2)))
+def test_a_mode_that_cannot_be_converted(monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise ValueError("conversion not supported")  # PIL's words for a mode that it has lost since
+
+    monkeypatch.setattr(Image.Image, "convert", refuse)
+    with pytest.raises(ValueError, match="mode L cannot be turned into RGB: save it as PNG"):
+        to_rgb(Image.new("L", (2, 2)))
+
+
+def test_grey_multiplied_by_its_transparency():
+    image = Image.new("La", (2, 1), (0, 0))  # nothing there
+    image.putpixel((1, 0), (0, 255))  # black
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "TIFF", "BMP"])
+def test_a_closed_picture_is_one_sentence(file_format):
+    data = io.BytesIO()
+    Image.new("RGB", (5, 4)).save(data, file_format)
+    with Image.open(data) as image:
+        pass
+    with pytest.raises(ValueError, match="closed before it was read: use it inside `with`"):
+        to_rgb(image)
+    made = Image.new("RGB", (5, 4))
+    made.close()
+    with pytest.raises(ValueError, match="closed before it was read"):
+        to_rgb(made)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_upright_size_is_that_of_what_the_model_sees(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "phone.jpg", exif=exif)
+    with Image.open(tmp_path / "phone.jpg") as image:
+        assert upright_size(image) == ((20, 30) if orientation >= 5 else (30, 20)) == to_rgb(image).size
+    assert upright_size(np.zeros((7, 9), dtype=np.uint8)) == (9, 7)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -427,14 +476,90 @@ def test_truncation_keeps_what_matters(prompt, suffix, limit, side):
 
 def test_the_tokenizers_own_limit_counts():
     processor = PaliGemmaProcessor(toy_tokenizer(model_max_length=25), 16, 20)
-    assert processor(text=["a " * 100], images=pictures(1))["input_ids"].shape == (1, 25)
+    with pytest.warns(UserWarning, match="1 of 1 prompts are cut: .* up to 119 tokens, .* model_max_length is 25"):
+        assert processor(text=["a " * 100], images=pictures(1))["input_ids"].shape == (1, 25)
     assert processor(text=["a " * 100], images=pictures(1), max_length=40)["input_ids"].shape == (1, 40)
 
 
 @pytest.mark.parametrize("max_length", [0, -1, 17, 18])
 def test_a_limit_that_leaves_no_room(processors, max_length):
-    with pytest.raises(ValueError, match=f"max_length is {max_length}: 16 image tokens, BOS and .* alone take 18"):
+    with pytest.raises(
+        ValueError, match=f"max_length is {max_length}: the 16 image tokens of 1 .*, BOS and .* alone take 18"
+    ):
         processors[0](text=["a"], images=pictures(1), max_length=max_length)
+
+
+def test_every_picture_counts_for_the_limit(processors):
+    """Two pictures of 16 tokens do not fit into 20, whatever is cut."""
+    with pytest.raises(ValueError, match="max_length is 20: the 32 image tokens of 2 picture.* alone take 34"):
+        processors[0](text=["caption en"], images=[pictures(2)], max_length=20)
+    assert processors[0](text=["a b c"], images=[pictures(2)], max_length=35)["input_ids"].shape == (1, 35)
+    small = PaliGemmaProcessor(toy_tokenizer(model_max_length=25), 16, 20)
+    with pytest.raises(ValueError, match="the tokenizer's model_max_length is 25: the 32 image tokens"):
+        small(text=["a"], images=[pictures(2)])
+
+
+@pytest.mark.parametrize("max_length", ["64", 64.0, True])
+def test_a_limit_that_is_no_number(processors, max_length):
+    with pytest.raises(ValueError, match=f"max_length is {max_length!r}, expected a whole number"):
+        processors[0](text=["a"], images=pictures(1), max_length=max_length)
+
+
+def test_cutting_is_silent_only_where_it_was_asked_for(processors, caplog):
+    """And transformers' own warning, that long rows will end in indexing errors, is not true here."""
+    small = PaliGemmaProcessor(toy_tokenizer(model_max_length=25), 16, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small(text=["a " * 100], images=pictures(1), max_length=25)
+        small(text=["a"], images=pictures(1))
+    with pytest.warns(UserWarning, match="2 of 3 prompts are cut") as caught:
+        small(text=["a " * 100, "a", "a " * 50], images=pictures(3))
+    assert len(caught) == 1, "once for a batch"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("text", ["caption \ud800 en", "\udcff"])
+def test_half_a_letter_is_one_sentence(processors, text):
+    with pytest.raises(ValueError, match="the prompt holds half a letter .* lone surrogate"):
+        processors[0](text=[text], images=pictures(1))
+    with pytest.raises(ValueError, match="the suffix holds half a letter"):
+        processors[0](text=["a"], images=pictures(1), suffix=[text])
+
+
+# ------------------------------------------------------------------------------------------------------- rows
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_are_what_the_processor_gives(processors, side):
+    ours = processors[0]
+    tokenizer, images = ours.tokenizer, pictures(3)
+    expected = ours(text=PROMPTS, images=images, suffix=SUFFIXES)
+    rows = make_rows(tokenizer, PROMPTS, SUFFIXES, 16)
+    batch = pad_rows(rows, tokenizer.pad_token_id, side=tokenizer.padding_side)
+    assert batch.keys() == expected.keys() - {"pixel_values"}
+    for name, tensor in batch.items():
+        assert torch.equal(tensor, expected[name]), name
+    padded = pad_rows(rows, tokenizer.pad_token_id, length=90, side=side)
+    for i, (prefix, suffix) in enumerate(rows):
+        real = padded["attention_mask"][i].bool()
+        assert padded["input_ids"].shape == (3, 90) and bool(real[0 if side == "right" else -1])
+        assert padded["input_ids"][i, real].tolist() == prefix + suffix
+        assert padded["labels"][i, real].tolist() == [-100] * len(prefix) + suffix
+        assert padded["token_type_ids"][i, real].tolist() == [0] * len(prefix) + [1] * len(suffix)
+
+
+def test_image_tokens_written_by_hand_make_no_difference(processors):
+    tokenizer = processors[0].tokenizer
+    plain = make_rows(tokenizer, ["a", "b"], None, 16, [1, 2])
+    assert make_rows(tokenizer, ["<image>a", "<image><image>b"], None, 16, [1, 2]) == plain
+    assert [len(prefix) - 16 * n for (prefix, _), n in zip(plain, [1, 2], strict=True)] == [
+        3,
+        3,
+    ]  # BOS, prompt, newline
+    with pytest.raises(ValueError, match="contains <image> 1 times, with 2 picture"):
+        make_rows(tokenizer, ["<image>b"], None, 16, [2])
+    with pytest.raises(ValueError, match="1 suffixes came with 2 prompts"):
+        make_rows(tokenizer, ["a", "b"], ["c"], 16)
 
 
 # -------------------------------------------------------------------------------------------------- vocabulary

@@ -1,6 +1,7 @@
 """The mask tokenizer: its network against the published formulas, its files, and the shipped weights."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
+from paligemma import segmentation
 from paligemma.locations import box_to_tokens, tokens_to_box
 from paligemma.segmentation import (
     MaskTokenizer,
@@ -21,7 +23,7 @@ from paligemma.segmentation import (
     paste_mask,
     save_mask_tokenizer,
 )
-from paligemma.world import scenes, segmentation
+from paligemma.world import scenes
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "mask-tokenizer"
 SMALL = MaskTokenizerConfig(num_codes=128, code_dim=8, width=2)
@@ -219,7 +221,7 @@ def test_crop_rounds_the_box_and_refuses_an_empty_one():
     mask[3:6, 2:9] = True
     assert crop_mask(mask, (0.26, 0.24, 0.64, 0.94)).min() == 1  # 2.6, 2.4, 6.4, 9.4: rows 3 to 5
     assert crop_mask(mask, (0.24, 0.24, 0.64, 0.94)).min() == 0  # row 2 is outside the shape
-    with pytest.raises(ValueError, match="no pixel"):
+    with pytest.raises(ValueError, match="there is no pixel of the 10 x 10 mask"):
         crop_mask(mask, (0.5, 0.5, 0.5, 0.9))
     with pytest.raises(ValueError, match=r"\[height, width\]"):
         crop_mask(mask[None], (0, 0, 1, 1))
@@ -376,7 +378,8 @@ def test_the_command_trains_on_a_folder_of_any_masks(tmp_path):
     assert [entry["step"] for entry in log] == [100, 200]
     assert log[1]["reconstruction"] < log[0]["reconstruction"] < 1.0  # 1.0 is what drawing nothing scores
     first = load_mask_tokenizer(tmp_path / "out").state_dict()
-    assert "2 masks of a folder" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    measured = json.loads((tmp_path / "out" / "measured.json").read_text(encoding="utf-8"))
+    assert measured["IoU of the mask drawn from its codes"] > 0.3 and len(measured) == 6
     segmentation.main(command)  # the same seed, the same weights
     again = load_mask_tokenizer(tmp_path / "out").state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -393,11 +396,84 @@ def test_training_refuses_what_is_not_masks(tmp_path):
         segmentation.folder_masks(tmp_path)
 
 
-def test_one_sequence_for_each_shape_is_the_commonest_code_at_each_place(shipped):
-    """By hand for three masks of one shape: two alike outvote the third."""
-    masks = torch.from_numpy(np.stack([scenes.shape_mask("star", a) for a in (0.0, 0.0, 11.0)]))
-    things = [("star", 1.0), ("star", 2.0), ("star", 3.0)]
-    codes = shipped.encode(masks)
-    one = shipped.decode(codes[:1])[0] > 0.5
-    by_hand = np.mean([mask_iou(one, mask > 0.5) for mask in masks])
-    assert segmentation.constant_code_iou(shipped, masks, things, degrees=24) == pytest.approx(by_hand, abs=1e-6)
+def test_the_card_tells_what_is_measured(shipped):
+    """Every figure of assets/mask-tokenizer/README.md, computed again."""
+    masks, objects = segmentation.shape_masks(150, 1_000_000)
+    figures = segmentation.measure(shipped, masks)
+    for shape in scenes.SHAPES:
+        part = masks[[i for i, (name, _) in enumerate(objects) if name == shape]]
+        drawn = shipped.decode(shipped.encode(part)) > 0.5
+        figures[shape] = np.mean([mask_iou(a, b > 0.5) for a, b in zip(drawn, part, strict=True)])
+    card = (SHIPPED / "README.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| (.+) \| ([0-9.]+) \|$", card, re.MULTILINE))
+    assert told.keys() == figures.keys()
+    for name, value in figures.items():
+        assert float(told[name]) == pytest.approx(value, abs=0.0015), name
+
+
+def test_the_callers_random_numbers_go_on_undisturbed(shipped):
+    masks = torch.from_numpy(np.stack([scenes.shape_mask(shape) for shape in ("circle", "cross")]))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    for work in (
+        lambda: segmentation.measure(shipped, masks),
+        lambda: segmentation.train_mask_tokenizer(masks, SMALL, steps=2, batch=2, log=lambda figures: None),
+    ):
+        torch.manual_seed(5)
+        work()
+        assert torch.equal(torch.rand(3), expected)
+
+
+# ---------------------------------------------------------------------------------------------------- damaged files
+
+
+def damaged_config(**changes):
+    return json.dumps({"num_codes": 128, "code_dim": 8, "width": 2, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.json", b""),
+        ("config.json", b"{"),
+        ("config.json", b"[1, 2]"),
+        ("config.json", b"null"),
+        ("config.json", b"\xff\xfe"),
+        ("config.json", b"[" * 100_000),
+        ("config.json", damaged_config(width="wide")),
+        ("config.json", damaged_config(width=-1)),
+        ("config.json", damaged_config(width=True)),
+        ("config.json", damaged_config(num_codes=None)),
+        ("config.json", damaged_config(extra=1)),
+        ("config.json", damaged_config(width=10**7)),  # 4,000 TB, if anybody built it
+        ("config.json", damaged_config(code_dim=9)),
+        ("model.safetensors", b""),
+        ("model.safetensors", b"not tensors"),
+        ("model.safetensors", b"\x00" * 64),
+        ("model.safetensors", None),  # the first half
+    ],
+)
+def test_a_damaged_folder_is_one_sentence_with_its_name(tmp_path, name, content):
+    save_mask_tokenizer(MaskTokenizer(SMALL), tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError) as error:
+        load_mask_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not an archive", None])
+def test_a_damaged_published_file_is_one_sentence(published, tmp_path, content):
+    whole = published.read_bytes()
+    (tmp_path / "vae-oid.npz").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match="vae-oid.npz is damaged or cut off"):
+        load_mask_tokenizer(tmp_path / "vae-oid.npz")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    tokenizer = MaskTokenizer(SMALL)
+    with torch.no_grad():
+        tokenizer.decoder[0].bias[1] = torch.nan
+    save_mask_tokenizer(tokenizer, tmp_path)
+    with pytest.raises(ValueError, match=r"decoder.0.bias \(torch.float32\) is not of finite floats"):
+        load_mask_tokenizer(tmp_path)
