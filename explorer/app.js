@@ -204,9 +204,9 @@ function remove_item(index) {
   say(t("removed", { name }));
 }
 
-function edit_item(index, key) {
-  const item = state.picture.items[index], step = 1 / 64;
-  const moves = { ArrowLeft: [0, -step], ArrowRight: [0, step], ArrowUp: [-step, 0], ArrowDown: [step, 0] };
+function edit_item(index, key, far = false) {
+  const item = state.picture.items[index], step = 1 / 64, move = far ? 8 * step : step;
+  const moves = { ArrowLeft: [0, -move], ArrowRight: [0, move], ArrowUp: [-move, 0], ArrowDown: [move, 0] };
   if (key in moves) change(() => move_item(item, ...moves[key]));
   else if (key === "+" || key === "=") change(() => scale_item(item, 2 * step));
   else if (key === "-" || key === "−") change(() => scale_item(item, -2 * step));
@@ -315,7 +315,7 @@ function start_picture() {
       state.selected = state.selected === index ? null : index;
       show_picture();
       say(t("selected", { name: word(item_name(state.picture.items[index])) }));
-    } else if (!edit_item(index, event.key)) return;
+    } else if (!edit_item(index, event.key, event.shiftKey)) return;
     event.preventDefault();
   });
   document.addEventListener("keydown", (event) => {

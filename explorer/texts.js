@@ -15,7 +15,7 @@ const TEXTS = {
 
     picture: "1 · The picture",
     picture_how: "How to draw, with pointer and keyboard",
-    picture_help: "Drag shapes to move them, pull a corner to resize. With the keyboard: Tab to a shape, arrows move it, + and − resize, [ and ] turn, Delete removes, D sets a copy beside it, Ctrl+Z takes back.",
+    picture_help: "Drag shapes to move them, pull a corner to resize. With the keyboard: Tab to a shape, arrows move it (with Shift further), + and − resize, [ and ] turn, Delete removes, D sets a copy beside it, Ctrl+Z takes back.",
     drawing: "Drawing with {count} items", add_shape: "Add a {shape}", colour: "Colour", colours: "Colours", shapes: "Shapes",
     pencil: "Pencil", pencil_help: "Draw a line by hand. The model has never seen one: watch what it makes of it.",
     new_scene: "New scene", undo: "Undo", clear: "Empty the picture", remove: "Delete", photo: "Own picture",
@@ -110,7 +110,7 @@ const TEXTS = {
 
     picture: "1 · 그림",
     picture_how: "그리는 방법 (포인터와 키보드)",
-    picture_help: "도형을 끌어서 옮기고, 모서리를 당겨 크기를 바꿉니다. 키보드: Tab으로 도형을 고르고, 화살표로 옮기고, + 와 − 로 크기, [ 와 ] 로 회전, Delete로 삭제, D로 복제, Ctrl+Z로 되돌립니다.",
+    picture_help: "도형을 끌어서 옮기고, 모서리를 당겨 크기를 바꿉니다. 키보드: Tab으로 도형을 고르고, 화살표로 옮기고(Shift와 함께 더 멀리), + 와 − 로 크기, [ 와 ] 로 회전, Delete로 삭제, D로 복제, Ctrl+Z로 되돌립니다.",
     drawing: "항목 {count}개가 있는 그림", add_shape: "{shape} 추가", colour: "색", colours: "색", shapes: "도형",
     pencil: "연필", pencil_help: "손으로 선을 그립니다. 모델은 선을 본 적이 없습니다. 무엇이라고 하는지 보세요.",
     new_scene: "새 장면", undo: "되돌리기", clear: "그림 비우기", remove: "삭제", photo: "내 그림",

@@ -9,12 +9,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import watched_page
 from PIL import Image
 
+from conftest import watched_page
 from paligemma import answer_attention
 from paligemma.attention_maps import AnswerAttention
-from paligemma.visualize.attention_html import attention_frame, attention_page, save_attention_html
+from paligemma.visualize.attention_html import AttentionFrame, attention_page, save_attention_html
 from paligemma.world.scenes import draw, make_scene
 
 
@@ -116,7 +116,7 @@ def test_choosing_by_pointer_tap_and_keyboard(page, answered, tmp_path):
 
 
 def test_frame_of_a_notebook_holds_the_same_page(page, answered):
-    frame = attention_frame(*answered, "caption en")
+    frame = AttentionFrame(*answered, "caption en")
     markup = frame._repr_html_()
     assert html.unescape(re.search(r'srcdoc="([^"]*)"', markup)[1]) == frame.page
     page.set_content(markup)

@@ -3,7 +3,7 @@
     attention = answer_attention(model, processor, image, "caption en")
     save_attention_html("attention.html", attention, image, "caption en")
 
-In a notebook, `attention_frame(attention, image, "caption en")` as the last line of a cell shows the same page inside
+In a notebook, `AttentionFrame(attention, image, "caption en")` as the last line of a cell shows the same page inside
 the output; it is saved with the notebook and works on the static site. For a 3B model at 224 pixels and an answer of 20
 tokens the file has about a megabyte: each map is kept in 8 bits a patch, on its own scale, and compressed.
 """
@@ -27,7 +27,9 @@ LONGEST_SIDE = 448  # of the picture in the file, in pixels
 FRAME_HEIGHT = 560  # of the page inside a notebook, in pixels
 
 
-def save_attention_html(path: str | os.PathLike, attention: AnswerAttention, image: Image.Image, prompt: str = "") -> Path:
+def save_attention_html(
+    path: str | os.PathLike, attention: AnswerAttention, image: Image.Image, prompt: str = ""
+) -> Path:
     """Write the page of `attention_page` to `path`; returns it. What was there before is replaced as a whole.
 
     Raises ValueError for a name that does not end in .html, OSError when the file cannot be written, and what
@@ -42,7 +44,7 @@ def save_attention_html(path: str | os.PathLike, attention: AnswerAttention, ima
     return path
 
 
-class attention_frame:  # noqa: N801 (used like a function: the last line of a cell shows it)
+class AttentionFrame:
     """The page of `attention_page` inside a notebook's output, as a frame with a document of its own."""
 
     def __init__(self, attention: AnswerAttention, image: Image.Image, prompt: str = "", height: int = FRAME_HEIGHT):
@@ -119,8 +121,8 @@ TEMPLATE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Attention over a picture</title>
 <style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c2024; --soft: #565d66; --line: #d5d3cd; --tint: 26%; }
-@media (prefers-color-scheme: dark) { :root { --paper: #1d2127; --ink: #e9ebee; --soft: #aeb6c0; --line: #3b424c; --tint: 32%; } }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1c2024; --soft: #565d66; --tint: 26%; }
+@media (prefers-color-scheme: dark) { :root { --paper: #1d2127; --ink: #e9ebee; --soft: #aeb6c0; --tint: 32%; } }
 * { box-sizing: border-box; }
 body { margin: 0; padding: 14px; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 main { display: flex; flex-wrap: wrap; gap: 20px; }
@@ -128,11 +130,12 @@ canvas { width: min(400px, 100%); height: auto; border-radius: 8px; display: blo
 .side { flex: 1 1 280px; min-width: 0; }
 h1 { font-size: 1rem; font-weight: 600; margin: 0 0 8px; }
 .words { display: flex; flex-wrap: wrap; gap: 5px; margin-bottom: 16px; }
-.words button { --kind: #009e73; font: 0.9rem ui-monospace, Menlo, Consolas, monospace; color: var(--ink); border: 0; cursor: pointer;
-  border-bottom: 3px solid var(--kind); border-radius: 6px; padding: 4px 8px; min-height: 32px; background: color-mix(in srgb, var(--kind) var(--tint), var(--paper)); }
+.words button { --kind: #009e73; font: 0.9rem ui-monospace, Menlo, Consolas, monospace; color: var(--ink); border: 0;
+  border-bottom: 3px solid var(--kind); border-radius: 6px; padding: 4px 8px; min-height: 32px; cursor: pointer;
+  background: color-mix(in srgb, var(--kind) var(--tint), var(--paper)); }
 .words .loc { --kind: #d55e00; } .words .seg { --kind: #0072b2; } .words .eos { --kind: #cc79a7; }
 .words [aria-checked="true"] { box-shadow: 0 0 0 2px var(--ink); }
-label { display: grid; grid-template-columns: 4.5em 1fr 4em; gap: 10px; align-items: center; max-width: 380px; margin: 6px 0; }
+label { display: grid; grid-template-columns: 4.5em 1fr 4em; gap: 10px; align-items: center; max-width: 380px; }
 input { width: 100%; accent-color: #0072b2; min-height: 28px; }
 :focus-visible { outline: 3px solid #0072b2; outline-offset: 2px; }
 p { margin: 12px 0 0; } .soft { color: var(--soft); font-size: 0.86rem; }
@@ -142,11 +145,11 @@ p { margin: 12px 0 0; } .soft { color: var(--soft); font-size: 0.86rem; }
 <div class="side">
 <h1 id="prompt"></h1>
 <div class="words" id="words" role="radiogroup" aria-label="Tokens of the answer"></div>
-<label for="layer"><span>Layer</span><input id="layer" type="range" min="0"><output id="layer-number" for="layer"></output></label>
-<label for="head"><span>Head</span><input id="head" type="range" min="0"><output id="head-number" for="head"></output></label>
+<label><span>Layer</span><input id="layer" type="range" min="0"><output id="layer-number" for="layer"></output></label>
+<label><span>Head</span><input id="head" type="range" min="0"><output id="head-number" for="head"></output></label>
 <p id="told" aria-live="polite"></p>
-<p class="soft">Point at a token, tap it, or move with the arrow keys. Yellow is where the head looks most; each map has its own scale.
-The last step of the head's slider is the mean over all heads.</p>
+<p class="soft">Point at a token, tap it, or move with the arrow keys. Yellow is where the head looks most; each map has
+its own scale. The last step of the head's slider is the mean over all heads.</p>
 </div>
 </main>
 <script>
@@ -194,8 +197,9 @@ function show() {
   const best = w.indexOf(largest), percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
   const where = `row ${Math.floor(best / data.grid) + 1}, column ${(best % data.grid) + 1}`;
   const who = head < data.heads ? `head ${head}` : "mean of all heads";
-  $("told").textContent = `“${data.tokens[token]}”, layer ${layer}, ${who}: ${percent(w.reduce((a, b) => a + b, 0))} of the ` +
-    `attention goes to the picture; strongest patch ${where} with ${percent(largest)}.`;
+  const whole = percent(w.reduce((a, b) => a + b, 0));
+  $("told").textContent = `“${data.tokens[token]}”, layer ${layer}, ${who}: ${whole} of the attention goes to the ` +
+    `picture; strongest patch ${where} with ${percent(largest)}.`;
   canvas.setAttribute("aria-label", $("told").textContent);
   $("layer").value = layer;
   $("head").value = head;
@@ -212,7 +216,8 @@ async function start() {
   $("prompt").textContent = data.prompt || "The answer";
   data.tokens.forEach((text, a) => {
     const button = document.createElement("button");
-    Object.assign(button, { type: "button", textContent: text, className: /^<(loc|seg|eos)/.exec(text)?.[1] ?? "" });
+    const className = /^<(loc|seg|eos)/.exec(text)?.[1] ?? "";
+    Object.assign(button, { type: "button", textContent: text, className });
     button.setAttribute("role", "radio");
     button.onclick = () => ((token = a), show());
     button.onpointerenter = (event) => event.pointerType === "mouse" && button.onclick();
