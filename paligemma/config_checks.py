@@ -4,6 +4,7 @@ import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from numbers import Integral, Real
 
 
 def known_fields(cls, values: dict, leave_out: tuple[str, ...] = ()) -> dict:
@@ -27,7 +28,13 @@ def check_choice(name: str, value, choices: tuple) -> None:
 
 
 def is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether `value` is a whole number, Python's or numpy's; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value) -> bool:
+    """Whether `value` is a real number, Python's or numpy's; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_whole(config, *names: str, least: int = 1) -> None:
@@ -41,7 +48,7 @@ def check_whole(config, *names: str, least: int = 1) -> None:
 def check_number(config, name: str, low: float, high: float) -> None:
     """Raise ValueError unless the field is a number from `low` to `high` (which NaN is not)."""
     value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:
         raise ValueError(f"{name} is {reprlib.repr(value)}, expected a number from {low:g} to {high:g}")
 
 
