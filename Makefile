@@ -58,7 +58,7 @@ $(BIN)/python:
 # JupyterLab's root is this folder, so that the links from a chapter to docs/, assets/ and paligemma/ lead somewhere.
 # Jupyter refuses to run as root (in a container, say) unless told to.
 course: demo
-	$(BIN)/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) --ServerApp.root_dir=. $(FIRST)
+	$(BIN)/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) --LabApp.default_url=/lab/tree/$(FIRST)
 
 demo: .venv/.course
 	$(BIN)/python -m paligemma demo --output demo.png
