@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -173,7 +174,18 @@ def test_as_many_rounds_as_were_asked_for(monkeypatch, rounds, taken):
     assert {row["count"] for row in rows if row["work"].startswith("prefill, ")} == {taken}
 
 
-@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "0"], ["--shape", "7b"]])
+def test_processor_time_leaves_out_what_others_do(monkeypatch):
+    seen = []
+    monkeypatch.setattr(benchmark, "clock", benchmark.clock)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(benchmark, "run", lambda *_: seen.append(benchmark.take_turns({"wait": sleep}, 2)["wait"]))
+    sleep = partial(time.sleep, 0.05)
+    benchmark.main(["--threads", "1", "--cpu-time"])
+    benchmark.main(["--threads", "1"])
+    assert max(seen[0]) < 0.04 < min(seen[1])
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "0"], ["--shape", "7b"], ["--cpu-time"]])
 def test_bad_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         benchmark.main(arguments)

@@ -163,6 +163,9 @@ def count_work(config: PaliGemmaConfig, rows: int, bytes_per_weight: float) -> d
 # ------------------------------------------------------------------------------------------------ the machine's limits
 
 
+clock = time.perf_counter  # `--cpu-time` puts time.process_time in its place
+
+
 def wait(device: str) -> None:
     """A GPU works behind Python's back: wait until it is done before looking at the clock."""
     if device != "cpu":
@@ -175,11 +178,11 @@ def take_turns(functions: dict, rounds: int, device: str = "cpu") -> dict[str, l
     for count in range(rounds + 1):
         for name, function in functions.items():
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             function()
             wait(device)
             if count:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -303,7 +306,7 @@ class Stopwatch:
 
     def put(self, value) -> None:
         wait(self.device)
-        self.times.append(time.perf_counter())
+        self.times.append(clock())
 
     def end(self) -> None:
         pass
@@ -315,12 +318,12 @@ def time_generation(way: Way, inputs: dict, new_tokens: int, device: str = "cpu"
     top_p; greedy without. The model must never say EOS (see `never_stop`)."""
     way.choose()
     wait(device)
-    start = time.perf_counter()
+    start = clock()
     if not way.is_peer:
         times = []
         for _ in generate_tokens(way.model, inputs, new_tokens, **sampling):
             wait(device)
-            times.append(time.perf_counter())
+            times.append(clock())
     else:
         stopwatch = Stopwatch(device)
         length = dict(max_new_tokens=new_tokens, min_new_tokens=new_tokens)
@@ -380,10 +383,10 @@ def time_steps(
 
     for count in range(steps):
         wait(device)
-        start = time.perf_counter()
+        start = clock()
         step(count)
         wait(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return seconds[1:]  # the first pays for fresh memory
 
 
@@ -821,6 +824,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=list(DTYPES), help="default: float32 for the small shapes, else bfloat16")
     parser.add_argument("--rounds", type=int, help="how often each takes its turn (default 3; for the large shapes 2)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count the process's processor time instead of the clock's: with --threads 1, on a machine that is busy",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--compile", action="store_true", help="also decode by torch.compile; on a GPU it always does")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder for JSON and picture")
@@ -830,8 +838,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--rounds and --threads must be 1 or more")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU that torch can use here: leave --device out")
+    if options.cpu_time and (options.threads != 1 or options.device != "cpu"):
+        parser.error("--cpu-time adds up all threads: it needs --threads 1, and says nothing about a GPU")
     if options.threads:
         torch.set_num_threads(options.threads)
+    global clock
+    clock = time.process_time if options.cpu_time else time.perf_counter
     dtype = options.dtype or ("bfloat16" if options.shape in ("3b", "pg2-3b") else "float32")
     compiled = options.compile or options.device == "cuda"
     run(options.shape, dtype, options.rounds, options.quick, options.device, options.output, compiled)
