@@ -4,13 +4,16 @@
     python -m paligemma demo
 
 `python -m paligemma --help` says the rest. Exit codes: 0 done, 2 something about the input is wrong (one line on
-standard error says what), 130 stopped with Ctrl-C.
+standard error says what; with PALIGEMMA_DEBUG=1 in the environment the whole traceback), 130 stopped with Ctrl-C.
 """
 
 import argparse
+import io
 import os
 import sys
+import tempfile
 import textwrap
+import traceback
 from pathlib import Path
 
 from . import ASSETS, generate, load_pretrained
@@ -112,7 +115,7 @@ def demo_parser() -> Parser:
     )
     parser.add_argument("--seed", metavar="N", type=int, default=18, help="another number, another picture (18)")
     parser.add_argument(
-        "--output", metavar="FILE", type=figure_file, default=Path("demo.png"), help="where to save it (demo.png)"
+        "--output", metavar="FILE", type=figure_file, default="demo.png", help="where to save it (demo.png)"
     )
     parser.add_argument("--model", metavar="FOLDER", default=str(TINY), help="another model of the little world")
     return parser
@@ -127,13 +130,20 @@ def figure_file(name: str) -> Path:
         raise argparse.ArgumentTypeError(f"{name!r} is a folder")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r} to save {path.name} in")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        reason = f"nothing can be saved in the folder {str(path.parent.resolve())!r} ({error.strerror})"
+        raise argparse.ArgumentTypeError(f"{reason}: give --output in another") from error
     return path
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter show a question mark
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
+        sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter show a question mark
     try:
         if arguments[:1] == ["demo"]:
             demo(demo_parser().parse_args(arguments[1:]))
@@ -143,9 +153,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        if os.environ.get("PALIGEMMA_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
         lines = str(error).strip().splitlines() or [type(error).__name__]
         say(f"error: {lines[0]}")
         return 2
@@ -193,6 +206,8 @@ def open_picture(name: str):
 
     from PIL import Image, UnidentifiedImageError
 
+    if name.startswith(("http://", "https://", "ftp://", "data:", "s3://")):
+        raise ValueError(f"{name[:80]} is an address, expected a file: download the picture and give its name")
     path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no picture {name}" + (" (it is a folder)" if path.is_dir() else ""))
