@@ -11,7 +11,7 @@ EXECUTE   := jupyter nbconvert --to notebook --execute --inplace \
              --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900
 NBVAL     := --nbval --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help course test portable demo notebooks exercises site clean
+.PHONY: help course test portable demo notebooks exercises explorer site clean
 
 help:
 	@echo "make course      install, try the small model, open JupyterLab at the first chapter"
@@ -20,6 +20,7 @@ help:
 	@echo "make portable    run every notebook as other processors would, with other instructions and thread counts"
 	@echo "make notebooks   run every chapter again and save it with its outputs"
 	@echo "make exercises   make the exercises from their solutions"
+	@echo "make explorer    the small model alive in a page: site/explorer/index.html"
 	@echo "make site        the course as static pages in site/"
 	@echo "make clean       remove what the commands above made (the environment included)"
 
@@ -57,7 +58,7 @@ $(BIN)/python:
 # JupyterLab's root is this folder, so that the links from a chapter to docs/, assets/ and paligemma/ lead somewhere.
 # Jupyter refuses to run as root (in a container, say) unless told to.
 course: demo
-	$(BIN)/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) --ServerApp.root_dir=. $(FIRST)
+	$(BIN)/jupyter lab $$(test "$$(id -u)" != 0 || echo --allow-root) --LabApp.default_url=/lab/tree/$(FIRST)
 
 demo: .venv/.course
 	$(BIN)/python -m paligemma demo --output demo.png
@@ -76,6 +77,9 @@ notebooks: .venv/.test
 
 exercises: .venv/.test
 	$(BIN)/python -m paligemma.exercises make
+
+explorer: .venv/.course
+	$(BIN)/python -m paligemma explore
 
 site: .venv/.test
 	$(BIN)/python docs/build.py

@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from paligemma.visualize.explorer import write_explorer
+
 ROOT = Path(__file__).resolve().parents[1]
 
 CONF = """
@@ -188,17 +190,31 @@ def repository_url() -> str:
 
 
 def check_output(output: Path) -> None:
-    """Raise ValueError unless the folder is missing, empty, or holds pages that this program has made."""
+    """Raise ValueError unless the folder is missing, empty, or holds pages that this program or `explore` has made."""
     if not output.exists():
         return
     if not output.is_dir():
         raise ValueError(f"{output} is a file, expected a folder: choose another with --output")
     front = output / "index.html"
-    if any(output.iterdir()) and not (front.is_file() and front.read_text("utf-8", "replace") == FRONT):
+    if any(path.name != "explorer" for path in output.iterdir()) and not (
+        front.is_file() and front.read_text("utf-8", "replace") == FRONT
+    ):
         raise ValueError(
             f"{output} holds other files, expected a new or empty folder, or the pages of an earlier run: "
             "choose another with --output, or empty it yourself"
         )
+
+
+def link_live_page(source: Path) -> None:
+    """Links to the live page, explorer/index.html, as HTML: it is no page of Sphinx's, which would not find it."""
+    for path in [*source.rglob("*.ipynb"), *source.rglob("*.md")]:
+        quote = r'\\"' if path.suffix == ".ipynb" else '"'  # inside the strings of a notebook
+        text = path.read_text(encoding="utf-8")
+        linked = re.sub(
+            r"\[([^\]\n]+)\]\(((?:\.\./)+explorer/index\.html[^)\s]*)\)", rf"<a href={quote}\2{quote}>\1</a>", text
+        )
+        if linked != text:
+            path.write_text(linked, encoding="utf-8", newline="\n")
 
 
 def build(output: Path, strict: bool = True) -> int:
@@ -211,11 +227,13 @@ def build(output: Path, strict: bool = True) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         source, pages = Path(temporary) / "source", Path(temporary) / "pages"
         stage(source)
+        link_live_page(source)
         count = write_index_of_figures(source)
         flags = ["-q", "-W", "--keep-going"] if strict else ["-q"]
         code = build_main([*flags, "-b", "html", "-d", f"{temporary}/doctrees", str(source), str(pages)])
         if code == 0:
             (pages / "index.html").write_text(FRONT, encoding="utf-8")
+            write_explorer(pages / "explorer")
             output.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as beside:
                 shutil.copytree(pages, Path(beside) / "pages")

@@ -2,6 +2,7 @@
 
     python -m paligemma "caption en" --image picture.png
     python -m paligemma demo
+    python -m paligemma explore
 
 `python -m paligemma --help` says the rest. Exit codes: 0 done, 2 something about the input is wrong (one line on
 standard error says what; with PALIGEMMA_DEBUG=1 in the environment the whole traceback), 130 stopped with Ctrl-C.
@@ -39,14 +40,15 @@ what to ask (PaliGemma was trained on such short commands):
 
 examples:
   python -m paligemma demo                    no picture needed: the small model looks at one of its own
+  python -m paligemma explore --open          the small model alive in a page: draw, ask, look inside
   python -m paligemma "caption en" --image shapes.png
   python -m paligemma "segment red circle" --image shapes.png --output mask.png
   python -m paligemma "detect cat" --image cat.jpg --model google/paligemma-3b-mix-224 --output boxes.png
   python -m paligemma "caption en" --image cat.jpg --model ./my-folder --temperature 0.7 --seed 1
 
 Google's models want their licence accepted once, on the model's page at huggingface.co; then run `hf auth login`.
-If the first word after `paligemma` is demo, the demonstration starts (`demo --help`). To send the word itself as a
-prompt, put it after the options: python -m paligemma --image shapes.png demo
+If the first word after `paligemma` is demo or explore, that command starts (`demo --help`, `explore --help`). To send
+the word itself as a prompt, put it after the options: python -m paligemma --image shapes.png demo
 """
 
 
@@ -60,7 +62,8 @@ class Parser(argparse.ArgumentParser):
 def ask_parser() -> Parser:
     parser = Parser(
         "python -m paligemma",
-        usage="python -m paligemma PROMPT --image FILE [options]\n       python -m paligemma demo [options]",
+        usage="python -m paligemma PROMPT --image FILE [options]\n       python -m paligemma demo [options]"
+        "\n       python -m paligemma explore [FOLDER] [options]",
         description=ASK_HELP,
         epilog=EXAMPLES,
         formatter_class=argparse.RawTextHelpFormatter,
@@ -121,6 +124,22 @@ def demo_parser() -> Parser:
     return parser
 
 
+def explore_parser() -> Parser:
+    parser = Parser(
+        "python -m paligemma explore",
+        description="Write a page in which a small PaliGemma runs: draw a picture, ask, look inside. It needs no "
+        "server and sends nothing anywhere.",
+    )
+    parser.add_argument(
+        "model", metavar="FOLDER", nargs="?", default=str(TINY), help="a model folder (the course's own)"
+    )
+    parser.add_argument(
+        "--output", metavar="FOLDER", type=Path, default=Path("site/explorer"), help="where to write it (site/explorer)"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    return parser
+
+
 def figure_file(name: str) -> Path:
     """A name that matplotlib can save a picture under; checked before any work is done."""
     path = Path(name)
@@ -147,6 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments[:1] == ["demo"]:
             demo(demo_parser().parse_args(arguments[1:]))
+        elif arguments[:1] == ["explore"]:
+            explore(explore_parser().parse_args(arguments[1:]))
         else:
             ask(ask_parser().parse_args(arguments))
     except KeyboardInterrupt:
@@ -325,6 +346,18 @@ def demo(options: argparse.Namespace) -> None:
         draw_answer(ax, image, prompt, answer, masks, columns=36)
     print(f"Saved {visualize.save_figure(figure, options.output)}. Now ask about a picture of shapes of your own:")
     print('  python -m paligemma "caption en" --image FILE')
+
+
+def explore(options: argparse.Namespace) -> None:
+    """Write the live page."""
+    import webbrowser
+
+    from .visualize.explorer import write_explorer
+
+    page = write_explorer(options.output, options.model)
+    print(f"Wrote {page}: open it in any browser.")
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
 
 
 def demo_questions(scene, rng, masks) -> tuple[list[str], list[str]]:

@@ -1,6 +1,10 @@
-"""Small checks that the configurations share."""
+"""Checks that the configurations share: each names the field, what it holds and what was expected."""
 
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
+from numbers import Integral, Real
 
 
 def known_fields(cls, values: dict, leave_out: tuple[str, ...] = ()) -> dict:
@@ -17,15 +21,47 @@ def known_fields(cls, values: dict, leave_out: tuple[str, ...] = ()) -> dict:
     }
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value, choices: tuple) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+    if value not in choices or isinstance(value, bool) != isinstance(choices[0], bool):  # 0 == False
+        raise ValueError(f"{name} is {reprlib.repr(value)}, expected {' or '.join(map(repr, choices))}")
 
 
-def check_positive(config, *names: str) -> None:
-    """Raise ValueError for the first of the named fields that is not a positive whole number."""
+def is_whole(value) -> bool:
+    """Whether `value` is a whole number, Python's or numpy's; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value) -> bool:
+    """Whether `value` is a real number, Python's or numpy's; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_whole(config, *names: str, least: int = 1) -> None:
+    """Raise ValueError for the first of the named fields that is not a whole number of `least` or more."""
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}, expected a positive whole number")
+        if not is_whole(value) or value < least:
+            raise ValueError(f"{name} is {reprlib.repr(value)}, expected a whole number of {least} or more")
+
+
+def check_number(config, name: str, low: float, high: float) -> None:
+    """Raise ValueError unless the field is a number from `low` to `high` (which NaN is not)."""
+    value = getattr(config, name)
+    if not is_number(value) or not low <= value <= high:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, expected a number from {low:g} to {high:g}")
+
+
+def check_object(name: str, value) -> None:
+    """Raise ValueError unless `value`, a part of a JSON file, is an object with keys."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, expected an object with keys")
+
+
+@contextmanager
+def inside(place: str) -> Iterator[None]:
+    """Put `place` (a file, a section of it) in front of the message of a ValueError that is raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error

@@ -1,13 +1,15 @@
-"""Writing: the prompt once (prefill), then one token after the other (decode).
+"""Generation: one pass over the prompt (prefill), then one token at a time (decode).
 
 Greedy by default; temperature, top-k and top-p on request. Prompts of unequal length share a batch.
 """
 
+import reprlib
 from collections.abc import Iterator, Sequence
 
 import torch
 from PIL import Image
 
+from .config_checks import is_number, is_whole
 from .kv_cache import KVCache
 from .modeling_gemma import PaliGemmaForConditionalGeneration
 from .processing_paligemma import PaliGemmaProcessor
@@ -23,19 +25,36 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int | None = None,
-) -> list[str]:
+    return_probabilities: bool = False,
+) -> list[str] | tuple[list[str], list[list[float]]]:
     """The model's answer to each prompt, without the prompt: a list of B strings.
 
-    temperature 0 takes the likeliest token each time (greedy); above, tokens are drawn (see `sample`), the same ones
-    for the same `seed`. An answer ends at EOS or after max_new_tokens. Raises ValueError for settings out of range,
-    and what the processor raises for pictures and prompts.
+    One picture may stand for several prompts: `images=[image], text=["caption en", "detect cat"]`. Pictures that are
+    equal are encoded once. temperature 0 takes the likeliest token each time (greedy); above, tokens are drawn (see
+    `sample`), the same ones for the same `seed`. An answer ends at EOS or after max_new_tokens.
+
+    With `return_probabilities`, the probabilities as well: for each answer those that the model gave (before
+    temperature, top-k and top-p) to its tokens, EOS included. Their product is the probability of the whole answer.
+
+    Raises ValueError for settings out of range, and what the processor raises for pictures and prompts.
     """
+    if not isinstance(text, str) and (isinstance(images, Image.Image) or len(images) == 1):
+        images = ([images] if isinstance(images, Image.Image) else list(images)) * len(text)
     inputs = processor(text=text, images=images)
     rows = [[] for _ in inputs["input_ids"]]
-    for tokens in generate_tokens(model, inputs, max_new_tokens, temperature, top_k, top_p, seed):
+    probabilities = [[] for _ in rows]
+    for tokens, logits in decode(model, inputs, max_new_tokens, temperature, top_k, top_p, seed):
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.append(token)
-    return [processor.decode(until_eos(row, model.config.eos_token_id)) for row in rows]
+        if return_probabilities:
+            given = logits.float().softmax(dim=-1).gather(1, tokens[:, None])[:, 0]  # [B]
+            for row, probability in zip(probabilities, given.tolist(), strict=True):
+                row.append(probability)
+    answers = [until_eos(row, model.config.eos_token_id) for row in rows]
+    texts = [processor.decode(ids) for ids in answers]
+    if not return_probabilities:
+        return texts
+    return texts, [given[: len(ids) + 1] for given, ids in zip(probabilities, answers, strict=True)]
 
 
 def stream(
@@ -49,7 +68,7 @@ def stream(
     top_p: float = 1.0,
     seed: int | None = None,
 ) -> Iterator[str]:
-    """The same for one prompt, piece by piece as it is written: the pieces joined are `generate`'s answer."""
+    """The answer to one prompt, piece by piece as it is written: the pieces joined are `generate`'s answer."""
     inputs = processor(text=[text], images=[image])
     ids, written = [], ""
     for tokens in generate_tokens(model, inputs, max_new_tokens, temperature, top_k, top_p, seed):
@@ -65,7 +84,6 @@ def stream(
         yield so_far[len(written) :]
 
 
-@torch.inference_mode()
 def generate_tokens(
     model: PaliGemmaForConditionalGeneration,
     inputs: dict[str, torch.Tensor],
@@ -75,15 +93,37 @@ def generate_tokens(
     top_p: float = 1.0,
     seed: int | None = None,
 ) -> Iterator[torch.Tensor]:
-    """The loop itself: yields the next token of every row, [B] int64, until all rows have said EOS.
+    """Yields the next token of every row, [B] int64, until all rows have said EOS.
 
     `inputs` are the processor's. A row that has ended yields padding. The pictures are encoded once.
     """
-    check_sampling(max_new_tokens, temperature, top_k, top_p)
+    for tokens, _ in decode(model, inputs, max_new_tokens, temperature, top_k, top_p, seed):
+        yield tokens
+
+
+@torch.inference_mode()
+def decode(
+    model: PaliGemmaForConditionalGeneration,
+    inputs: dict[str, torch.Tensor],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int | None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The loop itself: yields (tokens [B] int64, the logits [B, V] that they were chosen from)."""
+    check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
     device = model.device
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    inputs = align_right({name: inputs[name].to(device) for name in inputs if name != "labels"})
+    generator = None if seed is None else torch.Generator(device).manual_seed(int(seed))
+    inputs = encode_each_picture_once(model, {name: inputs[name] for name in inputs if name != "labels"})
+    inputs = align_right({name: tensor.to(device) for name, tensor in inputs.items()})
     batch_size, prompt_length = inputs["input_ids"].shape
+    longest = model.config.text_config.max_position_embeddings
+    if prompt_length + max_new_tokens > longest:
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens}, expected at most {longest - prompt_length}: with the {prompt_length} "
+            f"tokens of picture and prompt, the model was made for {longest} (max_position_embeddings)"
+        )
     # Mask and types of prompt and answer in full length; each step looks at the front part that exists by then.
     ones = inputs["attention_mask"].new_ones(batch_size, max_new_tokens)
     attention_mask = torch.cat([inputs["attention_mask"], ones], dim=1)  # an answer has no padding
@@ -98,7 +138,7 @@ def generate_tokens(
     for step in range(max_new_tokens):
         tokens = sample(logits, temperature, top_k, top_p, generator)  # [B]
         tokens = tokens.masked_fill(finished, model.config.pad_token_id)
-        yield tokens
+        yield tokens, logits
         finished |= tokens == model.config.eos_token_id
         if step + 1 == max_new_tokens or finished.all():
             return
@@ -106,6 +146,24 @@ def generate_tokens(
         T = prompt_length + step + 1
         mask, types = attention_mask[:, :T], token_type_ids[:, :T]
         logits = model(tokens[:, None], None, mask, types, kv_cache=kv_cache, logits_to_keep=1).logits[:, -1]  # [B, V]
+
+
+def encode_each_picture_once(model, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Where pictures repeat, `image_features` take the place of `pixel_values`: several prompts about one picture.
+
+    The encoder sees the picture alone, so its features serve every prompt. The decoder's keys and values do not: in
+    the prefix, image tokens see the prompt, so each row has its own.
+    """
+    distinct, which = [], []
+    for picture in inputs["pixel_values"]:
+        seen = (i for i, other in enumerate(distinct) if torch.equal(picture, other))
+        which.append(next(seen, len(distinct)))
+        if which[-1] == len(distinct):
+            distinct.append(picture)
+    if len(distinct) == len(which) or not hasattr(model, "get_image_features"):
+        return inputs
+    features = model.get_image_features(torch.stack(distinct).to(model.device))[which]  # [B, N, D]
+    return {name: tensor for name, tensor in inputs.items() if name != "pixel_values"} | {"image_features": features}
 
 
 def sample(
@@ -122,26 +180,39 @@ def sample(
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    logits, order = (logits.float() / temperature).sort(dim=-1, descending=True)  # [B, V]
+    probabilities = (logits.float() / temperature).softmax(dim=-1)  # [B, V]
+    if top_k == 0 and top_p == 1:
+        return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
+    V = probabilities.shape[-1]
     if top_k:
-        logits[:, top_k:] = -torch.inf
-    probabilities = logits.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier tokens have already
-    probabilities[before >= top_p] = 0  # the token that crosses top_p stays, so one always does
+        k = min(top_k, V)
+    else:  # tokens less likely than (1 - top_p) / V are out: all of them together are less than 1 - top_p
+        k = max(1, int((probabilities >= (1 - top_p) / V).sum(dim=-1).max()))
+    probabilities, order = probabilities.topk(k, dim=-1)  # [B, k], likeliest first; sorting all V would be slow
+    if top_k:
+        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+    if top_p < 1:
+        before = probabilities.cumsum(dim=-1) - probabilities  # cumulative probability of all likelier tokens
+        before[:, 0] = -1  # the likeliest stays, however small top_p
+        probabilities[before >= top_p] = 0  # and so does the token that crosses top_p
     choice = torch.multinomial(probabilities, num_samples=1, generator=generator)  # [B, 1]; it normalises by itself
     return order.gather(1, choice).squeeze(1)
 
 
-def check_sampling(max_new_tokens: int, temperature: float, top_k: int, top_p: float) -> None:
+def check_sampling(max_new_tokens: int, temperature: float, top_k: int, top_p: float, seed: int | None = None) -> None:
     """Raise ValueError for settings that mean nothing."""
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected 1 or more")
-    if not temperature >= 0:
-        raise ValueError(f"temperature is {temperature}, expected 0 (greedy) or more")
-    if top_k < 0:
-        raise ValueError(f"top_k is {top_k}, expected 0 (no limit) or more")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}, expected more than 0 and at most 1")
+    if not is_whole(max_new_tokens) or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {reprlib.repr(max_new_tokens)}, expected a whole number of 1 or more")
+    if not is_number(temperature) or not (temperature == 0 or 1e-4 <= temperature <= 1e4):
+        raise ValueError(
+            f"temperature is {reprlib.repr(temperature)}, expected 0 (greedy) or a number from 0.0001 to 10000"
+        )
+    if not is_whole(top_k) or top_k < 0:
+        raise ValueError(f"top_k is {reprlib.repr(top_k)}, expected 0 (no limit) or a whole number above")
+    if not is_number(top_p) or not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {reprlib.repr(top_p)}, expected a number above 0 and at most 1")
+    if seed is not None and (not is_whole(seed) or not 0 <= seed < 2**63):
+        raise ValueError(f"seed is {reprlib.repr(seed)}, expected None or a whole number from 0 to 2^63 - 1")
 
 
 def align_right(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

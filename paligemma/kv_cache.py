@@ -2,7 +2,7 @@
 
 import torch
 
-from .config_checks import check_positive
+from .config_checks import check_whole
 
 
 class KVCache:
@@ -18,7 +18,7 @@ class KVCache:
 
     def __init__(self, config, batch_size: int, max_length: int, dtype: torch.dtype = torch.float32, device="cpu"):
         self.batch_size, self.max_length = batch_size, max_length
-        check_positive(self, "batch_size", "max_length")
+        check_whole(self, "batch_size", "max_length")
         shape = (
             config.num_hidden_layers,
             batch_size,
@@ -41,8 +41,8 @@ class KVCache:
     def update(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new tokens' keys and values [B, H_kv, L, d] of one layer; return all so far [B, H_kv, T, d].
 
-        What is returned are views of the cache: nothing is copied. The last layer of a model moves `length` on,
-        through `advance`. Raises ValueError when the batch differs or the cache is full.
+        What is returned are views of the cache: nothing is copied. All layers write the same columns; the model calls
+        `advance` once, after the last. Raises ValueError when the batch differs or the cache is full.
         """
         batch_size, _, new_tokens, _ = key.shape
         if batch_size != self.batch_size:

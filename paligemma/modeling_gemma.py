@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .config_checks import check_choice, check_positive, known_fields
+from .config_checks import check_choice, check_number, check_object, check_whole, inside, known_fields
 from .kv_cache import KVCache
-from .modeling_siglip import SiglipVisionConfig, SiglipVisionModel
+from .modeling_siglip import GELU, SiglipVisionConfig, SiglipVisionModel
 
 
 @dataclass
@@ -37,13 +37,21 @@ class GemmaConfig:
     head_dim: int = 256  # d; not in the published files, and not D / H in every size
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
+    max_position_embeddings: int = 8192  # the longest text in training; RoPE itself has no limit
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
     model_type: str = "gemma"
     attention: str = "sdpa"  # "sdpa": torch's fused attention; "eager": readable, returns the weights
 
     def __post_init__(self):
         check_choice("attention", self.attention, ("sdpa", "eager"))
-        check_positive(self, "vocab_size", "hidden_size", "intermediate_size", "head_dim")
-        check_positive(self, "num_attention_heads", "num_key_value_heads")
+        check_choice("model_type", self.model_type, (type(self).model_type,))
+        check_whole(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim")
+        check_whole(self, "num_attention_heads", "num_key_value_heads", "max_position_embeddings")
+        check_number(self, "rms_norm_eps", 1e-12, 0.01)
+        check_number(self, "rope_theta", 1, 1e12)
+        check_choice("attention_bias", self.attention_bias, (False,))  # published under these names and values;
+        check_choice("attention_dropout", self.attention_dropout, (0.0,))  # nothing here has biases or drops weights
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"{self.num_attention_heads} query heads cannot share {self.num_key_value_heads} key/value heads "
@@ -55,7 +63,14 @@ class GemmaConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "GemmaConfig":
         """From the `text_config` of a published config.json; keys that mean nothing here are passed over."""
-        rope = values.get("rope_parameters") or {}  # where newer versions of transformers keep rope_theta
+        # "gelu" in the first published files means the tanh form, too: see transformers' notes on Gemma's activation.
+        check_choice("hidden_act", values.get("hidden_act") or GELU[0], (*GELU, "gelu"))
+        check_choice("hidden_activation", values.get("hidden_activation") or GELU[0], GELU)
+        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}  # where newer files keep rope_theta
+        check_object("rope_parameters", rope)
+        check_choice("rope_type", rope.get("rope_type", rope.get("type", "default")), ("default",))
+        if "rope_theta" in rope and "rope_theta" in values:
+            check_choice("rope_theta", rope["rope_theta"], (values["rope_theta"],))
         return cls(**known_fields(cls, {**rope, **values}))
 
 
@@ -63,7 +78,8 @@ class GemmaRMSNorm(nn.Module):
     """Divide each token by its root mean square, then scale each feature. [..., D] -> [..., D]
 
     Zhang & Sennrich 2019, "Root Mean Square Layer Normalization". Two things are Gemma's own: the scale is 1 + weight
-    (so weights start at zero), and it is applied in float32, before the cast back.
+    (so weights start at zero), and it is applied in float32, before the cast back
+    (https://github.com/huggingface/transformers/pull/29402 found both to matter).
     """
 
     def __init__(self, dim: int, eps: float = 1e-6):
@@ -72,8 +88,8 @@ class GemmaRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.float()  # squares of bfloat16 numbers would keep 8 bits only
-        normed = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self.eps)
+        x32 = x.float()  # bfloat16 has 8 significant bits, too few for a mean of squares
+        normed = x32 * torch.rsqrt(x32.pow(2).mean(dim=-1, keepdim=True) + self.eps)
         return (normed * (1.0 + self.weight.float())).type_as(x)
 
 
@@ -127,15 +143,25 @@ class GemmaMLP(nn.Module):
 
 
 def repeat_kv(hidden_states: torch.Tensor, n_rep: int) -> torch.Tensor:
-    """Give each key/value head to the n_rep query heads that share it. [B, H_kv, T, d] -> [B, H_kv * n_rep, T, d]"""
+    """Give each key/value head to the n_rep query heads that share it. [B, H_kv, T, d] -> [B, H_kv * n_rep, T, d]
+
+    Each head is repeated in its place: with n_rep = 2, heads [K1, K2] become [K1, K1, K2, K2].
+    """
     return hidden_states.repeat_interleave(n_rep, dim=1)
 
 
 class GemmaAttention(nn.Module):
-    """Grouped-query attention with rotary positions and a cache (Ainslie et al. 2023, "GQA").
+    r"""Grouped-query attention with rotary positions and a cache (Ainslie et al. 2023, "GQA").
 
     hidden_states [B, L, D] -> ([B, L, D], weights [B, H, L, T], or None with sdpa). `attention_mask` is added to the
     scores: [B, 1, L, T], 0 where a query may look and a huge negative number where not; None lets all see all.
+
+    Query heads Q share the key/value heads K below them; fewer of these make a smaller cache:
+
+        multi-head (H_kv = H)    grouped-query (H_kv = H / 2)    multi-query (H_kv = 1)
+        Q   Q   Q   Q            Q   Q   Q   Q                   Q   Q   Q   Q
+        |   |   |   |             \ /     \ /                     \  \ /  /
+        K   K   K   K              K       K                          K
     """
 
     def __init__(self, config: GemmaConfig, layer_idx: int):
@@ -155,18 +181,26 @@ class GemmaAttention(nn.Module):
 
     def attend(self, query, key, value, attention_mask):
         """query [B, H, L, d], key and value [B, H_kv, T, d] -> ([B, H, L, d], weights or None)"""
-        if self.attention == "sdpa":  # heads share keys without a copy: at 3,000 tokens, repeating took 50 times longer
-            output = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=attention_mask, scale=self.scale, enable_gqa=True
-            )
-            return output, None
+        if self.attention == "eager":
+            return self.attend_eager(query, key, value, attention_mask)
+        output = F.scaled_dot_product_attention(  # enable_gqa: heads share keys without copies of them
+            query, key, value, attn_mask=attention_mask, scale=self.scale, enable_gqa=True
+        )
+        return output, None
+
+    def attend_eager(self, query, key, value, attention_mask):
+        """The same step by step, with the weights [B, H, L, T]."""
         key = repeat_kv(key, self.num_key_value_groups)  # [B, H, T, d]
         value = repeat_kv(value, self.num_key_value_groups)  # [B, H, T, d]
-        scores = query @ key.transpose(2, 3) * self.scale  # [B, H, L, T]
+        scores = self.cap(query @ key.transpose(2, 3) * self.scale)  # [B, H, L, T]
         if attention_mask is not None:
             scores = scores + attention_mask
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)  # rows sum to 1
         return weights @ value, weights
+
+    def cap(self, scores: torch.Tensor) -> torch.Tensor:
+        """Gemma's scores may be as large as they come; Gemma 2 bends them."""
+        return scores
 
     def forward(
         self,
@@ -195,9 +229,11 @@ class GemmaDecoderLayer(nn.Module):
     the same name means something else: see modeling_gemma2.py.)
     """
 
+    attention_class = GemmaAttention
+
     def __init__(self, config: GemmaConfig, layer_idx: int):
         super().__init__()
-        self.self_attn = GemmaAttention(config, layer_idx)
+        self.self_attn = self.attention_class(config, layer_idx)
         self.mlp = GemmaMLP(config)
         self.input_layernorm = GemmaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = GemmaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -239,7 +275,7 @@ def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """True / False [B, L, T] to what is added to the scores, [B, 1, L, T]: 0, or the lowest number there is.
 
     The lowest finite number and not minus infinity: a row that may see nothing (a padding token's) then averages
-    everything instead of dividing zero by zero. Nobody looks at such a row.
+    everything instead of dividing zero by zero. Its output is never read: every real query is kept from padding.
     """
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min).unsqueeze(1)
@@ -252,13 +288,13 @@ class GemmaModel(nn.Module):
     which belong to the answer; T counts the cache's tokens too.
     """
 
-    decoder_layer = GemmaDecoderLayer
+    layer_class = GemmaDecoderLayer
 
     def __init__(self, config: GemmaConfig):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList([self.decoder_layer(config, i) for i in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList([self.layer_class(config, i) for i in range(config.num_hidden_layers)])
         self.norm = GemmaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = GemmaRotaryEmbedding(config.head_dim, config.rope_theta)
 
@@ -268,7 +304,13 @@ class GemmaModel(nn.Module):
         Rows of the table are small because the same table, tied, is the head; the factor brings them to the size
         of image features. It is rounded to the weights' dtype, as in training (bfloat16: 45.25 for 45.2548).
         """
-        embeddings = self.embed_tokens(input_ids)
+        try:
+            embeddings = self.embed_tokens(input_ids)
+        except IndexError as error:
+            raise ValueError(
+                f"input_ids holds ids from {int(input_ids.min())} to {int(input_ids.max())}, expected 0 to "
+                f"{self.embed_tokens.num_embeddings - 1}: the tokenizer has tokens that this model has no embedding for"
+            ) from error
         return embeddings * torch.tensor(self.config.hidden_size**0.5, dtype=embeddings.dtype)
 
     def layer_masks(self, attention_mask, token_type_ids, num_queries: int, dtype) -> list[torch.Tensor]:
@@ -298,10 +340,12 @@ class GemmaModel(nn.Module):
 class GemmaForCausalLM(nn.Module):
     """The decoder with its head. The head is the embedding table again, transposed ("tied"): it has no weights."""
 
+    model_class = GemmaModel
+
     def __init__(self, config: GemmaConfig):
         super().__init__()
         self.config = config
-        self.model = GemmaModel(config)
+        self.model = self.model_class(config)
 
     def lm_head(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """How well each row of the embedding table matches each state. [B, L, D] -> logits [B, L, V]"""
@@ -309,6 +353,10 @@ class GemmaForCausalLM(nn.Module):
 
     def forward(self, inputs_embeds, attention_mask, token_type_ids, kv_cache=None) -> torch.Tensor:
         return self.lm_head(self.model(inputs_embeds, attention_mask, token_type_ids, kv_cache))
+
+
+# The decoders that a PaliGemma may have, by `model_type`. modeling_gemma2.py, which builds on this file, adds its own.
+DECODERS = {"gemma": (GemmaConfig, GemmaForCausalLM)}
 
 
 @dataclass
@@ -326,8 +374,11 @@ class PaliGemmaConfig:
     pad_token_id: int = 0
     bos_token_id: int = 2
     eos_token_id: int = 1
+    ignore_index: int = -100  # the label of a token that takes no part in the loss
 
     def __post_init__(self):
+        check_whole(self, "image_token_index", "pad_token_id", "bos_token_id", "eos_token_id", least=0)
+        check_choice("ignore_index", self.ignore_index, (-100,))
         if self.projection_dim is None:
             self.projection_dim = self.text_config.hidden_size
         if self.projection_dim != self.text_config.hidden_size:
@@ -336,24 +387,38 @@ class PaliGemmaConfig:
                 f"{self.text_config.hidden_size}: image features and text must have one width"
             )
 
+    @property
+    def hidden_size(self) -> int:
+        """The decoder's width D, which published files repeat here."""
+        return self.text_config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the decoder's embedding table, V."""
+        return self.text_config.vocab_size
+
     @classmethod
     def from_dict(cls, values: dict, attention: str = "sdpa") -> "PaliGemmaConfig":
-        """From a published config.json, read as it is. `attention` sets both halves. Raises ValueError."""
-        if not isinstance(values.get("vision_config"), dict) or not isinstance(values.get("text_config"), dict):
+        """From a published config.json, read as it is. `attention` sets both halves.
+
+        Raises ValueError, with the key's name, for another architecture and for values that cannot be.
+        """
+        check_choice("attention", attention, ("sdpa", "eager"))
+        model_type = values.get("model_type", "paligemma")
+        if model_type != "paligemma" or not {"vision_config", "text_config"} <= set(values):
             raise ValueError(
                 f"this is the configuration of a {values.get('model_type', 'model of unknown type')!r}, not of "
-                "PaliGemma: it has no vision_config and text_config"
+                "PaliGemma: expected model_type 'paligemma' with a vision_config and a text_config"
             )
-        text_values = values["text_config"]
-        model_type = text_values.get("model_type", "gemma")
-        check_choice("text_config.model_type", model_type, ("gemma", "gemma2"))
-        if model_type == "gemma2":
-            from .modeling_gemma2 import Gemma2Config as text_class  # here, because that file builds on this one
-        else:
-            text_class = GemmaConfig
-        vision_config = SiglipVisionConfig.from_dict(values["vision_config"])
-        text_config = text_class.from_dict(text_values)
-        check_choice("attention", attention, ("sdpa", "eager"))
+        with inside("vision_config"):
+            check_object("it", values["vision_config"])
+            vision_config = SiglipVisionConfig.from_dict(values["vision_config"])
+        with inside("text_config"):
+            check_object("it", values["text_config"])
+            decoder = values["text_config"].get("model_type", "gemma")
+            check_choice("model_type", decoder, tuple(DECODERS))
+            config_class, _ = DECODERS[decoder]
+            text_config = config_class.from_dict(values["text_config"])
         vision_config.attention = text_config.attention = attention
         # Absent token ids take their published values; a text_config may carry them too, which means the same.
         return cls(**{**known_fields(cls, values), "vision_config": vision_config, "text_config": text_config})
@@ -390,11 +455,8 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         self.config = config
         self.vision_tower = SiglipVisionModel(config.vision_config)
         self.multi_modal_projector = PaliGemmaMultiModalProjector(config)
-        if config.text_config.model_type == "gemma2":
-            from .modeling_gemma2 import Gemma2ForCausalLM as language_class  # that file builds on this one
-        else:
-            language_class = GemmaForCausalLM
-        self.language_model = language_class(config.text_config)
+        _, decoder_class = DECODERS[config.text_config.model_type]
+        self.language_model = decoder_class(config.text_config)
 
     @property
     def device(self) -> torch.device:
@@ -405,7 +467,7 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         return self.language_model.model.embed_tokens.weight.dtype
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pictures [B, C, height, width] to what stands for them in the sequence, [B, N, D]. Not scaled."""
+        """Encode and project pictures: [B, C, height, width] -> image features [B, N, D], not multiplied by sqrt(D)."""
         return self.multi_modal_projector(self.vision_tower(pixel_values))
 
     def _merge_input_ids_with_image_features(self, input_ids, image_features) -> torch.Tensor:

@@ -4,12 +4,14 @@ Sources: Gemma Team 2024, "Gemma 2: Improving Open Language Models at a Practica
 2024, "PaliGemma 2"; transformers' modeling_gemma2.py.
 """
 
+import reprlib
 from dataclasses import dataclass
 
 import torch
 
-from .config_checks import check_choice
+from .config_checks import check_choice, check_number, check_whole
 from .modeling_gemma import (
+    DECODERS,
     GemmaAttention,
     GemmaConfig,
     GemmaDecoderLayer,
@@ -18,7 +20,6 @@ from .modeling_gemma import (
     GemmaRMSNorm,
     additive_mask,
     make_attn_mask,
-    repeat_kv,
 )
 
 
@@ -39,13 +40,20 @@ class Gemma2Config(GemmaConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_number(self, "query_pre_attn_scalar", 1, 1e6)
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+            if getattr(self, name) is not None:
+                check_number(self, name, 1e-3, 1e6)
+        if self.sliding_window is not None:
+            check_whole(self, "sliding_window")
         if self.layer_types is None:
             self.layer_types = [
                 "full_attention" if i % 2 else "sliding_attention" for i in range(self.num_hidden_layers)
             ]
-        if len(self.layer_types) != self.num_hidden_layers:
+        if not isinstance(self.layer_types, list) or len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
-                f"layer_types names {len(self.layer_types)} layers, the model has {self.num_hidden_layers}"
+                f"layer_types is {reprlib.repr(self.layer_types)}, expected a list of num_hidden_layers = "
+                f"{self.num_hidden_layers} names"
             )
         for layer_type in self.layer_types:
             check_choice("layer_types", layer_type, ("sliding_attention", "full_attention"))
@@ -65,13 +73,10 @@ class Gemma2Attention(GemmaAttention):
         self.scale = config.query_pre_attn_scalar**-0.5
 
     def attend(self, query, key, value, attention_mask):
-        key = repeat_kv(key, self.num_key_value_groups)  # [B, H, T, d]
-        value = repeat_kv(value, self.num_key_value_groups)  # [B, H, T, d]
-        scores = softcap(query @ key.transpose(2, 3) * self.scale, self.config.attn_logit_softcapping)  # [B, H, L, T]
-        if attention_mask is not None:
-            scores = scores + attention_mask
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-        return weights @ value, weights
+        return self.attend_eager(query, key, value, attention_mask)
+
+    def cap(self, scores: torch.Tensor) -> torch.Tensor:
+        return softcap(scores, self.config.attn_logit_softcapping)
 
 
 class Gemma2DecoderLayer(GemmaDecoderLayer):
@@ -81,9 +86,10 @@ class Gemma2DecoderLayer(GemmaDecoderLayer):
     MLP, which is now `pre_feedforward_layernorm`.
     """
 
+    attention_class = Gemma2Attention
+
     def __init__(self, config: Gemma2Config, layer_idx: int):
         super().__init__(config, layer_idx)
-        self.self_attn = Gemma2Attention(config, layer_idx)
         self.pre_feedforward_layernorm = GemmaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_feedforward_layernorm = GemmaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
@@ -97,7 +103,7 @@ class Gemma2DecoderLayer(GemmaDecoderLayer):
 class Gemma2Model(GemmaModel):
     """Every second layer looks back only `sliding_window` tokens; picture and prompt still see each other whole."""
 
-    decoder_layer = Gemma2DecoderLayer
+    layer_class = Gemma2DecoderLayer
 
     def layer_masks(self, attention_mask, token_type_ids, num_queries: int, dtype) -> list[torch.Tensor]:
         masks = {
@@ -110,9 +116,10 @@ class Gemma2Model(GemmaModel):
 class Gemma2ForCausalLM(GemmaForCausalLM):
     """The logits are capped too. That keeps their order, so greedy decoding is the same without; losses are not."""
 
-    def __init__(self, config: Gemma2Config):
-        super().__init__(config)
-        self.model = Gemma2Model(config)
+    model_class = Gemma2Model
 
     def lm_head(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return softcap(super().lm_head(hidden_states), self.config.final_logit_softcapping)
+
+
+DECODERS["gemma2"] = (Gemma2Config, Gemma2ForCausalLM)

@@ -16,12 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .config_checks import check_choice, check_positive, known_fields
+from .config_checks import check_choice, check_number, check_whole, known_fields
+
+GELU = ("gelu_pytorch_tanh", "gelu_new")  # the tanh form, under its two names in published files
 
 
 @dataclass
 class SiglipVisionConfig:
-    """What the image encoder needs to know about itself. Defaults: SigLIP base, as in the article.
+    """What the image encoder needs to know about itself. Defaults: SigLIP base/16 at 224 pixels.
 
     PaliGemma's own encoder is So400m/14: hidden_size 1152, intermediate_size 4304, 27 layers, 16 heads, patch_size 14.
 
@@ -42,7 +44,10 @@ class SiglipVisionConfig:
 
     def __post_init__(self):
         check_choice("attention", self.attention, ("sdpa", "eager"))
-        check_positive(self, "hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "patch_size")
+        check_whole(self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        check_whole(self, "num_channels", "image_size", "patch_size")
+        check_number(self, "layer_norm_eps", 1e-12, 0.01)
+        check_number(self, "attention_dropout", 0, 0.99)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} cannot be shared out among {self.num_attention_heads} attention "
@@ -61,6 +66,8 @@ class SiglipVisionConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "SiglipVisionConfig":
         """From the `vision_config` of a published config.json; keys that mean nothing here are passed over."""
+        check_choice("model_type", values.get("model_type", "siglip_vision_model"), ("siglip_vision_model",))
+        check_choice("hidden_act", values.get("hidden_act") or GELU[0], GELU)
         # Published PaliGemma files carry num_image_tokens of 224 pixels even at other sizes: it is derived anew.
         return cls(**known_fields(cls, values, leave_out=("num_image_tokens",)))
 
@@ -142,7 +149,7 @@ class SiglipAttention(nn.Module):
 
 
 class SiglipMLP(nn.Module):
-    """Each token by itself: widen, bend, narrow. [B, N, D] -> [B, N, D]"""
+    """For each token alone: expand, GELU, project back. [B, N, D] -> [B, N, D]"""
 
     def __init__(self, config: SiglipVisionConfig):
         super().__init__()

@@ -48,7 +48,7 @@ def run(paths: list[Path], setting: str) -> tuple[str, list[str]]:
     ]  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **SETTINGS[setting]}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8")
-    failed = re.findall(r"^FAILED (\S+\.ipynb::\S+(?: \d+)?)", done.stdout, re.M)
+    failed = re.findall(r"^FAILED (.+\.ipynb::\S+(?: \d+)?)", done.stdout, re.M)
     if done.returncode and not failed:
         failed = [done.stdout + done.stderr]
     return done.stdout.strip().splitlines()[-1], failed

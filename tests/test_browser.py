@@ -16,47 +16,12 @@ import urllib.request
 
 import pytest
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 SETTINGS = {
     # no question about news, and every cell in the page, also those out of sight
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
 MINUTES = 60_000  # playwright counts in milliseconds
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `dev`)")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser):
-    """A page that remembers in `page.wrong` what went wrong, and in `page.outside` what it asked of other machines."""
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    page = context.new_page()
-    page.wrong, page.outside = [], []
-    page.on("pageerror", lambda error: page.wrong.append(str(error)))
-
-    def note(request):
-        if not re.match(r"file:|data:|blob:|(http|ws)://(127\.0\.0\.1|localhost)[:/]", request.url):
-            page.outside.append(request.url)
-
-    page.on("request", note)
-    yield page
-    context.close()
 
 
 # --- JupyterLab ----------------------------------------------------------------------------------------------

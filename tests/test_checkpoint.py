@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from huggingface_hub import errors
@@ -148,7 +149,8 @@ def test_written_by_us_opens_in_transformers_and_says_the_same(name, max_shard_s
     make_talkative(theirs)
     ours, processor = make_ours(theirs), processors_for(shape())[0]
     save_pretrained(ours, processor, tmp_path / "new", max_shard_size=max_shard_size)
-    assert len(list((tmp_path / "new").glob("*.safetensors"))) == 1 if max_shard_size == "5GB" else 2
+    files = len(list((tmp_path / "new").glob("*.safetensors")))
+    assert files == 1 if max_shard_size == "5GB" else files > 2
     opened, info = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
         tmp_path / "new", output_loading_info=True, attn_implementation="eager"
     )
@@ -183,6 +185,43 @@ def test_attention_is_chosen_on_the_way_in(folder, attention):
     assert {module.attention for module in model.modules() if hasattr(module, "attention")} == {attention}
     with pytest.raises(ValueError, match="attention is 'flash'"):
         load_pretrained(folder, attention="flash")
+
+
+@pytest.mark.parametrize(
+    "dtype, expected", [("bfloat16", torch.bfloat16), ("float64", torch.float64), ("auto", torch.float32)]
+)
+def test_dtype_by_name(folder, dtype, expected):
+    assert load_pretrained(folder, dtype=dtype)[0].dtype == expected
+
+
+@pytest.mark.parametrize("dtype", ["bfloat", "int8", torch.int64, "nn", 16, float, "float8_e4m3fn", torch.complex64])
+def test_dtype_that_weights_cannot_have(folder, dtype):
+    with pytest.raises(ValueError, match="dtype is .*, expected float32, bfloat16"):
+        load_pretrained(folder, dtype=dtype)
+
+
+def test_only_the_head_of_the_tied_weights(pair, folder):
+    """What safetensors' save_model writes for tied weights: one tensor, under one of its names."""
+    ours, theirs, _ = pair
+    (folder / "model.safetensors").unlink()
+    safetensors.torch.save_model(theirs, str(folder / "model.safetensors"))
+    names = set(load_state(folder))
+    assert ("lm_head.weight" in names) != any(name.endswith("embed_tokens.weight") for name in names)
+    state = dict(ours.state_dict())
+    for head in ("lm_head.weight", "language_model.lm_head.weight"):
+        write_weights(folder, {name: state[name] for name in state if name != EMBEDDING} | {head: state[EMBEDDING]}, 1)
+        model, _ = load_pretrained(folder)
+        assert all(torch.equal(model.state_dict()[name], state[name]) for name in state)
+
+
+def test_a_single_file_goes_before_an_index_as_in_transformers(pair, folder):
+    """transformers 5 saves a fine-tuned model as one file and leaves the index of the shards that it came in."""
+    ours, theirs, _ = pair
+    write_weights(folder, {name: torch.zeros_like(tensor) for name, tensor in ours.state_dict().items()}, 2)
+    theirs.save_pretrained(folder)
+    assert (folder / "model.safetensors.index.json").exists() and (folder / "model.safetensors").exists()
+    for opened in (load_pretrained(folder)[0], transformers.PaliGemmaForConditionalGeneration.from_pretrained(folder)):
+        assert any(parameter.any() for parameter in opened.parameters())
 
 
 def test_progress_is_shown_when_asked(folder, capsys):
@@ -332,10 +371,36 @@ def test_missing_shard(folder):
         load_pretrained(folder)
 
 
-@pytest.mark.parametrize("content", ['{"weight_map": {}}', "{}", '{"weight_map": [1]}'])
-def test_index_that_names_nothing(folder, content):
-    (folder / "model.safetensors.index.json").write_text(content, encoding="utf-8")
-    with pytest.raises(FileNotFoundError, match="lacks every shard"):
+@pytest.mark.parametrize(
+    "weight_map, message",
+    [
+        ({}, "lacks every shard"),
+        (None, "index.json: weight_map is None, expected an object with keys"),
+        ([1], r"index.json: weight_map is \[1\], expected an object"),
+        ({"a": 3}, "index.json: weight_map gives 'a' the file 3, expected the name of a file in this folder"),
+        ({"a": "../other/model.safetensors"}, "weight_map gives 'a' the file '../other.*, expected the name of a file"),
+        ({"a": "/etc/passwd"}, "weight_map gives 'a' the file '/etc/passwd'"),
+        ({"a": "..\\model.safetensors"}, "weight_map gives 'a' the file"),
+        ({"a": ".."}, "weight_map gives 'a' the file '..'"),
+        ({"a": "deep"}, "lacks deep, named in"),  # a folder
+        ({str(i): f"{i:05d}.safetensors" for i in range(10_000)}, r"lacks 00000.*\(and 9992 more\), named in"),
+    ],
+)
+def test_index_that_names_no_files_of_the_folder(folder, weight_map, message):
+    (folder / "model.safetensors").unlink()
+    (folder / "deep").mkdir()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    with pytest.raises((FileNotFoundError, ValueError), match=message) as caught:
+        load_pretrained(folder)
+    assert len(str(caught.value)) < 600
+
+
+def test_shards_without_an_index(folder):
+    write_weights(folder, load_state(folder), 3)
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"holds model-00001.* but not model.safetensors.index.json.*incomplete"
+    ):
         load_pretrained(folder)
 
 
@@ -364,7 +429,7 @@ def test_configuration_that_is_none(folder, content, message):
 def test_another_decoder(folder):
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     change_json(folder / "config.json", text_config=values["text_config"] | {"model_type": "mistral"})
-    with pytest.raises(ValueError, match="text_config.model_type is 'mistral', expected one of 'gemma', 'gemma2'"):
+    with pytest.raises(ValueError, match="text_config: model_type is 'mistral', expected 'gemma' or 'gemma2'"):
         load_pretrained(folder)
 
 
@@ -501,7 +566,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(pair, folder, monkeypatch, error,
         save_file(state, path, **kwargs)
 
     monkeypatch.setattr(checkpoint_module, "save_file", full)
-    with pytest.raises(OSError, match="could not be written to .*No space left on device"):
+    with pytest.raises(OSError, match="could not be written: .*No space left on device"):
         save_pretrained(ours, processor, folder, max_shard_size="30KB")
     assert len(calls) == failing_call
     assert fingerprint(folder) == before
@@ -524,16 +589,16 @@ def test_ctrl_c_leaves_the_old_checkpoint(pair, folder, monkeypatch):
 def test_a_folder_that_cannot_be_written(pair, tmp_path):
     ours, _, processor = pair
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    with pytest.raises(OSError, match="could not be written to .*"):
+    with pytest.raises(OSError, match="could not be written: .*"):
         save_pretrained(ours, processor, tmp_path / "file" / "model")
-    with pytest.raises(OSError, match="could not be written to .*"):
+    with pytest.raises(OSError, match="could not be written: .*"):
         save_pretrained(ours, processor, tmp_path / "file")
     assert (tmp_path / "file").read_text(encoding="utf-8") == "x"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     if hasattr(os, "geteuid") and os.geteuid() != 0:  # root may write anywhere
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
-        with pytest.raises(OSError, match="could not be written to .*Permission"):
+        with pytest.raises(OSError, match="could not be written: Permission"):
             save_pretrained(ours, processor, closed / "model")
 
 
@@ -561,3 +626,134 @@ def test_a_new_folder_may_lie_deep(pair, tmp_path):
 
 def test_files_are_readable_by_others(folder):
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.iterdir())
+
+
+def test_what_is_old_is_not_asked_of_clocks(pair, folder):
+    """A file from the future (a clock that was ahead, a restored backup) goes when a new checkpoint replaces it."""
+    ours, _, processor = pair
+    for size, other in (("30KB", "model.safetensors"), ("5GB", "model.safetensors.index.json")):
+        write_weights(
+            folder, {name: tensor + 1 for name, tensor in ours.state_dict().items()}, 1 if size == "30KB" else 2
+        )
+        os.utime(folder / other, (2e9, 2e9))
+        save_pretrained(ours, processor, folder, max_shard_size=size)
+        assert not (folder / other).exists()
+        model, _ = load_pretrained(folder)
+        assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", ["compile", "compiled part", "compiled layer", "DataParallel", "both"])
+def test_wrappers_are_taken_off(pair, folder, tmp_path, wrap):
+    ours, _, processor = pair
+    model, _ = load_pretrained(folder)
+    if wrap == "compiled part":
+        model.language_model = torch.compile(model.language_model)
+    elif wrap == "compiled layer":
+        layers = model.language_model.model.layers
+        layers[1] = torch.compile(layers[1])
+    elif wrap == "compile":
+        model = torch.compile(model)
+    else:
+        model = torch.nn.DataParallel(torch.compile(model) if wrap == "both" else model)
+    save_pretrained(model, processor, tmp_path / "saved")
+    opened, _ = load_pretrained(tmp_path / "saved")
+    assert all(torch.equal(opened.state_dict()[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+class Adapted(torch.nn.Module):
+    """A linear map inside peft: its own weights are `base_layer`, the rest is the adapter."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.base_layer = linear
+        self.lora_A = torch.nn.Linear(linear.in_features, 2, bias=False)
+
+
+class Peft(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = torch.nn.Module()
+        self.base_model.model = model
+        self.config = model.config
+
+
+def test_a_model_that_could_not_be_opened_is_not_saved(folder):
+    model, processor = load_pretrained(folder)
+    before = fingerprint(folder)
+    with pytest.raises(ValueError, match=r"nothing was saved.*unexpected tensor base_model.*merge_and_unload"):
+        save_pretrained(Peft(model), processor, folder)
+    mlp = model.language_model.model.layers[0].mlp
+    mlp.up_proj = Adapted(mlp.up_proj)
+    with pytest.raises(ValueError, match=r"nothing was saved.*lora_A.*merge_and_unload"):
+        save_pretrained(model, processor, folder)
+    mlp.up_proj = torch.nn.Linear(32, 47, bias=False)
+    with pytest.raises(
+        ValueError, match=r"nothing was saved.*up_proj.weight has shape \[47, 32\], expected \[48, 32\]"
+    ):
+        save_pretrained(model, processor, folder)
+    del mlp.up_proj
+    with pytest.raises(ValueError, match=r"nothing was saved.*missing tensor .*up_proj.weight"):
+        save_pretrained(model, processor, folder)
+    with pytest.raises(ValueError, match="the model is a Linear, expected a PaliGemmaForConditionalGeneration"):
+        save_pretrained(torch.nn.Linear(2, 2), processor, folder)
+    assert fingerprint(folder) == before
+
+
+@pytest.mark.parametrize(
+    "rename, message",
+    [
+        (lambda name: "_orig_mod." + name, "hold '_orig_mod.': a model inside torch.compile"),
+        (lambda name: "module." + name, "hold 'module.': a model inside DataParallel"),
+        (lambda name: "base_model.model." + name, "hold 'base_model.': .*merge_and_unload"),
+        (lambda name: name.replace("up_proj.", "up_proj.base_layer."), "hold 'base_layer.': .*merge_and_unload"),
+        (lambda name: name.replace("up_proj.", "up_proj.lora_A."), "hold 'lora_': .*merge_and_unload"),
+    ],
+)
+def test_names_that_other_programs_wrote_get_their_own_advice(folder, rename, message):
+    write_weights(folder, {rename(name): tensor for name, tensor in load_state(folder).items()}, 1)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_pretrained(folder)
+    assert "fetch the folder again" not in str(caught.value)
+
+
+def test_an_adapter_alone(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(FileNotFoundError, match="holds a PEFT adapter and no model.*merge_and_unload"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("image_mean", [0.485, 0.456, 0.406]),
+        ("image_std", [0.2, 0.2, 0.2]),
+        ("image_mean", 0.5),
+        ("resample", 2),
+        ("do_resize", False),
+        ("do_normalize", False),
+        ("rescale_factor", 1.0),
+        ("size", {"height": 448, "width": 448}),
+    ],
+)
+def test_another_preparation_of_pictures_is_refused(folder, file, key, value):
+    change_json(folder / "preprocessor_config.json", do_convert_rgb=None, image_std=None)  # null: as usual
+    load_pretrained(folder)
+    nested = file == "processor_config.json"
+    (folder / file).touch()
+    (folder / file).write_text(
+        json.dumps({"image_processor": {key: value}} if nested else {key: value}), encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match=f"{file}: {key} is .*, expected "):
+        load_pretrained(folder)
+
+
+def test_an_earlier_processor_of_transformers_goes_with_its_checkpoint(pair, tmp_path):
+    """transformers reads processor_config.json first: left behind, it would speak for the new checkpoint."""
+    ours, theirs, processor = pair
+    theirs.save_pretrained(tmp_path)
+    processors_for(shape(image=30))[1].save_pretrained(tmp_path)
+    assert (tmp_path / "processor_config.json").exists()
+    save_pretrained(ours, processor, tmp_path)
+    assert transformers.AutoProcessor.from_pretrained(tmp_path).image_processor.size == {"height": 20, "width": 20}

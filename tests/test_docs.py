@@ -47,7 +47,7 @@ def test_glossary_leads_to_the_chapter_that_speaks_of_the_term(entries, root):
     assert not missing, "\n".join(missing)
 
 
-@pytest.mark.parametrize("name", ["glossary", "notation", "map", "index", "teaching", "writing"])
+@pytest.mark.parametrize("name", ["glossary", "notation", "map", "index", "teaching", "writing", "questions"])
 def test_links_hold(name, root):
     text = (root / "docs" / f"{name}.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 from paligemma.segmentation import load_mask_tokenizer
-from paligemma.training import mask_codes
 from paligemma.world import evaluation
 from paligemma.world.evaluation import attention_in_box, detection_ious, draw_vector, make_questions, score
-from paligemma.world.pictures import TRAIN_SEEDS
+from paligemma.world.pictures import TRAIN_SEEDS, mask_codes
 from paligemma.world.scenes import box_tokens, draw, make_scene, mask
 
 

@@ -1,8 +1,16 @@
 """Fast decoding: the compiled step against transformers and against the plain path, in every dtype; 8-bit weights."""
 
 import ctypes
+import inspect
+import os
 import shutil
+import subprocess
+import sys
+import types
 import warnings
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +27,15 @@ from reference import (
     shape,
 )
 
-from paligemma import KVCache
+from paligemma import KVCache, modeling_gemma, modeling_gemma2, record_attention
+from paligemma.attention_maps import ablate_head
 from paligemma.generation import align_right, generate_tokens
+from paligemma.modeling_gemma import GemmaMLP, GemmaRMSNorm, PaliGemmaForConditionalGeneration, rotate_half
 from paligemma.speed import fast
-from paligemma.speed.fast import prepare_for_decode, quantize_rows
+from paligemma.speed.compiled import compile_for_decode
+from paligemma.speed.fast import FastPaliGemma, prepare_for_decode, quantize_rows
+from paligemma.speed.step import FUNCTIONS, METHODS
+from paligemma.swap import swap
 
 needs_compiler = pytest.mark.skipif(fast.find_compiler() is None, reason="no C++ compiler here")
 
@@ -208,10 +221,12 @@ def test_eight_bits_are_the_plain_path_with_rounded_weights():
     """The kernel against the plain model whose matrices hold numbers * scale: only the rounding itself may differ."""
     ours, _ = make_pair(shape("gemma2", D=64, ffn=96, d=16))
     eight = prepare_for_decode(ours, weights="int8")
-    inputs, suffix = make_inputs(shape("gemma2")), torch.full((len(PROMPTS), 4), 7)
+    suffix = torch.full((len(PROMPTS), 4), 7)
     # From an empty cache, so that the prompt's pass with unrounded weights plays no part.
     logits, _ = decode_from_nothing(eight, suffix)
-    own, _ = decode_from_nothing(prepare_for_decode(ours), suffix)
+    as_they_are = prepare_for_decode(ours)
+    own, _ = decode_from_nothing(as_they_are, suffix)
+    assert eight.weight_bytes() * 4 == as_they_are.weight_bytes()
     embedding = ours.language_model.model.embed_tokens.weight.detach().clone()
     for layer in ours.language_model.model.layers:
         for linear in (*layer.self_attn.children(), *layer.mlp.children()):
@@ -223,8 +238,6 @@ def test_eight_bits_are_the_plain_path_with_rounded_weights():
     expected, _ = decode_from_nothing(ours, suffix)
     assert_close(logits, expected)
     assert 1e-4 < (logits - own).abs().max() < 0.2
-    assert eight.weight_bytes() * 4 == prepare_for_decode(ours).weight_bytes()
-    assert inputs["input_ids"].shape[0] == suffix.shape[0]
 
 
 def decode_from_nothing(model, suffix):
@@ -270,15 +283,276 @@ def test_bad_input_is_refused():
         prepare_for_decode(ours.half())
 
 
-@pytest.mark.parametrize("failure", ["no compiler", "a compiler that fails"])
-def test_without_a_compiler_the_plain_path_is_taken(monkeypatch, failure):
+@needs_compiler
+def test_what_could_end_the_process_is_checked_first():
+    """Types, layouts, caches of other models, rows that see nothing: see fast_boundary.py."""
+    script = Path(__file__).with_name("fast_boundary.py")
+    result = subprocess.run(
+        [sys.executable, "-X", "faulthandler", str(script)], capture_output=True, text=True, encoding="utf-8"
+    )
+    assert result.returncode == 0 and result.stdout.endswith("all held\n"), result.stderr[-3000:]
+
+
+@needs_compiler
+def test_products_that_tiles_must_not_be_given_are_refused():
+    """Not read as something else: a bias of another type was, silently."""
+    x, weight = torch.randn(9, 5), torch.randn(3, 5)
+    for bad in (
+        (x.half(), weight.half()),
+        (x.bfloat16(), weight),
+        (x, weight, torch.randn(3).bfloat16()),
+        (x, weight, torch.randn(2)),
+        (x, torch.randn(3, 6)),
+        (x, weight[0]),
+        (x[:, :0], weight[:, :0]),
+        (x.to("meta"), weight),
+        (x, torch.nn.Parameter(weight)),
+    ):
+        with pytest.raises(ValueError, match="expected x|expected all|gradients"):
+            fast.tiled_linear(*bad)
+    for bad in (x.double(), x.to("meta"), x.requires_grad_()):
+        with pytest.raises(ValueError, match="expected all|gradients"):
+            fast.fast_gelu(bad)
+    with fast.FastOperations():  # left to torch
+        with pytest.raises(RuntimeError):
+            torch.nn.functional.linear(x.detach().bfloat16(), weight.bfloat16(), torch.randn(3))
+        parameter = torch.nn.Parameter(weight)
+        torch.nn.functional.linear(x.detach(), parameter).sum().backward()
+        assert_close(parameter.grad, x.detach().sum(dim=0).expand(3, 5))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.nn.functional.linear(x.detach(), weight).dtype == torch.bfloat16
+
+
+# ------------------------------------------------------------------------------------- what is not the package's own
+
+
+class ScaledNorm(GemmaRMSNorm):
+    """As a learner's mistake might be."""
+
+    def forward(self, x):
+        return super().forward(x) * 0.2
+
+
+def test_every_function_and_method_that_a_step_writes_out_is_found():
+    """A renamed one would no longer be watched."""
+    homes = (modeling_gemma, modeling_gemma2)
+    for name in FUNCTIONS:
+        assert any(callable(vars(home).get(name)) for home in homes), name
+    classes = [kind for home in homes for kind in vars(home).values() if isinstance(kind, type)]
+    for name in METHODS:
+        assert any(name in vars(kind) for kind in classes), name
+
+
+@contextmanager
+def replaced_by(model, what):
+    """One change of the model that is not in its weights, while the block runs."""
+    layer = model.language_model.model.layers[1]
+    linear = layer.self_attn.q_proj
+    if what == "swapped class":
+        with swap(model, GemmaRMSNorm=ScaledNorm):
+            yield
+    elif what == "swapped function":
+        with swap(model, rotate_half=lambda x: -rotate_half(x)):
+            yield
+    elif what == "a patched class":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(GemmaMLP, "forward", lambda self, x: x)
+            yield
+    elif what == "a patched object":
+        layer.mlp.forward = lambda x: x
+        yield
+        del layer.mlp.forward
+    elif what == "an adapter":  # a linear layer that is not torch's own class, as PEFT puts it in
+        layer.self_attn.q_proj = type("LoraLinear", (torch.nn.Linear,), {})(linear.in_features, linear.out_features)
+        yield
+        layer.self_attn.q_proj = linear
+    elif what == "a bias":
+        layer.self_attn.q_proj = torch.nn.Linear(linear.in_features, linear.out_features)
+        yield
+        layer.self_attn.q_proj = linear
+    elif what == "a layer less":
+        layers = model.language_model.model.layers
+        model.language_model.model.layers = layers[:1]
+        yield
+        model.language_model.model.layers = layers
+    elif what == "a layer without its MLP":
+        mlp, layer.mlp = layer.mlp, torch.nn.Identity()
+        yield
+        layer.mlp = mlp
+
+
+CHANGES = ["swapped class", "swapped function", "a patched class", "a patched object", "an adapter", "a bias"]
+CHANGES += ["a layer less", "a layer without its MLP"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("prepare", [prepare_for_decode, partial(compile_for_decode, backend="eager")])
+@pytest.mark.parametrize("what", CHANGES)
+def test_parts_of_somebody_else_take_the_plain_path(what, prepare):
+    """Whether they came before the model was prepared or after: the answer is the changed model's, with a warning."""
+    model, _ = make_pair(shape())
+    inputs, suffix = make_inputs(shape()), torch.full((len(PROMPTS), 3), 5)
+    before, own = prepare(model), decode_all(model, inputs, suffix)[0]
+    assert before is not model
+    with replaced_by(model, what):
+        expected, _ = decode_all(model, inputs, suffix)
+        assert (expected - own).abs().max() > 1e-3
+        with pytest.warns(UserWarning, match="decoding takes the plain path"):
+            assert prepare(model) is model
+        with pytest.warns(UserWarning, match="decoding takes the plain path"):
+            assert torch.equal(decode_all(before, inputs, suffix)[0], expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(decode_all(before, inputs, suffix)[0], own)
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", ["in place", "assigned", "new memory"])
+def test_changed_weights_are_noticed(change):
+    model, _ = make_pair(shape())
+    inputs, suffix = make_inputs(shape()), torch.full((len(PROMPTS), 3), 5)
+    prepared = prepare_for_decode(model, weights="int8")
+    decode_all(prepared, inputs, suffix)
+    norm = model.language_model.model.norm
+    if change == "in place":
+        torch.nn.init.ones_(norm.weight)
+    elif change == "assigned":
+        norm.weight = torch.nn.Parameter(torch.ones_like(norm.weight))
+    else:
+        norm.weight.data = torch.ones_like(norm.weight)
+    expected, _ = decode_all(model, inputs, suffix)
+    with pytest.warns(UserWarning, match="weights have changed since prepare_for_decode"):
+        assert torch.equal(decode_all(prepared, inputs, suffix)[0], expected)
+    assert (decode_all(prepare_for_decode(model), inputs, suffix)[0] - expected).abs().max() < 1e-5
+
+
+@needs_compiler
+def test_other_wrappers_are_left_as_they_are():
+    model, _ = make_pair(shape())
+    with pytest.warns(UserWarning, match="the model is a DataParallel"):
+        wrapper = torch.nn.DataParallel(model)
+        assert prepare_for_decode(wrapper) is wrapper
+    with pytest.raises(TypeError, match="the model is a FastPaliGemma, expected PaliGemmaForCond"):
+        prepare_for_decode(prepare_for_decode(model))
+
+
+@needs_compiler
+@pytest.mark.parametrize("prepare", [prepare_for_decode, partial(compile_for_decode, backend="eager")])
+def test_hooks_see_every_token(prepare):
+    """record_attention and ablate_head on the fast model are what they are on the model itself."""
+    model, _ = make_pair(shape())
+    inputs, suffix = make_inputs(shape()), torch.full((len(PROMPTS), 3), 5)
+    fast_model = prepare(model)
+    with record_attention(model) as expected:
+        decode_all(model, inputs, suffix)
+    with record_attention(fast_model) as maps:
+        decode_all(fast_model, inputs, suffix)
+    assert maps.keys() == expected.keys()
+    for name, recorded in maps.items():
+        assert len(recorded) == (4 if name.startswith("language_model") else 1)
+        for ours, plain in zip(recorded, expected[name], strict=True):
+            assert_close(ours, plain)
+    with ablate_head(fast_model, 1, 2):
+        ablated, _ = decode_all(fast_model, inputs, suffix)
+        assert_close(ablated, decode_all(model, inputs, suffix)[0])
+    assert (ablated - decode_all(fast_model, inputs, suffix)[0]).abs().max() > 1e-3
+
+
+@needs_compiler
+def test_arguments_are_taken_by_position_and_losses_have_gradients():
+    model, _ = make_pair(shape())
+    names = list(inspect.signature(PaliGemmaForConditionalGeneration.forward).parameters)
+    assert list(inspect.signature(FastPaliGemma.__call__).parameters) == names
+    inputs = make_inputs(shape(), suffixes=["a cat", "a dog", "red"])
+    order = ("input_ids", "pixel_values", "attention_mask", "token_type_ids", "labels")
+    losses = [each(*(inputs[name] for name in order)).loss for each in (model, prepare_for_decode(model))]
+    assert_close(losses[1], losses[0])
+    losses[1].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@needs_compiler
+def test_it_says_what_it_does():
+    model, _ = make_pair(shape())
+    assert repr(prepare_for_decode(model)).startswith("FastPaliGemma(one token: gemv.cpp, float32 weights; prompt:")
+    assert "8-bit weights" in repr(prepare_for_decode(model, weights="int8"))
+
+
+# ---------------------------------------------------------------------------------------------- where compiling fails
+
+
+@pytest.mark.parametrize("failure", ["no compiler", "a compiler that fails", "a compiler that cannot be started"])
+def test_without_a_compiler_the_plain_path_is_taken(monkeypatch, tmp_path, failure):
     ours, _ = make_pair(shape())
-    monkeypatch.setattr(fast, "load_library", fast.load_library.__wrapped__)
-    monkeypatch.setattr(fast, "find_compiler", lambda: None if failure == "no compiler" else shutil.which("false"))
-    if failure != "no compiler" and shutil.which("false") is None:
+    compiler = {
+        "no compiler": None,
+        "a compiler that fails": shutil.which("false"),
+        "a compiler that cannot be started": str(tmp_path / "g++"),
+    }[failure]
+    if failure == "a compiler that fails" and compiler is None:
         pytest.skip("no program that always fails here")
-    with pytest.warns(UserWarning, match="decoding takes the plain path"):
+    monkeypatch.setattr(fast, "try_to_load", fast.try_to_load.__wrapped__)
+    monkeypatch.setattr(fast, "find_compiler", lambda: compiler)
+    monkeypatch.setattr(fast.Path, "home", lambda: tmp_path)
+    for _ in range(2):  # each time it is asked for
+        with pytest.warns(UserWarning, match="decoding takes the plain path"):
+            assert prepare_for_decode(ours) is ours
+
+
+@needs_compiler
+def test_a_folder_that_runs_no_programs_is_left_for_another(monkeypatch, tmp_path):
+    """A file system mounted with "noexec": what was compiled can be written, and not loaded."""
+    ours, _ = make_pair(shape())
+    here, home, tried = tmp_path / "here", tmp_path / "no home yet", []
+    here.mkdir()
+    library = fast.compile_library(fast.find_compiler(), tmp_path)
+    load = ctypes.CDLL
+
+    def load_elsewhere(path):
+        tried.append(path)
+        if path.startswith(str(here)) or not allowed:
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return load(path)
+
+    monkeypatch.setattr(fast, "try_to_load", fast.try_to_load.__wrapped__)
+    monkeypatch.setattr(fast.ctypes, "CDLL", load_elsewhere)
+    monkeypatch.setattr(fast.tempfile, "gettempdir", lambda: str(here))
+    monkeypatch.setattr(fast.Path, "home", lambda: home)
+    monkeypatch.setattr(fast, "compile_library", lambda _, folder: shutil.copy(library, folder))
+    allowed = False
+    with pytest.warns(UserWarning, match="could not be loaded .*failed to map.*decoding takes the plain path"):
         assert prepare_for_decode(ours) is ours
+    allowed = True
+    assert isinstance(fast.load_library(), load)
+    assert [Path(path).parent.parent for path in tried] == [here, home / ".cache"] * 2
+    assert not list(here.iterdir()) and not list((home / ".cache").iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for a compiler is a shell script")
+@pytest.mark.parametrize("body", ["", "true", "exit 0"])
+def test_a_compiler_that_writes_nothing_usable(monkeypatch, tmp_path, body):
+    ours, _ = make_pair(shape())
+    script = tmp_path / "c++"
+    script.write_text(f"#!/bin/sh\nfor last; do :; done\n{body or ': > $last'}\n", encoding="utf-8")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setattr(fast, "try_to_load", fast.try_to_load.__wrapped__)
+    monkeypatch.setattr(fast.Path, "home", lambda: tmp_path)
+    with pytest.warns(UserWarning, match="could not be loaded .*decoding takes the plain path"):
+        assert prepare_for_decode(ours) is ours
+
+
+@pytest.mark.parametrize("compiler, flag", [("g++", True), ("clang++", False)])
+def test_windows_gets_a_dll_that_stands_alone(monkeypatch, tmp_path, compiler, flag):
+    """What is run there; that it works was tried on Linux only."""
+    commands = []
+    monkeypatch.setattr(fast, "sys", types.SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(
+        fast.subprocess, "run", lambda step, **_: commands.append(step) or types.SimpleNamespace(returncode=0)
+    )
+    assert fast.compile_library(compiler, tmp_path).name == "fast.dll"
+    assert "-static" in commands[-1] and not any("-fPIC" in command for command in commands)
+    assert all(("-Wa,-muse-unaligned-vector-move" in command) == flag for command in commands[:-1])
 
 
 @needs_compiler

@@ -1,5 +1,6 @@
 """Writing: the tokens of transformers' generate(), its sampling rules, and nothing computed twice."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from reference import (
     PROMPTS,
     assert_close,
     compare_greedy,
+    logits_of_transformers,
     make_inputs,
     make_ours,
     make_talkative,
@@ -169,22 +171,23 @@ def their_probabilities(logits, temperature, top_k, top_p):
 def our_probabilities(logits, temperature, top_k, top_p, monkeypatch):
     """What `sample` hands to the draw, put back into the order of the vocabulary."""
     seen = {}
-    sort, multinomial = torch.Tensor.sort, torch.multinomial
+    topk, multinomial = torch.Tensor.topk, torch.multinomial
 
-    def watched_sort(self, *args, **kwargs):
-        seen["result"] = sort(self, *args, **kwargs)
-        return seen["result"]
+    def watched_topk(self, *args, **kwargs):
+        seen["order"] = topk(self, *args, **kwargs)[1]
+        return topk(self, *args, **kwargs)
 
     def watched_draw(probabilities, *args, **kwargs):
         seen["probabilities"] = probabilities.clone()
         return multinomial(probabilities, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "sort", watched_sort)
+        patch.setattr(torch.Tensor, "topk", watched_topk)
         patch.setattr(torch, "multinomial", watched_draw)
         sample(logits, temperature, top_k, top_p)
     probabilities = seen["probabilities"] / seen["probabilities"].sum(-1, keepdim=True)
-    return torch.zeros_like(probabilities).scatter(1, seen["result"][1], probabilities)
+    everything = torch.arange(logits.shape[1]).expand_as(logits)
+    return torch.zeros_like(logits).scatter(1, seen.get("order", everything), probabilities)
 
 
 @settings(max_examples=100, deadline=None)
@@ -220,7 +223,33 @@ def test_narrow_sampling_is_greedy():
     assert torch.equal(greedy, logits.argmax(-1))
     assert torch.equal(sample(logits, temperature=5.0, top_k=1), greedy)
     assert torch.equal(sample(logits, temperature=1.0, top_p=1e-9), greedy)
+    assert torch.equal(sample(logits, temperature=1.0, top_p=1e-300), greedy)
+    assert torch.equal(sample(logits, temperature=1e-4), greedy)
     assert torch.equal(sample(logits * 1e4, temperature=1.0), greedy)
+
+
+def test_a_large_vocabulary_is_neither_sorted_nor_cut_without_need(monkeypatch):
+    """257,216 logits are sorted as far as top-p reaches, and top_p = 1 keeps every one of them."""
+    logits = torch.randn(2, 257_216, generator=torch.Generator().manual_seed(0)) * 4
+    kept, drawn, topk, multinomial = [], [], torch.Tensor.topk, torch.multinomial
+
+    def watched_topk(self, k, **options):
+        kept.append(k)
+        return topk(self, k, **options)
+
+    def watched_draw(probabilities, *args, **options):
+        drawn.append(probabilities)
+        return multinomial(probabilities, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "topk", watched_topk)
+    monkeypatch.setattr(torch, "multinomial", watched_draw)
+    sample(logits, temperature=1.0)
+    assert not kept and (drawn[-1] > 0).all()
+    sample(logits, temperature=1.0, top_k=50)
+    assert kept == [50]
+    sample(logits, temperature=0.5, top_p=0.9)
+    assert kept[1] < 20_000
+    assert (drawn[-1].sum(-1) >= 0.9 - 1e-5).all() and (drawn[-1].sum(-1) - drawn[-1].amax(-1) < 0.9).all()
 
 
 def test_seeds_repeat_and_differ(toy):
@@ -250,6 +279,15 @@ def test_seeds_repeat_and_differ(toy):
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"top_p": float("nan")}, "top_p is nan"),
+        ({"temperature": 1e-45}, "temperature is 1e-45, expected 0"),
+        ({"temperature": 1e67}, r"temperature is 1e\+67"),
+        ({"temperature": "1"}, "temperature is '1'"),
+        ({"top_k": 1.5}, "top_k is 1.5"),
+        ({"max_new_tokens": 2.0}, "max_new_tokens is 2.0, expected a whole number"),
+        ({"max_new_tokens": True}, "max_new_tokens is True"),
+        ({"max_new_tokens": 10**7}, "max_new_tokens is 10000000, expected at most 81..: with the .* tokens of picture"),
+        ({"max_new_tokens": 10**30}, "max_new_tokens is 10000.*, expected at most"),
+        *(({"seed": seed}, "seed is .*, expected None or a whole number") for seed in (1.5, "1", True, [1], -1, 2**64)),
     ],
 )
 def test_settings_out_of_range_are_refused(toy, options, message):
@@ -258,6 +296,68 @@ def test_settings_out_of_range_are_refused(toy, options, message):
         generate(model, processor, pictures(1), ["a"], **options)
     with pytest.raises(ValueError, match=message):
         list(stream(model, processor, pictures(1)[0], "a", **options))
+
+
+def test_numbers_of_numpy_are_numbers(toy):
+    model, processor = toy
+    options = {"max_new_tokens": np.int64(3), "temperature": np.float32(1), "top_k": np.int32(5), "seed": np.int64(2)}
+    plain = {name: value.item() for name, value in options.items()}
+    texts = [generate(model, processor, pictures(1), ["a"], **settings) for settings in (options, plain)]
+    assert texts[0] == texts[1]
+
+
+# ------------------------------------------------------------------------------- several prompts about a picture
+
+
+def test_one_picture_for_several_prompts_is_encoded_once(toy):
+    model, processor = toy
+    seen, image = [], pictures(1)[0]
+    expected = [generate(model, processor, [image], [prompt], max_new_tokens=8)[0] for prompt in PROMPTS]
+    hook = model.vision_tower.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[0]))
+    try:
+        for images in (image, [image], (image,), [image.copy() for _ in PROMPTS]):
+            assert generate(model, processor, images, PROMPTS, max_new_tokens=8) == expected
+    finally:
+        hook.remove()
+    assert seen == [1] * 4
+
+
+def test_repeated_pictures_among_others(toy):
+    model, processor = toy
+    a, b = pictures(2)
+    rows, prompts, seen = [[a, b], [b], [a], [b, b]], [*PROMPTS, "answer"], []
+    hook = model.vision_tower.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[0]))
+    together = generate(model, processor, rows, prompts, max_new_tokens=8)
+    hook.remove()
+    assert seen == [2]
+    for row, prompt, text in zip(rows, prompts, together, strict=True):
+        assert generate(model, processor, [row], [prompt], max_new_tokens=8) == [text]
+
+
+# --------------------------------------------------------------------------------------------- probabilities
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "top_k": 30, "seed": 1}])
+def test_probabilities_are_those_of_transformers_in_one_pass_over_prompt_and_answer(options):
+    theirs = make_theirs(shape(), seed=7)
+    make_talkative(theirs)
+    model, processor = make_ours(theirs), processors_for(shape())[0]
+    options = {"max_new_tokens": 7, **options}
+    inputs = processor(text=PROMPTS, images=pictures(3))
+    _, probabilities = generate(model, processor, pictures(3), PROMPTS, return_probabilities=True, **options)
+    tokens = torch.stack(list(generate_tokens(model, inputs, **options)), dim=1).clone()  # [B, 7]
+    logits = logits_of_transformers(theirs, inputs, tokens)  # [B, 7, V]: after each token of the answer
+    expected = logits[:, :-1].softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]  # [B, 6]: of all but the first
+    for ours, row in zip(probabilities, expected, strict=True):
+        assert len(ours) == 7
+        assert_close(torch.tensor(ours[1:]), row)
+
+
+def test_probabilities_end_with_eos(toy, monkeypatch):
+    model, processor = toy
+    forced(model, monkeypatch, [5, 6, 1])
+    texts, probabilities = generate(model, processor, pictures(1), ["a"], return_probabilities=True)
+    assert len(texts) == 1 and len(probabilities[0]) == 3 and all(0 < p < 1 for p in probabilities[0])
 
 
 # ------------------------------------------------------------------------------------------------- streaming

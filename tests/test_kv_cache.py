@@ -72,7 +72,7 @@ def test_another_batch_is_refused():
 
 @pytest.mark.parametrize("batch_size, max_length", [(0, 4), (2, 0), (2, -1), (2, 3.5)])
 def test_sizes_must_be_positive_whole_numbers(batch_size, max_length):
-    with pytest.raises(ValueError, match="expected a positive whole number"):
+    with pytest.raises(ValueError, match="expected a whole number of 1 or more"):
         KVCache(CONFIG, batch_size, max_length)
 
 

@@ -455,9 +455,12 @@ def test_the_halves_must_have_one_width():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"model_type": "llava"}, "configuration of a 'llava'.*no vision_config and text_config"),
+        ({"model_type": "llava"}, "configuration of a 'llava'.*expected model_type 'paligemma' with a vision_config"),
         ({}, "unknown type"),
-        ({"vision_config": {}, "text_config": {"model_type": "llama"}}, "text_config.model_type is 'llama'"),
+        (
+            {"vision_config": {}, "text_config": {"model_type": "llama"}},
+            "text_config: model_type is 'llama', expected 'gemma' or 'gemma2'",
+        ),
     ],
 )
 def test_configurations_of_other_models_are_refused(values, message):

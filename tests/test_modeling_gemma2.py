@@ -99,7 +99,7 @@ def test_a_null_in_the_file_switches_a_cap_off():
 
 def test_layers_alternate_beginning_with_a_window():
     assert Gemma2Config(num_hidden_layers=3).layer_types == ["sliding_attention", "full_attention", "sliding_attention"]
-    with pytest.raises(ValueError, match="names 1 layers, the model has 26"):
+    with pytest.raises(ValueError, match="layer_types is .*, expected a list of num_hidden_layers = 26 names"):
         Gemma2Config(layer_types=["full_attention"])
     with pytest.raises(ValueError, match="layer_types.*'chunked'"):
         Gemma2Config(num_hidden_layers=1, layer_types=["chunked"])

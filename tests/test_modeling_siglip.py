@@ -173,7 +173,7 @@ def test_bfloat16_weights_take_float32_pictures():
         ({"hidden_size": 30, "num_attention_heads": 4}, "cannot be shared out among 4"),
         ({"image_size": 10, "patch_size": 16}, "smaller than one patch"),
         ({"num_image_tokens": 3}, "make 196"),
-        ({"attention": "flash"}, "'sdpa', 'eager'"),
+        ({"attention": "flash"}, "expected 'sdpa' or 'eager'"),
         ({"patch_size": 0}, "patch_size is 0"),
         ({"hidden_size": 7.5}, "hidden_size is 7.5"),
         ({"num_attention_heads": -1}, "num_attention_heads is -1"),

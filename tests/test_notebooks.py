@@ -242,6 +242,22 @@ def nbval_marks_that_work(notebook):
                 yield f"code cell {number} is to raise and doesn't"
 
 
+def printed(cell: dict) -> str:
+    """Everything that a cell has printed or shown as text."""
+    texts = [
+        "".join(out.get("text", "")) + "".join(out.get("data", {}).get("text/plain", "")) for out in cell["outputs"]
+    ]
+    return "\n".join(texts)
+
+
+def no_rounding_noise(notebook):
+    """A difference of 3.1e-08, or a float32 number to its ninth digit, is another one on the next processor."""
+    for number, cell in enumerate(code_cells(notebook), 1):
+        if "nbval-ignore-output" not in tags(cell) and "NBVAL_IGNORE_OUTPUT" not in source(cell):
+            for found in re.findall(r"\d(?:\.\d+)?e-(?:0[7-9]|[1-9]\d)\b|\b\d+\.\d{7,}", printed(cell)):
+                yield f"code cell {number} prints {found}: print what is stable, assert the rest with a tolerance"
+
+
 def package_names() -> set[str]:
     """Public classes and functions at the top level of the package's files; the exercises' mistakes are not parts."""
     names = set()
@@ -277,7 +293,7 @@ RULES = [
     executed_in_order, no_errors, one_title, all_sections, kernel_and_language, no_absolute_paths,
     local_pictures_with_alt_text, local_links, figures_said_in_words, png_only, short_cells,
     every_cell_has_a_purpose, prose_outweighs_code, shapes_are_asserted, nothing_is_downloaded,
-    nbval_marks_that_work, twins_are_compared,
+    nbval_marks_that_work, no_rounding_noise, twins_are_compared,
 ]  # fmt: skip
 # The tour builds nothing: no exercise, no shapes of its own.
 NOT_IN_THE_TOUR = {shapes_are_asserted, all_sections}
@@ -312,7 +328,15 @@ def test_chapter(path, rule):
 @each_solution
 @pytest.mark.parametrize(
     "rule",
-    [executed_in_order, no_errors, one_title, kernel_and_language, no_absolute_paths, nothing_is_downloaded],
+    [
+        executed_in_order,
+        no_errors,
+        one_title,
+        kernel_and_language,
+        no_absolute_paths,
+        nothing_is_downloaded,
+        no_rounding_noise,
+    ],
     ids=lambda rule: rule.__name__,
 )
 def test_solution(path, rule):
@@ -417,6 +441,10 @@ def stderr(text):
         spoil(nbval_marks_that_work, put(8, source="f()  # NBVAL_IGNORE_OUTPUT"), "trailing mark"),
         spoil(nbval_marks_that_work, put(8, metadata={"tags": ["NBVAL_IGNORE_OUTPUT"]}), "upper-case tag"),
         spoil(nbval_marks_that_work, put(8, metadata={"tags": ["raises-exception"]}), "doesn't raise"),
+        spoil(no_rounding_noise, put(8, outputs=[{"output_type": "stream", "text": ["off by 2.4e-07"]}]), "noise"),
+        spoil(
+            no_rounding_noise, put(8, outputs=[{"output_type": "x", "data": {"text/plain": "0.12345679"}}]), "digits"
+        ),
         spoil(twins_are_compared, put(2, source="import torch"), "twin not imported"),
         spoil(twins_are_compared, put(6, source="rescale(1, 2)"), "twin not compared"),
     ],
@@ -451,6 +479,19 @@ def test_cleaning_takes_out_what_changes_and_nothing_else(tmp_path):
     module.main([str(path)])
     assert path.read_bytes() == once and list(tmp_path.iterdir()) == [path]
     cleaned = read(path)
+    assert cleaned["metadata"]["language_info"]["file_extension"] == ".py"  # nbconvert --to script
     assert "widgets" not in cleaned["metadata"]
     assert cleaned["cells"][8]["outputs"] == [PNG, text]
     assert [source(cell) for cell in cleaned["cells"]] == [source(cell) for cell in notebook["cells"]]
+
+
+def test_a_mark_becomes_a_tag(tmp_path):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("clean_notebooks", ROOT / "docs" / "clean_notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    notebook = good_chapter()
+    notebook["cells"][8].update(source="# NBVAL_IGNORE_OUTPUT\nplot(x)", metadata={"tags": ["mine"]})
+    cell = module.clean(notebook)["cells"][8]
+    assert source(cell) == "plot(x)" and cell["metadata"]["tags"] == ["mine", "nbval-ignore-output"]

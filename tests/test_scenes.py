@@ -220,21 +220,21 @@ def test_every_task_can_be_asked():
 
 def test_bad_input_says_what_to_do():
     scene = make_scene(0)
-    with pytest.raises(ValueError, match="seed must be 0 or more; got -1"):
+    with pytest.raises(ValueError, match="seed is -1, expected 0 or more"):
         make_scene(-1)
-    with pytest.raises(ValueError, match="max_things=5"):
+    with pytest.raises(ValueError, match="max_things is 5, expected 1 to 4"):
         make_scene(0, max_things=5)
-    with pytest.raises(ValueError, match="16 to 4096 pixels a side; got 3"):
+    with pytest.raises(ValueError, match="size is 3, expected 16 to 4096"):
         draw(scene, 3)
-    with pytest.raises(ValueError, match="'en' and 'ko'; got 'fr'"):
+    with pytest.raises(ValueError, match="language is 'fr', expected 'en' or 'ko'"):
         scenes.caption(scene, "fr")
-    with pytest.raises(ValueError, match="'hexagon' is no size, colour or shape"):
+    with pytest.raises(ValueError, match="expected sizes, colours and shapes of this world; 'hexagon' is none"):
         find(scene, "red hexagon")
-    with pytest.raises(ValueError, match="Unknown task 'sing'"):
+    with pytest.raises(ValueError, match="task is 'sing', expected one of"):
         ask(scene, "sing", np.random.default_rng(0))
-    with pytest.raises(ValueError, match="needs codes="):
+    with pytest.raises(ValueError, match="codes is None, expected a function"):
         ask(scene, "segment", np.random.default_rng(0))
-    with pytest.raises(ValueError, match="Unknown shape 'blob'"):
+    with pytest.raises(ValueError, match="shape is 'blob', expected one of"):
         scenes.shape_mask("blob")
 
 

@@ -1,5 +1,8 @@
-"""The set-up: project file, exact versions, conda environment, Makefile and README say the same thing."""
+"""The set-up: project file, exact versions, conda environment, Makefile and README say the same; any system will do."""
 
+import ast
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -264,3 +267,117 @@ def test_style(root):
         cwd=root, capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+# --- any system, any processor --------------------------------------------------------------------------------
+
+POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios"}
+POSIX_NAMES = {
+    ("os", name) for name in ("fork", "geteuid", "getpgid", "getuid", "killpg", "mkfifo", "setsid", "sysconf", "wait3")
+} | {("signal", name) for name in ("SIGALRM", "SIGKILL", "SIGUSR1", "alarm", "setitimer")}
+
+
+def portability_faults(text: str):
+    """What only POSIX has, used where nothing guards it; text files opened without naming their encoding."""
+    tree = ast.parse(text)
+    guarded = re.search(
+        r"sys\.platform|os\.name|hasattr\(|skipif|importorskip|except (ImportError|AttributeError)", text
+    )
+    for node in tree.body:  # imported as soon as the module is
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        yield from (f"line {node.lineno}: import {name}" for name in names if name.split(".")[0] in POSIX_MODULES)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and not guarded:
+            if (node.value.id, node.attr) in POSIX_NAMES:
+                yield f"line {node.lineno}: {node.value.id}.{node.attr}"
+        if isinstance(node, ast.Call):
+            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+            if (
+                called == "open"
+                and isinstance(owner, ast.Name)
+                and owner.id in {"Image", "webbrowser", "os", "tarfile"}
+            ):
+                continue
+            if called not in {"open", "read_text", "write_text"} or any(
+                k.arg in ("encoding", None) for k in node.keywords
+            ):
+                continue
+            mode = next((k.value for k in node.keywords if k.arg == "mode"), None)
+            place = 1 if owner is None else 0  # open(path, mode), path.open(mode)
+            if called == "open" and mode is None and len(node.args) > place:
+                mode = node.args[place]
+            binary = isinstance(mode, ast.Constant) and "b" in str(mode.value)
+            named = {"read_text": 1, "write_text": 2, "open": place + 3}[called] <= len(node.args)
+            if not binary and not named:
+                yield f"line {node.lineno}: {called} without encoding"
+
+
+def test_nothing_needs_posix_and_every_text_file_names_its_encoding(root):
+    sources = [path for name in ("paligemma", "tests", "docs") for path in (root / name).rglob("*.py")]
+    wrong = [
+        f"{path.relative_to(root)}, {fault}"
+        for path in sources
+        for fault in portability_faults(path.read_text("utf-8"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "text, count",
+    [
+        ("import resource", 1),
+        ("from fcntl import flock", 1),
+        ("def f():\n    import resource", 0),
+        ("import os\nos.getuid()", 1),
+        ("import os\nif hasattr(os, 'getuid'):\n    os.getuid()", 0),
+        ("open('x')", 1),
+        ("open('x', 'rb')", 0),
+        ("open('x', mode='wb')", 0),
+        ("open('x', 'a', encoding='utf-8')", 0),
+        ("path.open()", 1),
+        ("path.open('rb')", 0),
+        ("Image.open('x.png')", 0),
+        ("path.read_text()", 1),
+        ("path.read_text('utf-8')", 0),
+        ("path.write_text('x')", 1),
+        ("path.write_text('x', encoding='utf-8')", 0),
+    ],
+)
+def test_what_is_not_portable_is_noticed(text, count):
+    assert len(list(portability_faults(text))) == count
+
+
+def test_the_tests_can_be_collected_without_posix_modules(root, tmp_path):
+    """As on Windows: `import resource` fails."""
+    (tmp_path / "resource.py").write_text("raise ImportError('as on Windows')", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=root, env=environment, capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+
+
+def test_other_processors_print_the_same():
+    """Chapters 03, 06, 08 and 10 as a processor without AVX runs them; `make portable` does it for all."""
+    from portable import ROOT, run
+
+    paths = [next((ROOT / "notebooks").glob(f"{number}_*.ipynb")) for number in ("03", "06", "08", "10")]
+    last, failed = run(paths, "sse")
+    assert not failed, "\n".join([last, *failed])
+
+
+def test_another_output_is_noticed(tmp_path):
+    from portable import run
+
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    paths = [tmp_path / "other numbers.ipynb", tmp_path / "same numbers.ipynb"]
+    for path, number in zip(paths, ("0.25", "0.24"), strict=True):
+        outputs = [{"output_type": "stream", "name": "stdout", "text": [f"{number}\n"]}]
+        cell = {"cell_type": "code", "id": "a", "metadata": {}, "source": "print(0.24)", "execution_count": 1}
+        notebook = {"cells": [{**cell, "outputs": outputs}], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+    _, failed = run(paths, "default")
+    assert len(failed) == 1 and "other numbers" in failed[0]

@@ -11,8 +11,8 @@ from transformers import PaliGemmaForConditionalGeneration as Reference
 
 from paligemma import generate
 from paligemma.segmentation import load_mask_tokenizer
-from paligemma.training import mask_codes
 from paligemma.world.evaluation import answer_all, draw_vector, make_questions, score
+from paligemma.world.pictures import mask_codes
 from paligemma.world.scenes import caption, draw, make_scene
 from paligemma.world.tiny_model import build_processor, sentences
 

@@ -3,11 +3,13 @@
     from paligemma.exercises import check, progress
     check("06.1", rms_norm)     # says what it saw, what that usually means, and where to look
     progress()                  # which tasks are done
+    mine("FOLDER")              # checks the code that you typed from the video (see mycode/)
 
 The tasks of chapter NN are in chNN.py; checking.py does the work.
 """
 
 from .checking import CheckFailed, NotStarted, check
+from .mycode import mine
 from .progress import progress, reset
 
-__all__ = ["CheckFailed", "NotStarted", "check", "progress", "reset"]
+__all__ = ["CheckFailed", "NotStarted", "check", "mine", "progress", "reset"]

@@ -32,7 +32,9 @@ def load() -> dict[str, dict]:
 
 
 def record(task_id: str, passed: bool) -> None:
-    """Add a try."""
+    """Add a try; while nbgrader grades (it sets NBGRADER_EXECUTION), nobody tries, and nothing is added."""
+    if os.environ.get("NBGRADER_EXECUTION"):
+        return
     entry = {"task": task_id, "passed": passed, "when": time.strftime("%Y-%m-%d %H:%M")}
     try:
         with open(FILE, "a", encoding="utf-8", newline="\n") as file:

@@ -1,1 +1,2 @@
-"""What makes it fast: a compiled decoding step and prompt, `torch.compile`, and the benchmark that measures them."""
+"""What makes it fast: compiled steps and products (fast.py), `torch.compile` (compiled.py), what both check before a
+step (step.py), and the benchmark that measures them."""

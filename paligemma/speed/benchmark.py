@@ -31,10 +31,11 @@ from ..generation import generate_tokens
 from ..kv_cache import KVCache
 from ..modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from ..published import PUBLISHED
-from .compiled import CompiledPaliGemma, compile_for_decode
-from .fast import FastPaliGemma, load_library, prepare_for_decode, tiled_linear
+from .compiled import compile_for_decode
+from .fast import load_library, prepare_for_decode, tiled_linear
+from .step import ModelWithFastStep
 
-OURS = (PaliGemmaForConditionalGeneration, FastPaliGemma, CompiledPaliGemma)
+OURS = (PaliGemmaForConditionalGeneration, ModelWithFastStep)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

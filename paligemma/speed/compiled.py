@@ -15,8 +15,8 @@ On the CPU fast.py is faster; this works there, too.
 import torch
 from torch.nn import functional as F
 
-from ..modeling_gemma import PaliGemmaForConditionalGeneration, PaliGemmaOutput, additive_mask
-from .fast import check_step, takes_one_token
+from ..modeling_gemma import PaliGemmaForConditionalGeneration, additive_mask
+from .step import ModelWithFastStep, takes_fast_steps
 
 
 class FixedColumns:
@@ -70,34 +70,31 @@ def decode_step(model, tokens, column, attention_mask, token_type_ids, keys, val
     return model.language_model.lm_head(decoder.norm(hidden_states))
 
 
-def compile_for_decode(model: PaliGemmaForConditionalGeneration, **options) -> "CompiledPaliGemma":
+def compile_for_decode(model: PaliGemmaForConditionalGeneration, **options):
     """A model whose decoding steps are compiled; give it to `generate` in place of `model`, which stays as it is.
 
     `options` go to torch.compile (mode, backend). The first step compiles, for up to a minute; a cache of another size
-    (prompt + new tokens) or batch compiles once more, and from the second time on for any size.
+    (prompt + new tokens) or batch compiles once more, and from the second time on for any size. Returns the model
+    itself, with a warning, when one of its parts is not the package's own (see `prepare_for_decode`).
     """
+    if not takes_fast_steps(model):
+        return model
     return CompiledPaliGemma(model, torch.compile(decode_step, fullgraph=True, **options))
 
 
-class CompiledPaliGemma:
+class CompiledPaliGemma(ModelWithFastStep):
     """Called like the model it holds. A single new token takes the compiled step, everything else the model."""
 
-    def __init__(self, model: PaliGemmaForConditionalGeneration, step):
-        self.model, self.step = model, step
-        self.config, self.device, self.dtype = model.config, model.device, model.dtype
+    def __init__(self, model: PaliGemmaForConditionalGeneration, compiled):
+        super().__init__(model)
+        self.compiled = compiled
 
-    @torch.no_grad()
-    def __call__(self, input_ids, pixel_values=None, attention_mask=None, token_type_ids=None, **options):
-        """Arguments and result as the model's. Raises as it and its KVCache do."""
-        if not takes_one_token(input_ids, pixel_values, options):
-            return self.model(input_ids, pixel_values, attention_mask, token_type_ids, **options)
-        kv_cache = options["kv_cache"]
-        masks = check_step(input_ids, attention_mask, token_type_ids, kv_cache)
+    def step(self, input_ids, attention_mask, token_type_ids, kv_cache) -> torch.Tensor:
+        """One token for each row: input_ids [B, 1] -> logits [B, 1, V]."""
         missing = kv_cache.max_length - kv_cache.length - 1
-        attention_mask, token_type_ids = (F.pad(mask, (0, missing)) for mask in masks)  # [B, S]
+        masks = (F.pad(mask, (0, missing)) for mask in (attention_mask, token_type_ids))  # [B, S]
         column = torch.tensor([kv_cache.length], device=input_ids.device)
-        logits = self.step(
-            self.model, input_ids, column, attention_mask, token_type_ids, kv_cache.keys, kv_cache.values
-        )
-        kv_cache.advance(1)
-        return PaliGemmaOutput(logits=logits, kv_cache=kv_cache)
+        return self.compiled(self.model, input_ids, column, *masks, kv_cache.keys, kv_cache.values)
+
+    def describe(self) -> str:
+        return "one token: torch.compile; prompt: the model"

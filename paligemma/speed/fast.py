@@ -17,6 +17,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from contextlib import nullcontext
@@ -30,10 +31,12 @@ from torch.overrides import TorchFunctionMode
 
 from ..config_checks import check_choice
 from ..modeling_gemma import PaliGemmaForConditionalGeneration, PaliGemmaOutput
+from .step import ModelWithFastStep, takes_fast_steps
 
 SOURCES = [Path(__file__).with_name(name) for name in ("gemv.cpp", "gemm.cpp")]
 TYPES = {torch.float32: 0, torch.bfloat16: 1}  # as in gemv.cpp
 EIGHT_BIT = 2
+BAD_TOKEN, BAD_TYPE = 1, 2  # what decode_step of gemv.cpp returns for input that it refuses
 
 
 # ---------------------------------------------------------------------------------------- compiling the two .cpp files
@@ -47,44 +50,72 @@ def find_compiler() -> str | None:
     return None
 
 
-@cache
 def load_library() -> ctypes.CDLL | None:
     """gemv.cpp and gemm.cpp compiled for this processor, once a process (3 seconds). None where that does not
     work, with a warning that says why."""
+    library, problem = try_to_load()
+    if library is None:
+        warnings.warn(f"{problem}: decoding takes the plain path", stacklevel=3)
+    return library
+
+
+@cache
+def try_to_load() -> tuple[ctypes.CDLL | None, str]:
+    """The compiled library, or None and the reason.
+
+    It is built in the temporary folder, and where that can't be written or runs no programs (a file system mounted
+    with "noexec"), in the user's cache folder.
+    """
     compiler = find_compiler()
     if compiler is None:
-        warnings.warn("no C++ compiler found (g++ or clang++): decoding takes the plain path", stacklevel=3)
-        return None
+        return None, "no C++ compiler found (g++ or clang++)"
+    problem = ""
+    for parent in (tempfile.gettempdir, lambda: Path.home() / ".cache"):
+        try:
+            Path(parent()).mkdir(parents=True, exist_ok=True)
+            # Windows keeps the file of a library that is in use: there it stays in the temporary folder.
+            with tempfile.TemporaryDirectory(dir=parent(), ignore_cleanup_errors=True) as folder:
+                return _declare(ctypes.CDLL(str(compile_library(compiler, Path(folder))))), ""
+        except CompileError as error:
+            return None, f"{compiler} could not compile the package's C++ ({error})"
+        except (OSError, RuntimeError, AttributeError) as error:  # no home; not a library; a function is missing
+            problem = problem or f"the compiled C++ could not be loaded ({error})"
+    return None, problem
+
+
+class CompileError(Exception):
+    """The compiler's first line of complaint."""
+
+
+def compile_library(compiler: str, folder: Path) -> Path:
+    """Compile and link the .cpp files in `folder`; returns the library's path. Raises CompileError."""
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    errors = ""
-    with tempfile.TemporaryDirectory() as folder:
-        compiled, library = [Path(folder) / f"{source.stem}.o" for source in SOURCES], Path(folder) / "fast.so"
-        for threads in (["-fopenmp"], []):  # Apple's compiler knows no OpenMP: one thread then
-            # In two steps: linking with -ffast-math would switch off denormal numbers in the whole process.
-            flags = ["-O3", native, "-std=c++17", "-fPIC", "-ffast-math", "-Wno-unknown-pragmas", *threads]
-            steps = [
-                [compiler, *flags, "-c", str(source), "-o", str(target)]
-                for source, target in zip(SOURCES, compiled, strict=True)
-            ]
-            steps.append([compiler, "-shared", *threads, *map(str, compiled), "-o", str(library)])
-            results = []
-            for step in steps:
-                results.append(subprocess.run(step, capture_output=True, text=True, encoding="utf-8", errors="replace"))
-                if results[-1].returncode:
-                    break
-            if results[-1].returncode == 0:
-                return _declare(ctypes.CDLL(str(library)))
-            errors = results[-1].stderr.strip().splitlines()[:1] or ["no message"]
-    warnings.warn(
-        f"{compiler} could not compile the package's C++ ({errors[0]}): decoding takes the plain path",
-        stacklevel=3,
-    )
-    return None
+    flags, link, name = ["-fPIC"], [], "fast.so"
+    if sys.platform == "win32":
+        flags, link, name = [], ["-static"], "fast.dll"  # Python does not look for the compiler's DLLs
+        if "clang" not in compiler:  # GCC aligns the stack to 16 bytes there, and AVX vectors need more (its bug 54412)
+            flags = ["-Wa,-muse-unaligned-vector-move"]
+    objects, library = [folder / f"{source.stem}.o" for source in SOURCES], folder / name
+    for threads in (["-fopenmp"], []):  # Apple's compiler knows no OpenMP: one thread then
+        # In two steps: linking with -ffast-math would switch off denormal numbers in the whole process.
+        options = ["-O3", native, "-std=c++17", "-ffast-math", "-Wno-unknown-pragmas", *flags, *threads]
+        steps = [
+            [compiler, *options, "-c", str(source), "-o", str(target)]
+            for source, target in zip(SOURCES, objects, strict=True)
+        ]
+        steps.append([compiler, "-shared", *link, *threads, *map(str, objects), "-o", str(library)])
+        for step in steps:
+            result = subprocess.run(step, capture_output=True, text=True, encoding="utf-8", errors="replace")
+            if result.returncode:
+                break
+        else:
+            return library
+    raise CompileError((result.stderr.strip().splitlines() or ["no message"])[0])
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.decode_step.argtypes = [ctypes.POINTER(_Model), ctypes.POINTER(_Step), ctypes.c_int32]
-    library.decode_step.restype = None
+    library.decode_step.restype = ctypes.c_int32
     pointer, whole = ctypes.c_void_p, ctypes.c_int32
     library.linear_of_many.argtypes = [pointer, pointer, pointer, whole, whole, whole, pointer, pointer, whole, whole]
     library.linear_of_many.restype = None
@@ -154,12 +185,42 @@ def quantize_rows(weight: torch.Tensor, rows_at_once: int = 4096) -> tuple[torch
 # ---------------------------------------------------------------------------------------------------------- the prompt
 
 
+def refusal(x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None) -> str | None:
+    """Why gemm.cpp must not be given these tensors, in words; None when it may."""
+    tensors = [tensor for tensor in (x, weight, bias) if tensor is not None]
+    for tensor in tensors:
+        if tensor.dtype not in TYPES or tensor.dtype != x.dtype or tensor.device.type != "cpu":
+            kinds = ", ".join(f"{tensor.dtype} on {tensor.device}" for tensor in tensors)
+            return f"the tensors are {kinds}; expected all float32 or all bfloat16, on the CPU"
+    if torch.is_autocast_enabled("cpu") or (
+        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    ):
+        return "gradients and autocast are not supported: use torch.no_grad(), or F.linear and F.gelu"
+    if weight is None or (
+        weight.ndim == 2
+        and 0 < weight.shape[1] == (x.shape[-1] if x.ndim else None)
+        and (bias is None or bias.shape == weight.shape[:1])
+    ):
+        return None
+    shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors)
+    return f"the shapes are {shapes}; expected x [..., K], weight [rows, K] and bias [rows]"
+
+
+def check_suitable(*tensors: torch.Tensor | None) -> None:
+    """Raise ValueError for what gemm.cpp must not be given."""
+    reason = refusal(*tensors)
+    if reason is not None:
+        raise ValueError(reason)
+
+
 def tiled_linear(x: torch.Tensor, weight: torch.Tensor, bias=None, work: torch.Tensor | None = None) -> torch.Tensor:
     """F.linear by gemm.cpp: x [..., K], weight [rows, K], bias [rows] or None -> [..., rows].
 
     All float32 or all bfloat16; sums are float32 in both, and rounded once. `work`: float32 memory that it may write
     into, enlarged in place when it is too small. (Memory that is used again is faster than fresh memory.)
+    Raises ValueError for other types, devices and shapes, and where gradients are asked for.
     """
+    check_suitable(x, weight, bias)
     library, (rows, K), threads = load_library(), weight.shape, torch.get_num_threads()
     x, weight = x.contiguous(), weight.contiguous()
     M = x.numel() // K
@@ -189,7 +250,11 @@ def tiling_pays(weight: torch.Tensor, tokens: int = 256) -> bool:
 
 
 def fast_gelu(x: torch.Tensor) -> torch.Tensor:
-    """F.gelu(x, approximate="tanh") by gemm.cpp, float32 or bfloat16: torch's takes two to three times as long."""
+    """F.gelu(x, approximate="tanh") by gemm.cpp, float32 or bfloat16: torch's takes two to three times as long.
+
+    Raises ValueError for other types and devices, and where gradients are asked for.
+    """
+    check_suitable(x)
     x = x.contiguous()
     output = torch.empty_like(x)
     wide = x.dtype == torch.float32
@@ -209,18 +274,13 @@ class FastOperations(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is F.linear and len(args) >= 2 and self.suits(*args[:2]):
-            return tiled_linear(*args, **kwargs, work=self.work)
-        if func is F.gelu and kwargs == {"approximate": "tanh"} and args[0].dtype in TYPES:
+        if func is F.linear and len(args) >= 2:
+            x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else kwargs.get("bias")
+            if weight.ndim == 2 and x.numel() >= 8 * weight.shape[1] > 0 and refusal(x, weight, bias) is None:
+                return tiled_linear(x, weight, bias, work=self.work)
+        if func is F.gelu and kwargs == {"approximate": "tanh"} and refusal(args[0]) is None:
             return fast_gelu(*args)
         return func(*args, **kwargs)  # this method itself is out of the way while it runs
-
-    @staticmethod
-    def suits(x: torch.Tensor, weight: torch.Tensor) -> bool:
-        if x.dtype != weight.dtype or x.dtype not in TYPES or weight.ndim != 2:
-            return False
-        K = weight.shape[1]
-        return x.ndim >= 1 and x.shape[-1] == K and x.numel() >= 8 * K > 0
 
 
 # ------------------------------------------------------------------------------------------------------ the fast model
@@ -233,26 +293,35 @@ def prepare_for_decode(model: PaliGemmaForConditionalGeneration, weights: str | 
     makes 8-bit copies for decoding (half the bytes of bfloat16, so up to twice the speed; logits change, see
     docs/performance.md). Prepare again after the weights have changed.
 
-    Returns the model itself, with a warning, where the .cpp files can't be compiled. Raises ValueError for a model that
-    is not on the CPU or in another dtype, and for another value of `weights`.
+    Returns the model itself, with a warning, where the .cpp files can't be compiled, and for a model with a part that
+    is not the package's own: a class put in by `swap`, a LoRA adapter that is not merged, a replaced method. (Hooks
+    are respected: while there are any, every call takes the model.) Raises ValueError for a model that is not on the
+    CPU or in another dtype and for another value of `weights`, TypeError for what is no model.
     """
     check_choice("weights", weights or "own", ("own", "int8"))
-    if model.device.type != "cpu" or model.dtype not in TYPES:
-        raise ValueError(
-            f"the model is {model.dtype} on {model.device}; fast decoding needs float32 or bfloat16 on the CPU: "
-            "load it with dtype= and device='cpu', or use the model as it is"
-        )
+    if not takes_fast_steps(model):
+        return model
+    for dtype, device in {
+        (model.dtype, model.device),
+        *((p.dtype, p.device) for p in model.language_model.parameters()),
+    }:
+        if device.type != "cpu" or dtype not in TYPES:
+            raise ValueError(
+                f"the model is {dtype} on {device}; fast decoding needs float32 or bfloat16 on the CPU: "
+                "load it with dtype= and device='cpu', or use the model as it is"
+            )
     library = load_library()
     return model if library is None else FastPaliGemma(model, library, weights == "int8")
 
 
-class FastPaliGemma:
+class FastPaliGemma(ModelWithFastStep):
     """Called like the model it holds. A single new token takes gemv.cpp, everything else the model."""
 
     def __init__(self, model: PaliGemmaForConditionalGeneration, library: ctypes.CDLL, eight_bit: bool):
-        self.model, self.library, self.eight_bit = model, library, eight_bit
-        self.config, self.device, self.dtype = model.config, model.device, model.dtype
+        super().__init__(model)
+        self.library, self.eight_bit = library, eight_bit
         self._kept = []  # tensors that the structures point to
+        self._versions = self._weight_versions()
         widest = model.language_model.model.layers[0].mlp.gate_proj.weight.detach()
         self.tile_prompt = tiling_pays(widest)
         config, decoder = model.config.text_config, model.language_model.model
@@ -315,23 +384,30 @@ class FastPaliGemma:
         sizes = {tensor.data_ptr(): tensor.nbytes for tensor in self._kept}
         return sum(sizes[matrix.weights] for matrix in [*matrices, self._model.head])
 
-    @torch.no_grad()
-    def __call__(self, input_ids, pixel_values=None, attention_mask=None, token_type_ids=None, **options):
-        """Arguments and result as the model's. Raises as it and its KVCache do."""
-        if takes_one_token(input_ids, pixel_values, options) and options["kv_cache"].keys.dtype == self.dtype:
-            return self._step(input_ids, attention_mask, token_type_ids, options["kv_cache"])
-        with FastOperations() if self.tile_prompt else nullcontext():
-            return self.model(input_ids, pixel_values, attention_mask, token_type_ids, **options)
+    def _weight_versions(self) -> list[tuple]:
+        """Where the decoder's weights lie and how often each was written to: changes when they do."""
+        return [
+            (parameter.data_ptr(), None if parameter.is_inference() else parameter._version)
+            for parameter in self.model.language_model.parameters()
+        ]
 
-    def _step(self, input_ids, attention_mask, token_type_ids, kv_cache) -> PaliGemmaOutput:
+    def changed(self) -> str | None:
+        if self._weight_versions() != self._versions:
+            return "the weights have changed since prepare_for_decode (call it again)"
+        return super().changed()
+
+    def prompt(self, *arguments) -> PaliGemmaOutput:
+        with FastOperations() if self.tile_prompt else nullcontext():
+            return self.model(*arguments)
+
+    def step(self, input_ids, attention_mask, token_type_ids, kv_cache) -> torch.Tensor:
         """One token for each row: input_ids [B, 1] -> logits [B, 1, V] float32."""
-        attention_mask, token_type_ids = check_step(input_ids, attention_mask, token_type_ids, kv_cache)
         B, T = attention_mask.shape
-        tokens = input_ids.contiguous()
-        if int(tokens.min()) < 0 or int(tokens.max()) >= self._model.V:
-            raise ValueError(f"token ids must lie from 0 to {self._model.V - 1}, these are {tokens.flatten().tolist()}")
+        tokens = input_ids.to(torch.int64).contiguous()
         if attention_mask.stride() != token_type_ids.stride() or attention_mask.stride(1) != 1:
             attention_mask, token_type_ids = attention_mask.contiguous(), token_type_ids.contiguous()
+        if not (kv_cache.keys.is_contiguous() and kv_cache.values.is_contiguous()):
+            raise ValueError("the cache's tensors are views, expected the contiguous ones that KVCache makes")
         logits = torch.empty(B, 1, self._model.V)
         step = _Step(
             tokens=tokens.data_ptr(),
@@ -346,32 +422,14 @@ class FastPaliGemma:
             max_length=kv_cache.max_length,
             threads=torch.get_num_threads(),
         )
-        self.library.decode_step(self._model, step, self.dtype == torch.float32)
-        kv_cache.advance(1)
-        return PaliGemmaOutput(logits=logits, kv_cache=kv_cache)
+        refused = self.library.decode_step(self._model, step, self.dtype == torch.float32)
+        if refused == BAD_TOKEN:
+            raise ValueError(f"token ids must lie from 0 to {self._model.V - 1}, these are {tokens.flatten().tolist()}")
+        if refused == BAD_TYPE:
+            raise ValueError("token_type_ids holds a negative number, expected 0 (picture and prompt) and 1 (answer)")
+        return logits
 
-
-def check_step(input_ids, attention_mask, token_type_ids, kv_cache) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask and types [B, T] of a step that adds one token to the cache; where None, those that the model would take.
-
-    Raises ValueError when batch and cache differ, when the cache is full, and for masks of another shape.
-    """
-    B, T = input_ids.shape[0], kv_cache.length + 1
-    if B != kv_cache.batch_size:
-        raise ValueError(f"the cache was made for {kv_cache.batch_size} rows, this batch has {B}")
-    if T > kv_cache.max_length:
-        raise ValueError(f"the cache is full ({kv_cache.max_length} tokens): make it with a larger max_length")
-    if attention_mask is None:
-        attention_mask = torch.ones(B, T, dtype=torch.int64, device=input_ids.device)
-    if token_type_ids is None:
-        token_type_ids = torch.zeros(B, T, dtype=torch.int64, device=input_ids.device)
-    for name, tensor in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
-        if tuple(tensor.shape) != (B, T):
-            raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [{B}, {T}]")
-    return attention_mask, token_type_ids
-
-
-def takes_one_token(input_ids, pixel_values, options: dict) -> bool:
-    """Is this call of a model a plain decoding step: one new token for each row, a cache, and nothing else?"""
-    others = pixel_values, options.get("labels"), options.get("image_features")
-    return options.get("kv_cache") is not None and input_ids.shape[1] == 1 and all(other is None for other in others)
+    def describe(self) -> str:
+        weights = "8-bit" if self.eight_bit else str(self.dtype).removeprefix("torch.")
+        prompt = "gemm.cpp" if self.tile_prompt else "torch"
+        return f"one token: gemv.cpp, {weights} weights; prompt: products of {prompt}"

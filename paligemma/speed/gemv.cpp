@@ -173,17 +173,17 @@ static void run(const Model& m, const Step& step) {
     const int B = step.B, D = m.D, H = m.H, H_kv = m.H_kv, d = m.d, T = step.T, G = H / H_kv, half = d / 2;
     std::vector<float> x(B * D), y(B * D), z(B * D), q(B * H * d), k(B * H_kv * d), v(B * H_kv * d), heads(B * H * d);
     std::vector<float> scores((size_t)B * H * T), hidden((size_t)B * m.I), up(hidden), cosines(B * half), sines(B * half);
-    std::vector<uint8_t> sees_all((size_t)B * T), sees_window((size_t)B * T);
+    std::vector<uint8_t> sees_all((size_t)B * T), sees_window((size_t)B * T), everything(T, 1);
     find_visible(step, 0, sees_all.data());
     find_visible(step, m.window, sees_window.data());
 
     for (int b = 0; b < B; b++) {
         const C* row = (const C*)m.embedding + (size_t)step.tokens[b] * D;
         for (int i = 0; i < D; i++) x[b * D + i] = widen(row[i]) * m.embedding_scale;
-        int position = 0;  // counts the real tokens from 1
-        for (int t = 0; t < T; t++) position += step.attention_mask[b * step.stride + t] != 0;
+        int64_t position = 0;  // counts the real tokens from 1
+        for (int t = 0; t < T; t++) position += step.attention_mask[b * step.stride + t];
         for (int i = 0; i < half; i++) {
-            float angle = std::max(position, 1) * m.inv_freq[i];
+            float angle = std::max<int64_t>(position, 1) * m.inv_freq[i];
             cosines[b * half + i] = std::cos(angle), sines[b * half + i] = std::sin(angle);
         }
     }
@@ -236,6 +236,10 @@ static void run(const Model& m, const Step& step) {
             float* weight = &scores[(size_t)h * T];
             const uint8_t* sees = visible + (size_t)(h / H) * T;
             float largest = -3e38f, total = 0;
+            if (std::find(sees, sees + T, 1) == sees + T) {  // nothing: all of it alike, as in additive_mask
+                std::fill(weight, weight + T, 0.0f);
+                sees = everything.data();
+            }
             for (int t = 0; t < T; t++) largest = sees[t] ? std::max(largest, weight[t]) : largest;
             for (int t = 0; t < T; t++) weight[t] = sees[t] ? std::exp(weight[t] - largest) : 0.0f;
             for (int t = 0; t < T; t++) total += weight[t];
@@ -268,15 +272,22 @@ static void run(const Model& m, const Step& step) {
             linear(m.head, z.data(), B, D, m.V, step.logits);
             if (m.final_cap > 0) {
 #pragma omp for
-                for (int n = 0; n < B * m.V; n++) step.logits[n] = softcap(step.logits[n], m.final_cap);
+                for (int64_t n = 0; n < (int64_t)B * m.V; n++) step.logits[n] = softcap(step.logits[n], m.final_cap);
             }
         }
     }
 }
 
-// `wide`: are embedding and cache float32 (else bfloat16)?
-extern "C" void decode_step(const Model* model, const Step* step, int32_t wide) {
+// `wide`: are embedding and cache float32 (else bfloat16)? Returns 0, or what is wrong and nothing was done:
+// 1 a token that is not in the vocabulary, 2 a negative token type.
+extern "C" int32_t decode_step(const Model* model, const Step* step, int32_t wide) {
+    for (int b = 0; b < step->B; b++) {
+        if (step->tokens[b] < 0 || step->tokens[b] >= model->V) return 1;
+        const int64_t* types = step->token_type_ids + b * step->stride;
+        if (std::any_of(types, types + step->T, [](int64_t type) { return type < 0; })) return 2;
+    }
     wide ? run<float>(*model, *step) : run<bfloat16>(*model, *step);
+    return 0;
 }
 
 // For the benchmark: read a matrix once, as above, and do nothing else. Returns a sum, so that nothing is left out.

@@ -8,6 +8,7 @@ import torch
 
 from ..segmentation import load_mask_tokenizer
 from ..training import Schedule
+from . import evaluation
 from .recipe import ENCODER_CYCLES, MODEL_CYCLES, export, open_pictures, train_encoder, train_masks, train_model
 
 RUNS = Path("runs/stickers")
@@ -48,6 +49,7 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         sub.add_argument("--per-step", type=int, default=per_step, help="pictures a step (default %(default)s)")
         sub.add_argument("--pictures", type=int, default=24_000, help="how many to draw (default %(default)s)")
         sub.add_argument("--cache", type=Path, default=RUNS, help="folder for the drawn pictures")
+        sub.add_argument("--workers", type=int, default=1, help="processes that draw them (default %(default)s)")
         sub.add_argument("--muon-lr", type=float, default=5e-3)
         sub.add_argument("--adam-lr", type=float, default=3e-3)
         sub.add_argument("--save-every", type=float, default=60.0, help="seconds between two training states")
@@ -58,6 +60,12 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     sub = command("export", "write what a run of `model` has come to as a folder in bfloat16", seeded=False)
     sub.add_argument("run", type=Path, nargs="?", default=RUNS / "model", help="folder of the run")
     sub.add_argument("--out", type=Path, default=RUNS / "export", help="folder to write (default %(default)s)")
+    sub = command("evaluate", "measure a model on held-out scenes", seeded=False)
+    sub.add_argument("model", nargs="?", default=SHIPPED, help="folder of the model (default %(default)s)")
+    sub.add_argument("--masks", help="folder of the mask tokenizer (default: mask-tokenizer in the model's folder)")
+    sub.add_argument("--splits", default=evaluation.ALL_SPLITS, help="whose drawings (default %(default)s)")
+    sub.add_argument("--scenes", type=int, default=500, help="held-out scenes of each kind (default %(default)s)")
+    sub.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args(arguments)
 
 
@@ -66,12 +74,15 @@ def main(arguments=None) -> int:
     try:
         if args.command == "masks":
             train_masks(args.out, args.seed, args.steps)
+        elif args.command == "evaluate":
+            masks = args.masks or Path(args.model) / "mask-tokenizer"
+            evaluation.run(args.model, masks, args.splits.split(","), args.scenes, args.json)
         elif args.command == "export":
             print(f"{args.out}: the model after {export(args.run, args.out)} steps")
         else:
             device = torch.device(args.device)
             schedule = Schedule(args.cycles, args.muon_lr, args.adam_lr, seed=args.seed, save_every=args.save_every)
-            pictures = open_pictures(args.pictures, args.cache)
+            pictures = open_pictures(args.pictures, args.cache, args.workers)
             if args.command == "encoder":
                 train_encoder(args.out, pictures, schedule, args.per_step, device, args.stop_at)
             else:

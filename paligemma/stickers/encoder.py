@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..modeling_siglip import SiglipVisionConfig, SiglipVisionModel
+from ..training import Metric
 from ..world.scenes import GRID
 from .atlas import NAMES
 from .pictures import FINE
@@ -24,22 +25,24 @@ class PatchHeads(nn.Module):
         self.box = nn.Linear(width, 4)  # y1, x1, y2, x2 in 0..1
         self.part = nn.Linear(width, FINE * FINE)  # logits: does the sticker cover this cell of the patch?
 
-    def loss(self, patches: torch.Tensor, labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Patches [B, N, D] and labels of `Pictures.labels` -> (loss, sums of what is right, to log)."""
+    def loss(self, patches: torch.Tensor, labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Metric]]:
+        """Patches [B, N, D] and labels of `Pictures.labels` -> loss and metrics for the log."""
         inside = labels["name"] > 0  # [B, N]
+        count = inside.sum().clamp(min=1)
         predicted = self.name(patches)  # [B, N, names + 1]
-        loss = F.cross_entropy(predicted[inside], labels["name"][inside])
+        loss = F.cross_entropy(predicted[inside], labels["name"][inside], reduction="sum") / count
         # The ground is easy, and two patches in three are ground.
-        loss = loss + 0.3 * F.cross_entropy(predicted[~inside], labels["name"][~inside])
+        ground = F.cross_entropy(predicted[~inside], labels["name"][~inside], reduction="sum")
+        loss = loss + 0.3 * ground / (~inside).sum().clamp(min=1)
         error = (self.box(patches)[inside] - labels["box"][inside]) * GRID  # [patches, 4], in cells of the grid
-        loss = loss + 0.1 * F.smooth_l1_loss(error, torch.zeros_like(error))
-        loss = loss + 0.5 * F.binary_cross_entropy_with_logits(self.part(patches)[inside], labels["part"][inside])
+        loss = loss + 0.1 * F.smooth_l1_loss(error, torch.zeros_like(error), reduction="sum") / (4 * count)
+        part, covered = self.part(patches)[inside], labels["part"][inside]  # [patches, FINE * FINE]
+        covering = F.binary_cross_entropy_with_logits(part, covered, reduction="sum")
+        loss = loss + 0.5 * covering / (FINE * FINE * count)
         right = (predicted.argmax(-1) == labels["name"])[inside]
         return loss, {
-            "patch name": right.sum().item(),
-            "patch name_n": right.numel(),
-            "patch box": error.abs().sum().item(),
-            "patch box_n": error.numel(),
+            "patch name": Metric(right.sum().item(), right.numel()),
+            "patch box": Metric(error.abs().sum().item(), error.numel()),
         }
 
 

@@ -5,6 +5,9 @@ chapter or a test, is one that the shipped model has never seen.
 """
 
 import os
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial as partial_function
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from ..world.scenes import GRID
 from .atlas import NAMES, artists
 from .scenes import MAX_STICKERS, Cut, Scene, Sticker, draw, make_scene, masks
 
+PART = 200  # pictures that a process draws at a time
 FINE = 3  # a patch's part of a mask is FINE x FINE cells
 
 
@@ -42,58 +46,69 @@ def patch_truth(found: np.ndarray, names: list[str], patch: int) -> tuple[np.nda
     return owner, thing, part
 
 
+def _draw_part(path: Path, size: int, patch: int, part: range) -> dict[str, np.ndarray]:
+    """Draw the pictures of these numbers into the file at `path`; returns the truth about them, row by row."""
+    pixels = np.load(path, mmap_mode="r+")  # [count, S, S, 3]
+    rows, N, everybody = len(part), (size // patch) ** 2, artists()
+    truth = {
+        "thing": np.zeros((rows, MAX_STICKERS), np.uint8),  # counted from 1; 0 where there are fewer stickers
+        "artist": np.zeros((rows, MAX_STICKERS), np.uint8),
+        "box": np.zeros((rows, MAX_STICKERS, 4), np.uint8),  # in cells of the grid
+        "owner": np.zeros((rows, N), np.uint8),
+        "name": np.zeros((rows, N), np.uint8),
+        "part": np.zeros((rows, N, FINE**2), np.uint8),
+        "segmented": np.zeros(rows, np.uint8),
+        "mask": np.zeros((rows, MASK_SIZE**2 // 8), np.uint8),  # of that sticker in its box, eight pixels a byte
+    }
+    for row, number in enumerate(part):
+        scene = make_scene(TRAIN_SEEDS + number, varied=True)
+        pixels[number] = draw(scene, size)
+        found = masks(scene, size)
+        names = [sticker.name for sticker in scene.things]
+        truth["owner"][row], truth["name"][row], truth["part"][row] = patch_truth(found, names, patch)
+        for place, sticker in enumerate(scene.things):
+            truth["thing"][row, place] = NAMES.index(sticker.name) + 1
+            truth["artist"][row, place] = everybody.index(sticker.cut.artist)
+            truth["box"][row, place] = [round(edge * GRID) for edge in sticker.box]
+        chosen = number % len(scene.things)
+        truth["segmented"][row] = chosen
+        mask = crop_mask(found[chosen], scene.things[chosen].box)
+        truth["mask"][row] = np.packbits(mask.numpy() > 0.5)
+    pixels.flush()
+    return truth
+
+
 class Pictures:
-    """`count` varied pictures by the artists for training, on disk, drawn once and kept in `folder`.
+    """`count` varied pictures by the artists for training, on disk, drawn once by `workers` processes.
 
     The mask of one sticker of each, `segmented`, is kept. Files are written under a temporary name and renamed when
     complete; pixels are memory-mapped, so several processes share one copy.
     """
 
-    def __init__(self, count: int, size: int, patch: int, folder: str | Path = "runs"):
+    def __init__(self, count: int, size: int, patch: int, folder: str | Path = "runs", workers: int = 1):
         self.count, self.size, self.patch = count, size, patch
         folder = Path(folder)
         stem = f"stickers-{size}px-patch{patch}-{count}"
         pixels_path, truth_path = folder / f"{stem}.npy", folder / f"{stem}-truth.npz"
         if not truth_path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            self._draw(pixels_path, truth_path)
+            self._draw(pixels_path, truth_path, workers)
         self.pixels = np.load(pixels_path, mmap_mode="r")  # [count, S, S, 3] uint8
         with np.load(truth_path) as truth:
             self.truth = {name: truth[name] for name in truth.files}
 
-    def _draw(self, pixels_path: Path, truth_path: Path) -> None:
-        N, count, everybody = (self.size // self.patch) ** 2, self.count, artists()
+    def _draw(self, pixels_path: Path, truth_path: Path, workers: int) -> None:
         partial = pixels_path.with_name(f"{pixels_path.name}.{os.getpid()}.tmp")
-        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, self.size, self.size, 3))
-        truth = {
-            "thing": np.zeros((count, MAX_STICKERS), np.uint8),  # counted from 1; 0 where there are fewer stickers
-            "artist": np.zeros((count, MAX_STICKERS), np.uint8),
-            "box": np.zeros((count, MAX_STICKERS, 4), np.uint8),  # in cells of the grid
-            "owner": np.zeros((count, N), np.uint8),
-            "name": np.zeros((count, N), np.uint8),
-            "part": np.zeros((count, N, FINE**2), np.uint8),
-            "segmented": np.zeros(count, np.uint8),
-            "mask": np.zeros((count, MASK_SIZE**2 // 8), np.uint8),  # of that sticker in its box, eight pixels a byte
-        }
-        for i in tqdm(range(count), desc="drawing pictures", unit=" pictures", mininterval=5.0):
-            scene = make_scene(TRAIN_SEEDS + i, varied=True)
-            pixels[i] = draw(scene, self.size)
-            found = masks(scene, self.size)
-            truth["owner"][i], truth["name"][i], truth["part"][i] = patch_truth(
-                found, [sticker.name for sticker in scene.things], self.patch
-            )
-            for j, sticker in enumerate(scene.things):
-                truth["thing"][i, j] = NAMES.index(sticker.name) + 1
-                truth["artist"][i, j] = everybody.index(sticker.cut.artist)
-                truth["box"][i, j] = [round(edge * GRID) for edge in sticker.box]
-            chosen = i % len(scene.things)
-            truth["segmented"][i] = chosen
-            mask = crop_mask(found[chosen], scene.things[chosen].box)
-            truth["mask"][i] = np.packbits(mask.numpy() > 0.5)
-        pixels.flush()
+        shape = (self.count, self.size, self.size, 3)
+        np.lib.format.open_memmap(partial, "w+", np.uint8, shape).flush()
+        parts = [range(first, min(first + PART, self.count)) for first in range(0, self.count, PART)]
+        draw_part = partial_function(_draw_part, partial, self.size, self.patch)
+        with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+            drawn = (pool.map if pool else map)(draw_part, parts)
+            truth = list(tqdm(drawn, total=len(parts), desc="drawing pictures", unit=f" x {PART} pictures"))
         os.replace(partial, pixels_path)
         partial = truth_path.with_name(f"{os.getpid()}.{truth_path.name}")
-        np.savez(partial, **truth)
+        np.savez(partial, **{key: np.concatenate([part[key] for part in truth]) for key in truth[0]})
         os.replace(partial, truth_path)
 
     def scene(self, index: int) -> Scene:

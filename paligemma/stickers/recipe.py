@@ -239,6 +239,6 @@ def export(run: Path, folder: Path) -> int:
     return state["step"]
 
 
-def open_pictures(count: int, cache: Path) -> Pictures:
-    """The training pictures, drawn the first time."""
-    return Pictures(count, IMAGE_SIZE, PATCH_SIZE, cache)
+def open_pictures(count: int, cache: Path, workers: int = 1) -> Pictures:
+    """The training pictures, drawn the first time by `workers` processes."""
+    return Pictures(count, IMAGE_SIZE, PATCH_SIZE, cache, workers)

@@ -28,8 +28,8 @@ PHOTOGRAPHS = ("astronaut.jpg", "camera_grey.png", "rocket.jpg")
 class Cut:
     """The outline of a sticker before it is scaled: whose drawing, mirrored, turned, sheared, with a rim or not.
 
-    `angle` is in degrees, counter-clockwise; `shear` the sideways shift per height; `rim` the width of a line around
-    the drawing, in pixels of its cell (0: none).
+    `angle` is in degrees, counter-clockwise; `shear` how far the top leans to the right, per height; `rim` the width
+    of a line around the drawing, in pixels of its cell (0: none).
     """
 
     name: str

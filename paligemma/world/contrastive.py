@@ -1,9 +1,8 @@
 """SigLIP's training: pictures and their captions are pulled together, all other pairs pushed apart.
 
 Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", algorithm 1. The image encoder of the tiny
-PaliGemma learns to see this way, with one helper: each patch must also tell what thing it belongs to and
-where that thing's edges are. Some ten thousand little pictures are too few to learn places from captions
-alone, where SigLIP had billions.
+PaliGemma learns to see this way, with one helper: each patch must also tell which object it belongs to and where that
+object's edges are (`patch_labels`; the heads that learn them are in `paligemma.training`).
 """
 
 import json
@@ -14,8 +13,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from .. import ASSETS
+from ..attention_maps import box_patches
 from ..modeling_siglip import SiglipEncoder, SiglipVisionConfig, SiglipVisionModel
-from .scenes import COLOURS, GRID, SHAPES, SIZES, Scene
+from .scenes import COLOURS, SHAPES, SIZES, Scene
 
 TEXT_LENGTH = 40  # tokens of the longest caption, rounded up
 
@@ -82,58 +83,15 @@ def sigmoid_loss(logits: torch.Tensor, first: int = 0) -> torch.Tensor:
     return -F.logsigmoid(labels * logits).sum(dim=-1).mean()
 
 
-class PatchHeads(nn.Module):
-    """What each patch says of the thing it belongs to; used in training only. [B, N, D] -> four answers."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.shape = nn.Linear(width, len(SHAPES) + 1)  # 0 is "no thing here"
-        self.colour = nn.Linear(width, len(COLOURS) + 1)
-        self.size = nn.Linear(width, len(SIZES) + 1)
-        self.box = nn.Linear(width, 4)  # y1, x1, y2, x2 in 0..1
-
-    def loss(
-        self, patches: torch.Tensor, labels: torch.Tensor, everyone: torch.Tensor | None = None, beta: float = 1.0
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Patches [B, N, D] and the labels of `patch_labels` [B, N, 7] -> (loss, sums of what is right, to log).
-
-        `everyone` are the labels of the whole batch where these patches are one process's share of it; the
-        shares' losses add up to that of the whole. Errors of the box below `beta` grid cells count squared.
-        """
-        everyone = labels if everyone is None else everyone
-        total_inside = (everyone[..., 0] > 0).sum().clamp(min=1)
-        total_outside = (everyone[..., 0] == 0).sum().clamp(min=1)
-        named = labels[..., :3].long()
-        inside = named[..., 0] > 0  # [B, N]
-        loss, numbers = 0.0, {}
-        for i, name in enumerate(("shape", "colour", "size")):
-            predicted = getattr(self, name)(patches)
-            # Things and background weigh the same, though three patches in four are background.
-            for part, total in ((inside, total_inside), (~inside, total_outside)):
-                loss = loss + 0.5 * F.cross_entropy(predicted[part], named[..., i][part], reduction="sum") / total
-            numbers[f"patch {name}"] = (predicted.argmax(-1) == named[..., i])[inside].sum().item()
-            numbers[f"patch {name}_n"] = inside.sum().item()
-        error = (self.box(patches)[inside] - labels[..., 3:][inside]) * GRID  # [patches, 4], in grid cells
-        loss = loss + 0.2 * F.smooth_l1_loss(error, torch.zeros_like(error), reduction="sum", beta=beta) / (
-            4 * total_inside
-        )
-        return loss, numbers | {"patch box": error.abs().sum().item(), "patch box_n": error.numel()}
-
-
 def patch_labels(scene: Scene, patches_per_side: int) -> torch.Tensor:
-    """What each patch shows: float32 [N, 7]: shape, colour, size (0 for none) and the box of the thing.
+    """What each patch shows: float32 [N, 7]: shape, colour, size (0 for none) and the box of the object.
 
-    A patch belongs to the thing whose box covers most of it, if that is at least a quarter.
+    A patch belongs to the object whose box covers most of it, if that is at least a quarter.
     """
-    side = 1 / patches_per_side
-    edges = torch.arange(patches_per_side) * side
     labels = torch.zeros(patches_per_side, patches_per_side, 7)
-    best = torch.full((patches_per_side, patches_per_side), 0.25 * side * side)
+    best = torch.full((patches_per_side, patches_per_side), 0.25)
     for thing in scene.things:
-        y1, x1, y2, x2 = thing.box
-        high = ((edges + side).clamp(max=y2) - edges.clamp(min=y1)).clamp(min=0)  # overlap along y
-        wide = ((edges + side).clamp(max=x2) - edges.clamp(min=x1)).clamp(min=0)
-        cover = high[:, None] * wide[None, :]
+        cover = box_patches(thing.box, patches_per_side)  # from 0 to 1
         row = [
             1 + SHAPES.index(thing.shape),
             1 + list(COLOURS).index(thing.colour),
@@ -145,7 +103,7 @@ def patch_labels(scene: Scene, patches_per_side: int) -> torch.Tensor:
     return labels.flatten(0, 1)
 
 
-def load_tiny_siglip(folder: str | Path = "assets/tiny-siglip") -> TinySiglip:
+def load_tiny_siglip(folder: str | Path = ASSETS / "tiny-siglip") -> TinySiglip:
     """Open the trained pair of towers, in float32 and evaluation mode.
 
     Raises FileNotFoundError when the folder lacks config.json or model.safetensors.
@@ -153,7 +111,7 @@ def load_tiny_siglip(folder: str | Path = "assets/tiny-siglip") -> TinySiglip:
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}; expected a folder like assets/tiny-siglip.")
+            raise FileNotFoundError(f"{folder} has no {name}, expected a folder like {ASSETS / 'tiny-siglip'}")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model = TinySiglip(SiglipVisionConfig.from_dict(config["vision_config"]), config["vocab_size"])
     model.load_state_dict(load_file(folder / "model.safetensors"))

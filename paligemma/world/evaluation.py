@@ -12,23 +12,22 @@ import io
 import json
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..attention_maps import box_patches, record_attention
+from .. import ASSETS
+from ..attention_maps import answer_attention, share_inside
 from ..checkpoint import load_pretrained
+from ..files import write_atomically
 from ..generation import generate
 from ..locations import box_iou, parse_detections
 from ..segmentation import load_mask_tokenizer, mask_iou
-from ..training import mask_codes
-from .pictures import TRAIN_SEEDS, collate
+from .pictures import TRAIN_SEEDS, mask_codes
 from .scenes import Scene, ask, caption_is_true, draw, find, make_query, make_scene, mask
 
-# What the shipped model must reach on scenes drawn by its own renderer.
+# For comparison, on scenes drawn by the model's own renderer: what a model that masters this world reaches.
 GOALS = {
     "colour": 0.99,
     "shape": 0.99,
@@ -215,46 +214,40 @@ def score(scenes, rows, answers, mask_tokenizer) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------- attention
 
 
-def attention_in_box(model, processor, scenes: list[Scene], pictures) -> dict[str, dict[str, float]]:
-    """How much of the attention to the picture falls inside the box of the thing that a token is about.
+def attention_in_box(model, processor, scenes: list[Scene], pictures: list[Image.Image]) -> dict[str, dict[str, float]]:
+    """How much of the attention to the picture falls inside the box of the object that a token is about.
 
     For the colour word of an answer and for the four location tokens of a detection. Each token's best head is
     chosen on one half of the scenes and measured on the other. `share` is the mean share of the head's attention
     to image tokens that falls inside the box, a patch counting by the part of it that the box covers (`share_inside`
-    of attention.py); `area` is the box's mean share of the picture's area.
+    of attention_maps.py); `area` is the box's mean share of the picture's area. An answer without these tokens is
+    left out, and so is a token that fewer than two scenes have.
     """
     shares, areas = defaultdict(list), defaultdict(list)
-    N = processor.image_seq_length
-    side = round(N**0.5)
     for scene, picture in zip(scenes, pictures, strict=True):
         rng = np.random.default_rng([4, scene.seed])
         pair = ask(scene, "colour", rng)
         if pair is None or len(scene.things) < 2:
             continue
-        description = pair[0].removeprefix("answer en what colour is the ").removesuffix("?")
-        index = find(scene, description)[0]
-        inside = box_patches(scene.things[index].box, side).flatten()  # [N], from 0 to 1
-        truth = "".join(generate(model, processor, [picture], [f"detect {description}"], max_new_tokens=12))
-        for prompt, answer, names in (
-            (pair[0], pair[1], ["colour word"]),
-            (f"detect {description}", truth, ["y1", "x1", "y2", "x2"]),
-        ):
-            batch = collate(processor.tokenizer, [prompt], [answer], N)
-            pixel_values = processor(text=[prompt], images=[picture])["pixel_values"]
-            with torch.inference_mode(), record_attention(model) as maps:
-                model(batch["input_ids"], pixel_values, batch["attention_mask"], batch["token_type_ids"])
-            layers = [weights[0] for name, weights in maps.items() if name.startswith("language_model")]
-            weights = torch.stack([layer[0] for layer in layers])  # [layers, H, L, L]
-            first = int(batch["token_type_ids"][0].argmax()) - 1  # predicts the first token
-            for step, name in enumerate(names):
-                to_image = weights[:, :, first + step, :N]  # [layers, H, N]
-                share = (to_image * inside).sum(-1) / to_image.sum(-1)
-                shares[name].append(share.numpy())
-                areas[name].append(float(inside.mean()))
+        prompt, colour = pair
+        description = prompt.removeprefix("answer en what colour is the ").removesuffix("?")
+        box = scene.things[find(scene, description)[0]].box
+        looked = answer_attention(model, processor, picture, prompt, colour)
+        found = [("colour word", 0, looked)]
+        looked = answer_attention(model, processor, picture, f"detect {description}")
+        if len(looked.tokens) >= 4 and all(token.startswith("<loc") for token in looked.tokens[:4]):
+            found += [(side, token, looked) for token, side in enumerate(("y1", "x1", "y2", "x2"))]
+        for name, token, looked in found:
+            layers, heads = looked.decoder.shape[:2]
+            shares[name].append(
+                [[share_inside(looked.to_image(i, j, token), box) for j in range(heads)] for i in range(layers)]
+            )
+            areas[name].append((box[2] - box[0]) * (box[3] - box[1]))
     results = {}
     for name, values in shares.items():
-        values = np.stack(values)  # [scenes, layers, H]
-        half = len(values) // 2
+        values, half = np.array(values), len(values) // 2  # [scenes, layers, H]
+        if half == 0:
+            continue
         layer, head = np.unravel_index(values[:half].mean(0).argmax(), values.shape[1:])
         share, area = float(values[half:, layer, head].mean()), float(np.mean(areas[name][half:]))
         results[name] = {"layer": int(layer), "head": int(head), "share": share, "area": area, "times": share / area}
@@ -267,9 +260,9 @@ def attention_in_box(model, processor, scenes: list[Scene], pictures) -> dict[st
 def evaluate(model, processor, mask_tokenizer, scenes: int = 1000, renderer: str = "own") -> dict[str, float]:
     """The figures for held-out seeds 0 to scenes - 1. Raises ValueError for an unknown renderer or number."""
     if renderer not in RENDERERS:
-        raise ValueError(f"Unknown renderer {renderer!r}; expected one of {', '.join(RENDERERS)}.")
+        raise ValueError(f"renderer is {renderer!r}, expected one of {', '.join(RENDERERS)}")
     if not 1 <= scenes <= TRAIN_SEEDS:
-        raise ValueError(f"Between 1 and {TRAIN_SEEDS:,} scenes are held out; got {scenes}.")
+        raise ValueError(f"scenes is {scenes}, expected 1 to {TRAIN_SEEDS:,}, the number of held-out scenes")
     truths = [make_scene(seed) for seed in range(scenes)]
     rows = make_questions(truths, mask_codes(mask_tokenizer))
     pictures = [RENDERERS[renderer](scene) for scene in truths]
@@ -289,12 +282,26 @@ def print_table(results: dict[str, dict[str, float]]) -> None:
         )
 
 
-def main(arguments=None) -> int:
+def print_attention(attention: dict[str, dict[str, float]]) -> None:
+    """Print the table of `attention_in_box`."""
+    if not attention:
+        print("\nno figures for attention: fewer than two scenes of two or more things were answered as expected")
+        return
+    print("\n| attention of | best layer, head | share inside the box | box's share of the picture | times |")
+    print("|---|---|---|---|---|")
+    for name, row in attention.items():
+        print(
+            f"| {name} | {row['layer']}, {row['head']} | {row['share']:.2f} | {row['area']:.2f} | {row['times']:.1f} |"
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print; returns 0, or 1 after one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m paligemma.world.evaluation", description=__doc__.split("\n")[0])
-    parser.add_argument("model", nargs="?", default="assets/tiny-paligemma", help="folder of the model")
+    parser.add_argument("model", nargs="?", default=str(ASSETS / "tiny-paligemma"), help="folder of the model")
     parser.add_argument("--scenes", type=int, default=1000, help="how many held-out scenes")
     parser.add_argument("--renderer", choices=[*RENDERERS, "both"], default="both")
-    parser.add_argument("--masks", default="assets/mask-tokenizer", help="folder of the mask tokenizer")
+    parser.add_argument("--masks", default=str(ASSETS / "mask-tokenizer"), help="folder of the mask tokenizer")
     parser.add_argument("--json", help="also write the figures to this file")
     args = parser.parse_args(arguments)
     try:
@@ -302,23 +309,17 @@ def main(arguments=None) -> int:
         mask_tokenizer = load_mask_tokenizer(args.masks)
         renderers = list(RENDERERS) if args.renderer == "both" else [args.renderer]
         results = {name: evaluate(model, processor, mask_tokenizer, args.scenes, name) for name in renderers}
+        print_table(results)
+        scenes = [make_scene(seed) for seed in range(min(args.scenes, 400))]
+        attention = attention_in_box(model, processor, scenes, [draw(scene) for scene in scenes])
+        print_attention(attention)
+        if args.json:
+            figures = {"scenes": args.scenes, **results, "attention": attention}
+            with write_atomically(args.json) as partial:
+                partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print_table(results)
-    scenes = [make_scene(seed) for seed in range(min(args.scenes, 400))]
-    attention = attention_in_box(model, processor, scenes, [draw(scene) for scene in scenes])
-    print("\n| attention of | best layer, head | share inside the box | box's share of the picture | times |")
-    print("|---|---|---|---|---|")
-    for name, row in attention.items():
-        print(
-            f"| {name} | {row['layer']}, {row['head']} | {row['share']:.2f} | {row['area']:.2f} | {row['times']:.1f} |"
-        )
-    if args.json:
-        text = json.dumps({"scenes": args.scenes, **results, "attention": attention}, indent=2) + "\n"
-        partial = Path(args.json).with_name(Path(args.json).name + ".tmp")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(args.json)
     return 0
 
 

@@ -4,8 +4,9 @@ Seeds from TRAIN_SEEDS on are for training; everything below is held out, so any
 chapter or a test, is one that the shipped model has never seen.
 """
 
+import hashlib
 import io
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .scenes import Scene, ask, draw, make_scene
+from ..files import write_atomically
+from .scenes import SHAPES, Scene, Thing, ask, draw, make_scene, shape_mask
 
 TRAIN_SEEDS = 1_000_000  # the first seed that training uses
 
@@ -35,22 +37,51 @@ def render(scene: Scene, size: int, rng) -> Image.Image:
 class Pictures:
     """`count` training pictures [size, size, 3] uint8 on disk, drawn once (about 3 ms each) and kept in `folder`.
 
-    The file is memory-mapped, so several processes share one copy. It is written under a temporary name and
-    renamed when complete.
+    The file is memory-mapped, so several processes share one copy. Its name ends with a fingerprint of the world: when
+    shapes, colours or the drawing change, other pictures are drawn. A damaged file is drawn again. Raises ValueError
+    for a count below 1.
     """
 
     def __init__(self, count: int, size: int = 64, folder: str | Path = "runs", max_things: int = 4):
+        if type(count) is not int or count < 1:
+            raise ValueError(f"count is {count!r}, expected a whole number of pictures, 1 or more")
         self.count, self.size, self.max_things = count, size, max_things
-        path = Path(folder) / f"pictures-{size}px-{count}-of-{max_things}.npy"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, size, size, 3))
-            for i in tqdm(range(count), desc="drawing pictures", unit=" pictures"):
-                pixels[i] = render(self.scene(i), size, np.random.default_rng([1, TRAIN_SEEDS + i]))
+        self.path = Path(folder) / f"pictures-{size}px-{count}-of-{max_things}-{self.fingerprint()}.npy"
+        pixels = self.open()
+        if pixels is None:
+            self.draw()
+            pixels = self.open()
+        self.pixels = pixels
+
+    def fingerprint(self, scenes: int = 48) -> str:
+        """Eight letters that change when the world does: of some scenes' truth and pictures."""
+        found = hashlib.sha256()
+        for index in range(scenes):
+            found.update(repr(self.scene(index)).encode())
+            found.update(self.render(index).tobytes())
+        return found.hexdigest()[:8]
+
+    def open(self) -> np.ndarray | None:
+        """The pictures on disk, or None where there are none or the file is damaged."""
+        try:
+            pixels = np.load(self.path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return None
+        return pixels if pixels.shape == (self.count, self.size, self.size, 3) and pixels.dtype == np.uint8 else None
+
+    def draw(self) -> None:
+        """Draw all pictures into the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(self.path) as partial:
+            pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (self.count, self.size, self.size, 3))
+            for index in tqdm(range(self.count), desc="drawing pictures", unit=" pictures"):
+                pixels[index] = self.render(index)
             pixels.flush()
-            os.replace(partial, path)
-        self.pixels = np.load(path, mmap_mode="r")
+            del pixels  # closes the file, which Windows wants before it is renamed
+
+    def render(self, index: int) -> np.ndarray:
+        """Draw picture `index`: uint8 [size, size, 3]."""
+        return np.asarray(render(self.scene(index), self.size, np.random.default_rng([1, TRAIN_SEEDS + index])))
 
     def scene(self, index: int) -> Scene:
         """The truth of picture `index`."""
@@ -112,3 +143,15 @@ def collate(tokenizer, prompts: list[str], answers: list[str], num_image_tokens:
         batch["token_type_ids"][row, start:end] = 1
         batch["labels"][row, start:end] = torch.tensor(suffix)
     return batch
+
+
+def mask_codes(mask_tokenizer) -> Callable[[Thing], list[int]]:
+    """A function from a thing to its 16 mask codes, looked up in a table of every shape and angle."""
+    angles = [round(-12 + 0.1 * i, 1) for i in range(241)]
+    table = {}
+    with torch.inference_mode():
+        for shape in SHAPES:
+            masks = np.stack([shape_mask(shape, angle, 64) for angle in angles])
+            codes = torch.cat([mask_tokenizer.encode(part) for part in torch.from_numpy(masks).split(32)])
+            table |= {(shape, angle): code.tolist() for angle, code in zip(angles, codes, strict=True)}
+    return lambda thing: table[thing.shape, thing.angle]

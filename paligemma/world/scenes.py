@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from ..locations import box_to_tokens, codes_to_tokens
+
+box_tokens = box_to_tokens  # the name that chapter 05 uses
 GRID = 64  # boxes lie on whole cells of a GRID x GRID raster
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
@@ -113,9 +116,9 @@ def make_scene(seed: int, max_things: int = 4) -> Scene:
     Raises ValueError for a negative seed or for a number of things outside 1 to 4.
     """
     if seed < 0:
-        raise ValueError(f"A scene's seed must be 0 or more; got {seed}.")
+        raise ValueError(f"seed is {seed}, expected 0 or more")
     if not 1 <= max_things <= 4:
-        raise ValueError(f"A scene holds 1 to 4 things; got max_things={max_things}.")
+        raise ValueError(f"max_things is {max_things}, expected 1 to 4")
     rng = np.random.default_rng([seed, max_things])
     things: list[Thing] = []
     for _ in range(rng.integers(1, max_things + 1)):
@@ -212,7 +215,7 @@ def _outline(shape: str, angle: float) -> list[np.ndarray]:
             )
         ]
     else:
-        raise ValueError(f"Unknown shape {shape!r}; the shapes are {', '.join(SHAPES)}.")
+        raise ValueError(f"shape is {shape!r}, expected one of {', '.join(SHAPES)}")
     turn = np.deg2rad(angle)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     curves = [curve @ rotation for curve in curves]
@@ -246,7 +249,7 @@ def mask(scene: Scene, index: int, size: int = 64) -> np.ndarray:
 def draw(scene: Scene, size: int = 64) -> Image.Image:
     """Draw the scene as an RGB picture of `size` x `size` pixels (16 to 4096). Takes about 1 ms at 64."""
     if not 16 <= size <= 4096:
-        raise ValueError(f"A scene can be drawn at 16 to 4096 pixels a side; got {size}.")
+        raise ValueError(f"size is {size}, expected 16 to 4096 pixels a side")
     ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     light = scene.gradient[0] * ramp[:, None] + scene.gradient[1] * ramp[None, :]
     pixels = np.array(scene.background, dtype=np.float32) + light[:, :, None]  # [H, W, 3]
@@ -273,7 +276,9 @@ def find(scene: Scene, description: str) -> list[int]:
     words = description.split()
     for word in words:
         if word not in SIZES and word not in COLOURS and word not in SHAPES and word != "thing":
-            raise ValueError(f"Cannot look for {description!r}: {word!r} is no size, colour or shape here.")
+            raise ValueError(
+                f"description is {description!r}, expected sizes, colours and shapes of this world; {word!r} is none"
+            )
     wanted = [word for word in words if word != "thing"]
     return [
         index
@@ -319,7 +324,7 @@ def caption(scene: Scene, language: str = "en") -> str:
     Raises ValueError for a language other than `en` and `ko`.
     """
     if language not in ("en", "ko"):
-        raise ValueError(f"Captions come in 'en' and 'ko'; got {language!r}.")
+        raise ValueError(f"language is {language!r}, expected 'en' or 'ko'")
     clauses = []
     for first in range(0, len(scene.things), 2):
         pair = scene.things[first : first + 2]
@@ -359,7 +364,7 @@ def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None
         english = " ".join(words.get(word, word) for word in part.split())
         pieces = english.split()
         if len(pieces) != 3 or pieces[0] not in SIZES or pieces[1] not in COLOURS or pieces[2] not in SHAPES:
-            raise ValueError(f"{part!r} does not name a thing of this world as size, colour and shape.")
+            raise ValueError(f"{part!r} is no name of this world, expected size, colour and shape")
         return english
 
     clauses = []
@@ -372,7 +377,7 @@ def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None
                 subject = " ".join(pieces[:3])[:-1]  # without its particle
                 clauses.append((name(subject), words[pieces[6]], name(" ".join(pieces[3:6]))))
             else:
-                raise ValueError(f"Cannot read the clause {clause!r}.")
+                raise ValueError(f"{clause!r} is no clause of a caption, expected a name, or two with a relation")
             continue
         for word in RELATIONS:
             left, found, right = clause.partition(f" {word} a ")
@@ -402,14 +407,6 @@ def caption_is_true(scene: Scene, text: str, language: str = "en") -> bool:
 
 
 # ------------------------------------------------------------------------------------------------ questions
-
-
-def box_tokens(box) -> str:
-    """A box (y1, x1, y2, x2) in fractions of the side as PaliGemma's four location tokens.
-
-    The official training pipeline rounds `edge * 1023`, so that 0 and 1 are both a token.
-    """
-    return "".join(f"<loc{round(edge * 1023):04d}>" for edge in box)
 
 
 def _unique_descriptions(scene: Scene, thing: Thing, templates: tuple[str, ...]) -> list[str]:
@@ -451,6 +448,114 @@ def with_article(query: str) -> str:
     return ("an " if query[0] in "aeiou" else "a ") + query
 
 
+def _ask_caption(scene: Scene, thing: Thing, rng, codes) -> tuple[str, str]:
+    return "caption en", caption(scene)
+
+
+def _ask_about(attribute: str, *templates: str):
+    """Questions of the form `what colour is the ...?`; the templates leave out the word that is asked for."""
+
+    def ask_about(scene: Scene, thing: Thing, rng, codes) -> tuple[str, str] | None:
+        descriptions = _unique_descriptions(scene, thing, templates)
+        if not descriptions:
+            return None
+        return f"answer en what {attribute} is the {_choose(rng, descriptions)}?", getattr(thing, attribute)
+
+    return ask_about
+
+
+def _ask_how_many(scene: Scene, thing: Thing, rng, codes) -> tuple[str, str]:
+    # Mostly about what is there; now and then about what is not.
+    query = _choose(
+        rng,
+        (
+            "thing",
+            thing.shape,
+            f"{thing.colour} thing",
+            f"{thing.size} thing",
+            _choose(rng, SHAPES),
+            f"{_choose(rng, list(COLOURS))} thing",
+        ),
+    )
+    plural = query + ("es" if query == "cross" else "s")
+    return f"answer en how many {plural} are there?", str(len(find(scene, query)))
+
+
+def _ask_is_there(scene: Scene, thing: Thing, rng, codes) -> tuple[str, str] | None:
+    present = bool(rng.random() < 0.5)
+    query = make_query(rng, scene, present)
+    return query and (f"answer en is there {with_article(query)}?", "yes" if present else "no")
+
+
+def _ask_where(scene: Scene, thing: Thing, rng, codes) -> tuple[str, str] | None:
+    descriptions = _unique_descriptions(scene, thing, ("{shape}", "{colour} {shape}"))
+    if not descriptions:
+        return None
+    description, answer = _choose(rng, descriptions), place(thing)
+    return answer and (f"answer en where is the {description}?", answer)
+
+
+def _ask_relation(scene: Scene, thing: Thing, rng, codes) -> tuple[str, str] | None:
+    other = _choose(rng, scene.things)
+    if other is thing:
+        return None
+    pair = [_unique_descriptions(scene, t, ("{shape}", "{colour} {shape}")) for t in (thing, other)]
+    dy, dx = (abs(a - b) for a, b in zip(thing.centre, other.centre, strict=True))
+    if not all(pair) or abs(dy - dx) < 6 / GRID:  # nearly diagonal: people might disagree
+        return None
+    a, b = (_choose(rng, descriptions) for descriptions in pair)
+    return f"answer en where is the {a} relative to the {b}?", relation(thing, other)
+
+
+def _ask_detect(scene: Scene, thing: Thing, rng, codes) -> tuple[str, str] | None:
+    if rng.random() < 0.2:  # something that is not there: the answer is empty
+        query = make_query(rng, scene, present=False)
+        return query and (f"detect {query}", "")
+    queries = [make_query(rng, scene, present=True)]
+    if rng.random() < 0.3:
+        queries += _second_query(rng, scene, queries[0])
+    return "detect " + " ; ".join(queries), detection(scene, queries)
+
+
+def _ask_detect_pair(scene: Scene, thing: Thing, rng, codes) -> tuple[str, str]:
+    queries = [make_query(rng, scene, present=True)]
+    queries += _second_query(rng, scene, queries[0])
+    return "detect " + " ; ".join(queries), detection(scene, queries)
+
+
+def _second_query(rng, scene: Scene, first: str) -> list[str]:
+    """A second thing to detect, there or not, if one is found that the first query does not mean as well."""
+    second = make_query(rng, scene, present=bool(rng.random() < 0.7))
+    return [second] if second and not set(find(scene, second)) & set(find(scene, first)) else []
+
+
+def _ask_segment(scene: Scene, thing: Thing, rng, codes) -> tuple[str, str] | None:
+    if codes is None:
+        raise ValueError(
+            "codes is None, expected a function from a thing to its 16 mask codes for a 'segment' question"
+        )
+    descriptions = _unique_descriptions(scene, thing, ("{shape}", "{colour} {shape}", "{size} {colour} {shape}"))
+    if not descriptions:
+        return None
+    description = _choose(rng, descriptions)
+    return f"segment {description}", segmentation(thing, description, codes(thing))
+
+
+_QUESTIONS = {
+    "caption": _ask_caption,
+    "colour": _ask_about("colour", "{shape}", "{size} {shape}"),
+    "shape": _ask_about("shape", "{colour} thing", "{size} {colour} thing"),
+    "size": _ask_about("size", "{shape}", "{colour} {shape}"),
+    "how many": _ask_how_many,
+    "is there": _ask_is_there,
+    "where": _ask_where,
+    "relation": _ask_relation,
+    "detect": _ask_detect,
+    "detect pair": _ask_detect_pair,
+    "segment": _ask_segment,
+}
+
+
 def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
     """One (prompt, answer) of this task about the scene, or None where nothing unambiguous can be asked.
 
@@ -458,85 +563,20 @@ def ask(scene: Scene, task: str, rng, codes=None) -> tuple[str, str] | None:
     `detect` asks for two things at once in a quarter of cases, `detect pair` wherever it can; training may need
     more of those. Raises ValueError for a task that is neither that nor in TASKS.
     """
-    thing = _choose(rng, scene.things)
-    if task == "caption":
-        return "caption en", caption(scene)
-    if task in ("colour", "shape", "size", "where"):
-        templates = {
-            "colour": ("{shape}", "{size} {shape}"),
-            "shape": ("{colour} thing", "{size} {colour} thing"),
-            "size": ("{shape}", "{colour} {shape}"),
-            "where": ("{shape}", "{colour} {shape}"),
-        }[task]
-        descriptions = _unique_descriptions(scene, thing, templates)
-        if not descriptions:
-            return None
-        description = _choose(rng, descriptions)
-        if task == "where":
-            answer = place(thing)
-            return answer and (f"answer en where is the {description}?", answer)
-        return f"answer en what {task} is the {description}?", getattr(thing, task)
-    if task == "how many":
-        # Ask about what is there, mostly; now and then about what is not.
-        query = _choose(
-            rng,
-            (
-                "thing",
-                thing.shape,
-                f"{thing.colour} thing",
-                f"{thing.size} thing",
-                _choose(rng, SHAPES),
-                f"{_choose(rng, list(COLOURS))} thing",
-            ),
-        )
-        plural = query + ("es" if query == "cross" else "s")
-        return f"answer en how many {plural} are there?", str(len(find(scene, query)))
-    if task == "is there":
-        present = bool(rng.random() < 0.5)
-        query = make_query(rng, scene, present)
-        return query and (f"answer en is there {with_article(query)}?", "yes" if present else "no")
-    if task == "relation":
-        other = _choose(rng, scene.things)
-        if other is thing:
-            return None
-        pair = [_unique_descriptions(scene, t, ("{shape}", "{colour} {shape}")) for t in (thing, other)]
-        dy, dx = (abs(a - b) for a, b in zip(thing.centre, other.centre, strict=True))
-        if not all(pair) or abs(dy - dx) < 6 / GRID:
-            return None
-        a, b = (_choose(rng, descriptions) for descriptions in pair)
-        return f"answer en where is the {a} relative to the {b}?", relation(thing, other)
-    if task in ("detect", "detect pair"):
-        is_pair = task == "detect pair"
-        if not is_pair and rng.random() < 0.2:  # something that is not there: the answer is empty
-            query = make_query(rng, scene, present=False)
-            return query and (f"detect {query}", "")
-        queries = [make_query(rng, scene, present=True)]
-        if is_pair or rng.random() < 0.3:
-            second = make_query(rng, scene, present=bool(rng.random() < 0.7))
-            if second and not set(find(scene, second)) & set(find(scene, queries[0])):
-                queries.append(second)
-        return "detect " + " ; ".join(queries), detection(scene, queries)
-    if task == "segment":
-        if codes is None:
-            raise ValueError("A 'segment' question needs codes=, a function from a thing to its 16 codes.")
-        templates = ("{shape}", "{colour} {shape}", "{size} {colour} {shape}")
-        descriptions = _unique_descriptions(scene, thing, templates)
-        if not descriptions:
-            return None
-        description = _choose(rng, descriptions)
-        return f"segment {description}", segmentation(thing, description, codes(thing))
-    raise ValueError(f"Unknown task {task!r}; the tasks are {', '.join(TASKS)}.")
+    if task not in _QUESTIONS:
+        raise ValueError(f"task is {task!r}, expected one of {', '.join(_QUESTIONS)}")
+    return _QUESTIONS[task](scene, _choose(rng, scene.things), rng, codes)
 
 
 def detection(scene: Scene, queries: list[str]) -> str:
     """The answer to `detect query ; query`: query by query, every fitting box in reading order."""
     found = [(index, query) for query in queries for index in find(scene, query)]
-    return " ; ".join(f"{box_tokens(scene.things[index].box)} {query}" for index, query in found)
+    return " ; ".join(f"{box_to_tokens(scene.things[index].box)} {query}" for index, query in found)
 
 
 def segmentation(thing: Thing, label: str, codes) -> str:
     """The answer to `segment label`: the box, the 16 mask codes and the label."""
-    return box_tokens(thing.box) + "".join(f"<seg{int(code):03d}>" for code in codes) + f" {label}"
+    return f"{box_to_tokens(thing.box)}{codes_to_tokens(codes)} {label}"
 
 
 def questions(scene: Scene, rng, codes=None) -> list[tuple[str, str]]:

@@ -15,12 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from ..modeling_gemma import GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from ..modeling_siglip import SiglipVisionConfig
-from ..processing_paligemma import PaliGemmaProcessor
+from ..processing_paligemma import LOCATION_TOKENS, SEGMENTATION_TOKENS, PaliGemmaProcessor
 from .scenes import TASKS, ask, caption, make_scene
 
 IMAGE_SIZE, PATCH_SIZE, WIDTH = 64, 8, 128
-LOCATIONS = [f"<loc{i:04d}>" for i in range(1024)]
-SEGMENTS = [f"<seg{i:03d}>" for i in range(128)]
 
 
 # ------------------------------------------------------------------------------------------------- tokenizer
@@ -65,7 +63,9 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = state["added_tokens"][:4]
     tokenizer = Tokenizer.from_str(json.dumps(state))
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in LOCATIONS + SEGMENTS])
+    tokenizer.add_tokens(
+        [AddedToken(token, normalized=False, special=False) for token in LOCATION_TOKENS + SEGMENTATION_TOKENS]
+    )
     tokenizer.add_special_tokens([AddedToken("<image>", normalized=False, special=True)])
     return tokenizer
 
@@ -166,7 +166,7 @@ def smooth_locations(embedding: torch.Tensor, tokenizer, seed: int) -> None:
     `embedding` [V, D] is changed in place. The vectors are random mixtures of slow waves along 0..1023, of the
     same size as the other tokens'.
     """
-    ids = torch.tensor(tokenizer.convert_tokens_to_ids(LOCATIONS))
+    ids = torch.tensor(tokenizer.convert_tokens_to_ids(LOCATION_TOKENS))
     place = torch.arange(1024)[:, None] / 1024  # [1024, 1]
     waves = torch.arange(1, 25)[None, :] * torch.pi * place  # [1024, 24]
     features = torch.cat([waves.cos(), waves.sin()], dim=1) / torch.arange(1, 25).repeat(2) ** 0.5
@@ -182,7 +182,7 @@ def soft_location_targets(tokenizer, sigma: float = 0.7, grid: int = 64) -> tupl
     Returns the ids of the grid + 1 tokens on whole cells [65], and for each the probabilities [65, 65] of a
     bell of `sigma` cells around it. As one-hot targets, a box one pixel off would cost as much as a wrong one.
     """
-    tokens = [LOCATIONS[round(cell / grid * 1023)] for cell in range(grid + 1)]
+    tokens = [LOCATION_TOKENS[round(cell / grid * 1023)] for cell in range(grid + 1)]
     cells = torch.arange(grid + 1)
     bell = torch.exp(-0.5 * ((cells[:, None] - cells[None, :]) / sigma) ** 2)
     return torch.tensor(tokenizer.convert_tokens_to_ids(tokens)), bell / bell.sum(dim=1, keepdim=True)

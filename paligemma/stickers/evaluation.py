@@ -1,0 +1,150 @@
+"""How good is the sticker model? Measured on held-out scenes, for artists that it learned from and for others.
+
+    python -m paligemma.stickers evaluate                          the table for assets/sticker-paligemma, 500 scenes
+    python -m paligemma.stickers evaluate FOLDER --scenes 100 --splits train,choice
+
+Three groups of artists draw the scenes of the same seeds: those of the training, the one on whose drawings recipes are
+compared, and the one that serves for nothing else than this. Leave the last out of `--splits` while you choose.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoint import load_pretrained
+from ..locations import parse_detections
+from ..segmentation import MaskTokenizer, load_mask_tokenizer, mask_iou
+from ..world.evaluation import answer_all, detection_ious
+from ..world.pictures import TRAIN_SEEDS
+from .atlas import NAMES, SPLITS, artists
+from .scenes import Scene, draw, make_scene, masks
+from .tasks import TASKS, ask, caption_is_right, find
+
+# What the shipped model is to reach on the drawings of the artists that it learned from.
+GOALS = {
+    "name": 0.98,
+    "caption of up to 3: all names": 0.90,
+    "caption ko of up to 3: all names": 0.88,
+    "detect: mean IoU": 0.85,
+    "segment: mean IoU": 0.80,
+}
+UNSEEN_GOALS = {"name": 0.70}
+
+
+def make_questions(scenes: list[Scene], tasks: tuple[str, ...] = TASKS) -> list[tuple[int, str, str, str]]:
+    """One question of each task about each scene, where one can be asked: (scene, task, prompt, answer).
+
+    Detections are of stickers that are there; those of absent ones count by themselves. The answer to `segment` has
+    the true box and 16 codes that mean nothing, since masks are compared pixel by pixel.
+    """
+    rows = []
+    for index, scene in enumerate(scenes):
+        rng = np.random.default_rng([3, scene.seed])
+        for task in tasks:
+            pair = ask(scene, task, rng, codes=lambda sticker: [0] * 16)
+            if pair is not None:
+                rows.append((index, "absent" if task == "detect" and not pair[1] else task, *pair))
+    return rows
+
+
+def segment_iou(scene: Scene, prompt: str, text: str, mask_tokenizer: MaskTokenizer, size: int = 192) -> float:
+    """IoU of the answered mask with the sticker's visible pixels, at `size` pixels; 0 where the answer has no mask."""
+    index = find(scene, prompt.removeprefix("segment "))[0]
+    for detection in parse_detections(text)[0][:1]:
+        if detection.codes:
+            guess = mask_tokenizer.codes_to_mask(detection.codes, detection.box, size, size)
+            return mask_iou(guess, masks(scene, size)[index])
+    return 0.0
+
+
+def score(scenes: list[Scene], rows, answers: list[str], mask_tokenizer: MaskTokenizer) -> dict[str, float]:
+    """The figures of the table from the answers: shares that are right, and mean IoUs."""
+    found = defaultdict(list)
+    for (index, task, prompt, truth), text in zip(rows, answers, strict=True):
+        scene = scenes[index]
+        if task in ("caption", "caption ko"):
+            names, relations = caption_is_right(scene, text, "ko" if task == "caption ko" else "en")
+            found[f"{task} of {len(scene.things)}: all names"].append(names)
+            if len(scene.things) <= 3:
+                found[f"{task} of up to 3: all names"].append(names)
+                found[f"{task} of up to 3: names and relations"].append(relations)
+        elif task == "detect":
+            ious = detection_ious(truth, text)
+            found["detect: mean IoU"] += ious
+            found["detect: IoU over 0.5"] += [iou > 0.5 for iou in ious]
+        elif task == "segment":
+            found["segment: mean IoU"].append(segment_iou(scene, prompt, text, mask_tokenizer))
+        elif task == "absent":
+            found["absent: empty answer"].append(text == "")
+        else:
+            found[task].append(text == truth)
+    return {name: float(np.mean(values)) for name, values in sorted(found.items())}
+
+
+def single(count: int, hands: tuple[str, ...]) -> list[Scene]:
+    """Held-out scenes of one sticker each, seeds 0 to count - 1, by these artists."""
+    return [make_scene(seed, hands, most=1) for seed in range(count)]
+
+
+def evaluate(model, processor, mask_tokenizer: MaskTokenizer, split: str, scenes: int = 500) -> dict[str, float]:
+    """The figures for held-out seeds 0 to scenes - 1 by the artists of `split`.
+
+    Naming is measured on `scenes` pictures of one sticker, all else on as many of one to four. Raises ValueError for
+    an unknown split or number.
+    """
+    if not 1 <= scenes <= TRAIN_SEEDS:
+        raise ValueError(f"The number of scenes is {scenes}, expected 1 to {TRAIN_SEEDS:,}.")
+    hands = artists(split)
+    alone = single(scenes, hands)
+    mixed = [make_scene(seed, hands) for seed in range(scenes)]
+    everything = alone + mixed
+    other = tuple(task for task in TASKS if task != "name")
+    rows = make_questions(alone, ("name",))
+    rows += [(index + scenes, *rest) for index, *rest in make_questions(mixed, other)]
+    answers = answer_all(model, processor, [draw(scene) for scene in everything], rows)
+    return score(everything, rows, answers, mask_tokenizer)
+
+
+def confusions(model, processor, split: str, scenes: int = 500) -> list[tuple[str, str, int]]:
+    """What is taken for what: (true name, answered name, times), most frequent first, on pictures of one sticker."""
+    alone = single(scenes, artists(split))
+    rows = make_questions(alone, ("name",))
+    counts = defaultdict(int)
+    for (_, _, _, truth), text in zip(rows, answer_all(model, processor, [draw(s) for s in alone], rows), strict=True):
+        if text != truth:
+            counts[truth, text] += 1
+    return sorted(((*pair, times) for pair, times in counts.items()), key=lambda row: (-row[2], row))
+
+
+def print_table(results: dict[str, dict[str, float]]) -> None:
+    """Print one line a figure: the goals, then what the drawings of each split gave."""
+    print("| task | goal | " + " | ".join(results) + " |")
+    print("|---|---|" + "---|" * len(results))
+    names = list(GOALS) + sorted({name for figures in results.values() for name in figures} - set(GOALS))
+    for name in names:
+        goals = [f"{GOALS[name]:.2f}"] if name in GOALS else []
+        goals += [f"unseen {UNSEEN_GOALS[name]:.2f}"] if name in UNSEEN_GOALS else []
+        figures = [f"{figures.get(name, float('nan')):.3f}" for figures in results.values()]
+        print(f"| {name} | {', '.join(goals)} | " + " | ".join(figures) + " |")
+    print(f"\nA name drawn by lot is right in {1 / len(NAMES):.3f} of cases.")
+
+
+def run(folder: str | Path, masks_folder: str | Path, splits: list[str], scenes: int, json_path: Path | None) -> None:
+    """Measure a model's folder, print the table, and write the figures to a file if one is given."""
+    for split in splits:
+        artists(split)  # an unknown split is an error before anything is loaded
+    model, processor = load_pretrained(folder)
+    mask_tokenizer = load_mask_tokenizer(masks_folder)
+    results = {split: evaluate(model, processor, mask_tokenizer, split, scenes) for split in splits}
+    print_table(results)
+    worst = splits[-1]
+    print(f"\nMost often confused (artists: {', '.join(artists(worst))}):")
+    for truth, text, times in confusions(model, processor, worst, scenes)[:20]:
+        print(f"  {truth} taken for {text or 'nothing'}: {times}")
+    if json_path is not None:
+        json_path.write_text(json.dumps({"scenes": scenes, **results}, indent=1) + "\n", encoding="utf-8")
+
+
+ALL_SPLITS = ",".join(SPLITS)

@@ -1,0 +1,100 @@
+"""The live page: a small PaliGemma that runs in a browser, written as a folder that needs nothing else.
+
+    python -m paligemma explore                     the course's small model, into site/explorer/
+    python -m paligemma explore my-model            a model of your own
+    python -m paligemma explore my-model --output shown --open
+
+The page's own files lie in `explorer/` of the repository. Two are made here: `world.js` (shapes, colours and scenes of
+the little world) and `data.js` (the weights, as text: a page opened from a file may not read other files).
+"""
+
+import base64
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors.torch
+
+from .. import ASSETS
+from ..checkpoint import config_to_dict, load_pretrained
+from ..files import write_files_atomically
+from ..segmentation import load_mask_tokenizer
+from ..world.scenes import COLOURS, KOREAN, SHAPES, make_scene
+
+SOURCE = ASSETS.parent / "explorer"  # the page's own files, in the repository
+FILES = ("index.html", "style.css", "model.js", "faults.js", "scene.js", "texts.js", "app.js")
+SCENES = 64  # scenes 0 to 63 of the little world, none of which the small model was trained on
+FIRST_SCENE = 5
+LARGEST = 200_000_000  # bytes of weights: a browser keeps them as one text
+
+
+def write_explorer(folder: str | Path, model: str | Path = ASSETS / "tiny-paligemma") -> Path:
+    """Write the page for `model`, a checkpoint folder, into `folder`; returns the path of its index.html.
+
+    The weights keep the dtype of the file (float32, bfloat16 or float16). What lay in `folder` under the same names is
+    replaced as a whole or not at all. Raises FileNotFoundError without the repository's `explorer/` or the model, and
+    ValueError for a PaliGemma 2 or a model over 200 MB.
+    """
+    if not SOURCE.is_dir():
+        raise FileNotFoundError(
+            f"the page's files are not at {SOURCE}: they come with the repository, so install from a clone of it "
+            "(pip install -e .)"
+        )
+    paligemma, processor = load_pretrained(model)
+    text_config = paligemma.config.text_config
+    if text_config.model_type != "gemma":
+        raise ValueError(f"{model} is a PaliGemma 2 ({text_config.model_type}), expected PaliGemma 1: the page has no "
+                         "Gemma 2")  # fmt: skip
+    state = {name: tensor.contiguous() for name, tensor in paligemma.state_dict().items()}
+    size = sum(tensor.nbytes for tensor in state.values())
+    if size > LARGEST:
+        raise ValueError(
+            f"the weights of {model} are {size / 1e6:.0f} MB, expected {LARGEST / 1e6:.0f} at most: a browser cannot "
+            "hold more; paligemma.visualize.save_attention_html shows the attention of large models"
+        )
+    data = {
+        "name": Path(model).resolve().name,
+        "config": config_to_dict(paligemma.config, paligemma.dtype),
+        "tokenizer": json.loads(processor.tokenizer.backend_tokenizer.to_str()),
+        "weights": as_text(state),
+        "mask_tokenizer": mask_tokenizer(ASSETS / "mask-tokenizer"),
+    }
+    with write_files_atomically(folder) as fresh:
+        for name in FILES:
+            (fresh / name).write_bytes((SOURCE / name).read_bytes())
+        write_script(fresh / "world.js", f"const WORLD = {as_json(world())};\n")
+        write_script(fresh / "data.js", f"explorer_data({as_json(data)});\n")
+    return Path(folder) / "index.html"
+
+
+def world() -> dict:
+    """Shapes, colours, their Korean names, and the first scenes: (shape, colour, rgb, box, angle) of each thing."""
+    scenes = []
+    for seed in range(SCENES):
+        scene = make_scene(seed)
+        things = [(thing.shape, thing.colour, thing.rgb, thing.box, thing.angle) for thing in scene.things]
+        scenes.append({"background": scene.background, "things": things})
+    return {"shapes": SHAPES, "colours": COLOURS, "korean": KOREAN, "scenes": scenes, "first_scene": FIRST_SCENE}
+
+
+def mask_tokenizer(folder: Path) -> dict | None:
+    """The half of the mask tokenizer that draws, or None where the repository's assets are not at hand."""
+    if not folder.is_dir():
+        return None
+    tokenizer = load_mask_tokenizer(folder)
+    state = {name: t.contiguous() for name, t in tokenizer.state_dict().items() if not name.startswith("encoder.")}
+    return {"config": asdict(tokenizer.config), "weights": as_text(state)}
+
+
+def as_text(state: dict) -> str:
+    """Tensors as a safetensors file in base64."""
+    return base64.b64encode(safetensors.torch.save(state)).decode("ascii")
+
+
+def as_json(values) -> str:
+    """JSON that may stand in a script: U+2028 and U+2029, line ends to older browsers, are escaped like the rest."""
+    return json.dumps(values, separators=(",", ":"))
+
+
+def write_script(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,219 @@
+"""Check my own code: code in the form of the video's is understood, and what is wrong with it is named and located.
+
+tests/typed has the three files, written for this test; tests/planted.py the mistakes to plant into them.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from planted import GEMMA, PLANTED, PROCESSING, RAISED, SIGLIP
+
+from paligemma.exercises.mycode import run
+from paligemma.exercises.mycode.compare import Comparison
+from paligemma.exercises.mycode.files import WANTED, Workspace
+from paligemma.exercises.mycode.standins import STAND_INS
+from paligemma.exercises.mycode.whole import Whole
+from paligemma.exercises.mycode.worker import main
+
+TYPED = Path(__file__).parent / "typed"
+
+
+def compared(folder, names=None):
+    """(the comparison, its results that are not right)"""
+    comparison = Comparison(Workspace(folder, STAND_INS))
+    return comparison, [result for result in comparison.run(names) if result.state != "right"]
+
+
+@pytest.fixture
+def typed(tmp_path):
+    """A copy to spoil."""
+    return Path(shutil.copytree(TYPED, tmp_path / "typed", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def plant(folder, file, right, wrong):
+    path = folder / file
+    text = path.read_text(encoding="utf-8")
+    assert right in text
+    path.write_text(text.replace(right, wrong), encoding="utf-8")
+
+
+def test_right_code_is_right_in_every_part():
+    comparison, others = compared(TYPED)
+    assert others == [] and comparison.workspace.troubles == []
+    assert set(comparison.results) == set(WANTED) - {"PaliGemmaProcessor"}
+
+
+@pytest.mark.parametrize("entry", PLANTED, ids=lambda entry: f"{entry[0]}-{entry[4]}")
+def test_planted_mistakes_are_named_and_located(typed, entry):
+    part, file, right, wrong, name, piece = entry
+    plant(typed, file, right, wrong)
+    _, others = compared(typed, [part])
+    assert [result.part for result in others] == [part]  # nothing else is blamed
+    assert others[0].file == file and piece in others[0].text
+    assert name is None or others[0].name == name
+    line = (typed / file).read_text(encoding="utf-8").splitlines()[others[0].line - 1].strip()
+    assert others[0].text[:80] == line[:80]
+
+
+@pytest.mark.parametrize("entry", RAISED, ids=lambda entry: f"{entry[0]}-{entry[4] or entry[5]}")
+def test_what_stops_the_code_is_explained_at_its_line(typed, entry):
+    part, file, right, wrong, words, piece = entry
+    plant(typed, file, right, wrong)
+    comparison, others = compared(typed, [part])
+    troubles = comparison.workspace.troubles
+    assert {result.part for result in others} <= {part} and len(others) + len(troubles) >= 1
+    told = [(one.file, one.text, f"{one.saw} {one.means}") for one in [*others, *troubles]]
+    assert any(place == file and piece in text and words in said for place, text, said in told), told
+
+
+def test_the_whole_model_says_the_same_as_ours():
+    whole = Whole(Comparison(Workspace(TYPED, STAND_INS)))
+    assert whole.check_processor().state == "right" and whole.build()
+    whole.walk()
+    whole.ask()
+    trained = whole.trained
+    assert trained.trouble is None and trained.first is None and trained.cached is None
+    assert trained.lacking == [] and trained.unused == [] and trained.modules > 90 and trained.steps == 3
+    assert trained.logits < 1e-3
+    captions = [answer for answer in trained.answers if answer.prompt == "caption en"]
+    assert [answer.mine for answer in captions] == [answer.ours for answer in captions]
+    assert all(answer.remark == "true" for answer in captions)
+    assert [answer.prompt.split()[0] for answer in trained.answers] == ["caption", "caption", "detect", "segment"]
+    said = " ".join(text for text, _ in whole.properties())
+    assert "padding" in said and "PaliGemma 2" in said and "Grey" in said
+
+
+def test_the_whole_model_is_walked_to_the_module_that_differs(typed):
+    plant(typed, GEMMA, "math.sqrt(self.head_dim)", "math.sqrt(self.hidden_size)")
+    plant(typed, SIGLIP, "layer_norm2", "layer_norm_2")
+    whole = Whole(Comparison(Workspace(typed, STAND_INS)))
+    assert whole.build()
+    assert len(whole.trained.lacking) == 8  # two parameters in each of four layers, as strict=False would hide
+    assert whole.trained.lacking[0][1].endswith("layers.0.layer_norm2.weight")
+    whole.walk()
+    assert whole.trained.first.path.endswith("encoder.layers.0.layer_norm_2") or whole.trained.first.path.endswith(
+        "encoder.layers.0.mlp.fc1"
+    )
+    plant(typed, SIGLIP, "layer_norm_2", "layer_norm2")
+    whole = Whole(Comparison(Workspace(typed, STAND_INS)))
+    assert whole.build() and whole.trained.lacking == []
+    whole.walk()
+    assert whole.trained.first.path == "language_model.model.layers.0.self_attn.o_proj"
+    assert whole.trained.first.before.endswith("layers.0.self_attn.v_proj")
+
+
+def test_a_wrong_cache_is_seen_in_the_steps_after_the_prompt(typed):
+    plant(typed, GEMMA, "[self.key_cache[layer_idx], key_states]", "[key_states, self.key_cache[layer_idx]]")
+    whole = Whole(Comparison(Workspace(typed, STAND_INS)))
+    assert whole.build()
+    whole.walk()
+    assert whole.trained.first is None and whole.trained.cached is not None
+
+
+def test_processor_that_differs(typed):
+    plant(typed, PROCESSING, "tokenizer.add_bos_token = False", "")
+    plant(typed, PROCESSING, r"{prefix_prompt}\n", "{prefix_prompt}")
+    whole = Whole(Comparison(Workspace(typed, STAND_INS)))
+    result = whole.check_processor()
+    assert result.state == "wrong" and result.name == "ids" and "caption" in result.means
+
+
+# --- folders as they are ----------------------------------------------------------------------------------------------
+
+
+def test_half_way_through_the_video(typed, capsys):
+    """Only the image encoder, in a file of another name, beside files called as the package's and Python's are."""
+    (typed / SIGLIP).rename(typed / "vision.py")
+    (typed / GEMMA).unlink()
+    (typed / PROCESSING).unlink()
+    (typed / "config.py").write_text("SIZE = 3\n", encoding="utf-8")
+    (typed / "utils.py").write_text("raise SystemExit('scripts are not run')\n", encoding="utf-8")
+    assert main(str(typed), 60) == 0
+    said = capsys.readouterr().out
+    assert "Your image encoder with the trained weights" in said and "the same as the course's in all" in said
+    assert "missing  the decoder" in said and "a large purple star above" in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_one_notebook_instead_of_files(typed, tmp_path):
+    cells = [{"cell_type": "markdown", "source": "# typed"}, {"cell_type": "code", "source": ["!pip install torch\n"]}]
+    for name in (SIGLIP, PROCESSING, GEMMA):
+        text = (typed / name).read_text(encoding="utf-8").replace("from modeling_siglip import", "# from")
+        cells.append({"cell_type": "code", "source": text.splitlines(keepends=True)})
+    cells.append({"cell_type": "code", "source": "model = SiglipVisionModel(SiglipVisionConfig())\nraise ValueError"})
+    cells[3]["source"] = [line.replace("image - mean)", "image + mean)") for line in cells[3]["source"]]
+    folder = tmp_path / "notebook"
+    folder.mkdir()
+    (folder / "video.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    comparison, others = compared(folder)
+    assert [result.part for result in others] == ["normalize"] and len(comparison.results) == len(WANTED) - 1
+    assert others[0].file == "video.ipynb, cell 3" and "image + mean" in others[0].text
+    assert others[0].name == "mean added"
+
+
+def test_other_names_methods_and_relative_imports(typed):
+    """What others called it: SiglipVisionAttention, apply_rotary_emb, `from .siglip import`, methods for functions."""
+    source = typed / "src"
+    source.mkdir()
+    siglip = (typed / SIGLIP).read_text(encoding="utf-8").replace("SiglipAttention", "SiglipVisionAttention")
+    (source / "siglip.py").write_text(siglip.replace("hidden_states", "x"), encoding="utf-8")
+    gemma = (typed / GEMMA).read_text(encoding="utf-8").replace("apply_rotary_pos_emb", "apply_rotary_emb")
+    gemma = gemma.replace("from modeling_siglip", "from .siglip").replace("kv_cache", "cache")
+    (source / "gemma.py").write_text(gemma, encoding="utf-8")
+    (typed / SIGLIP).unlink()
+    (typed / GEMMA).unlink()
+    comparison, others = compared(typed)
+    assert others == []
+    assert comparison.found["SiglipAttention"].own_name == "SiglipVisionAttention"
+    assert comparison.found["apply_rotary_pos_emb"].own_name == "apply_rotary_emb"
+
+
+def test_a_missing_file_is_filled_in(typed):
+    (typed / SIGLIP).unlink()
+    comparison, others = compared(typed)
+    assert {result.state for result in others} == {"missing"}
+    assert all(result.part.startswith("Siglip") for result in others)
+    assert not any(trouble.grave for trouble in comparison.workspace.troubles)
+
+
+def test_a_right_part_is_not_blamed_for_a_wrong_one_inside(typed):
+    plant(typed, GEMMA, "torch.cat((-right, left), dim=-1)", "torch.cat((right, -left), dim=-1)")
+    plant(typed, SIGLIP, "keys.transpose(2, 3)) * self.scale", "keys.transpose(2, 3))")
+    comparison, others = compared(typed)
+    assert [result.part for result in others] == ["SiglipAttention", "rotate_half"]
+    assert "SiglipAttention" in comparison.results["SiglipEncoderLayer"].replaced
+    assert "rotate_half" in comparison.results["GemmaAttention"].replaced
+
+
+def test_a_loop_without_end_is_left(typed, capsys):
+    plant(
+        typed,
+        SIGLIP,
+        "        for layer in self.layers:\n",
+        "        while True:\n            layer = self.layers[0]\n",
+    )
+    assert run(typed, seconds=4) == 3
+    said = capsys.readouterr().out
+    assert "SiglipEncoder: still at it" in said and "modeling_siglip.py, line" in said
+
+
+def test_folders_without_anything(tmp_path, capsys):
+    (tmp_path / "notes.py").write_text("print('hello')\n", encoding="utf-8")
+    assert main(str(tmp_path), 60) == 4
+    assert "None of the classes and functions" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="pass the one that your .py files lie in"):
+        run(tmp_path / "nowhere")
+
+
+def test_command(typed, capfd):
+    import subprocess
+
+    plant(typed, GEMMA, "gate * self.up_proj(x)", "gate + self.up_proj(x)")
+    command = [sys.executable, "-m", "paligemma.exercises", "mine", str(typed)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1
+    assert "WRONG    GemmaMLP: added instead of multiplied" in done.stdout and "29 right, 1 wrong" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
