@@ -281,6 +281,7 @@ def test_the_style_does_not_depend_on_the_one_before(other, picture):
 
 
 def test_nothing_is_written_smaller_than_eight_points(picture):
+    matplotlib.rcParams["figure.max_open_warning"] = 0
     codes = np.arange(32).reshape(2, 16)
     vectors = np.random.default_rng(0).standard_normal((12, 5))
     figures = [
@@ -309,6 +310,7 @@ def test_nothing_is_written_smaller_than_eight_points(picture):
         vis.roofline(20e9, 300e9, {"decode": (1.0, 18e9)}),
         *(vis.architecture(open=name) for name in model_map._INSIDE),
     ]
+    assert len(figures) > 25
     for axes in figures:
         for text in np.ravel(axes)[0].figure.findobj(matplotlib.text.Text):
             assert text.get_fontsize() >= SMALL or not text.get_text(), text

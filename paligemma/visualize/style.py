@@ -143,7 +143,7 @@ def save_figure(figure: Figure | Axes | np.ndarray, path: str | Path) -> Path:
 @lru_cache
 def _letters(families: tuple[str, ...]) -> frozenset[int]:
     """The code points that these fonts can draw."""
-    files = {font_manager.findfont(font_manager.FontProperties(family=family)) for family in families}
+    files = {font_manager.findfont(font_manager.FontProperties(family=[family])) for family in families}
     return frozenset().union(*(font_manager.get_font(file).get_charmap() for file in files))
 
 

@@ -139,12 +139,12 @@ def show_batch(
     index = np.array([[present.index(kind) for kind in row] for row in kinds])
     palette = ListedColormap([TOKEN_COLOURS[kind][0] for kind in present])
     axes[0].imshow(index, cmap=palette, vmin=-0.5, vmax=len(present) - 0.5, aspect="auto")
-    axes[0].set_title(plain(title or "tokens by kind"))
+    axes[0].set_title(plain(title or "tokens by kind", lines=1))
     handles = [Patch(facecolor=TOKEN_COLOURS[kind][0], label=kind) for kind in present]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(present), handlelength=1.0)
     for ax, (name, panel) in zip(axes[1:], panels.items()):
         ax.imshow(to_array(panel).astype(int), cmap=ListedColormap(["#F4F4F4", BLUE]), vmin=0, vmax=1, aspect="auto")
-        ax.set_title(plain(name))
+        ax.set_title(plain(name, lines=1))
     for ax in axes:
         ax.set_xticks(np.arange(length + 1) - 0.5, minor=True)
         ax.set_yticks(np.arange(count + 1) - 0.5, minor=True)
