@@ -152,6 +152,7 @@ def explore_parser() -> Parser:
     parser.add_argument(
         "--output", metavar="FOLDER", type=Path, default=Path("site/explorer"), help="where to write it (site/explorer)"
     )
+    parser.add_argument("--single-file", action="store_true", help="everything in one index.html, to send to somebody")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     return parser
 
@@ -374,7 +375,7 @@ def explore(options: argparse.Namespace) -> None:
 
     from .visualize.explorer import write_explorer
 
-    page = write_explorer(options.output, options.model)
+    page = write_explorer(options.output, options.model, options.single_file)
     print(f"Wrote {page}: open it in any browser.")
     if options.open:
         webbrowser.open(page.resolve().as_uri())

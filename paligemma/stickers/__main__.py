@@ -53,10 +53,11 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         sub.add_argument("--muon-lr", type=float, default=5e-3)
         sub.add_argument("--adam-lr", type=float, default=3e-3)
         sub.add_argument("--save-every", type=float, default=60.0, help="seconds between two training states")
+        sub.add_argument("--start", type=Path, help="state.pt of an earlier run to begin from, with a new schedule")
         sub.add_argument("--stop-at", type=int, help="stop before this step; the same command without it goes on")
         sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     stages[1].add_argument("--masks", type=Path, default=RUNS / "masks", help="folder of the mask tokenizer")
-    stages[1].add_argument("--encoder", type=Path, default=RUNS / "encoder/encoder.safetensors")
+    stages[1].add_argument("--encoder", type=Path, default=RUNS / "encoder/state.pt", help="the encoder's run")
     sub = command("export", "write what a run of `model` has come to as a folder in bfloat16", seeded=False)
     sub.add_argument("run", type=Path, nargs="?", default=RUNS / "model", help="folder of the run")
     sub.add_argument("--out", type=Path, default=RUNS / "export", help="folder to write (default %(default)s)")
@@ -84,10 +85,20 @@ def main(arguments=None) -> int:
             schedule = Schedule(args.cycles, args.muon_lr, args.adam_lr, seed=args.seed, save_every=args.save_every)
             pictures = open_pictures(args.pictures, args.cache, args.workers)
             if args.command == "encoder":
-                train_encoder(args.out, pictures, schedule, args.per_step, device, args.stop_at)
+                train_encoder(args.out, pictures, schedule, args.per_step, device, args.start, args.stop_at)
             else:
                 masks = load_mask_tokenizer(args.masks)
-                train_model(args.out, args.encoder, pictures, masks, schedule, args.per_step, device, args.stop_at)
+                train_model(
+                    args.out,
+                    args.encoder,
+                    pictures,
+                    masks,
+                    schedule,
+                    args.per_step,
+                    device,
+                    args.start,
+                    args.stop_at,
+                )
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
