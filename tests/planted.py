@@ -89,7 +89,7 @@ RAISED = [
      "`return` is missing", "self.down_proj"),
     ("GemmaRotaryEmbedding", GEMMA, "inv_freq = 1.0", "self.inv_freq = inv_freq = 1.0", "already taken",
      "register_buffer"),
-    ("SiglipEncoderLayer", SIGLIP, "layer_norm1", "layernorm1", "should be called layer_norm1.weight",
+    ("SiglipEncoderLayer", SIGLIP, "layer_norm1", "layernorm1", "your layernorm1 is to be called layer_norm1",
      "self.layernorm1 = nn.LayerNorm"),
     ("GemmaAttention", GEMMA, "key = key.view(rows, length, self.num_key_value_heads, self.head_dim).transpose(1, 2)",
      "key = key.transpose(1, 2).view(rows, self.num_key_value_heads, length, self.head_dim)", "reshape, or contiguous",

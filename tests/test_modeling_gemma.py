@@ -28,6 +28,7 @@ from reference import (
 )
 from transformers.models.gemma import modeling_gemma as hf
 
+from paligemma import KVCache
 from paligemma.modeling_gemma import (
     GemmaConfig,
     GemmaMLP,
@@ -42,7 +43,9 @@ from paligemma.modeling_gemma import (
     rotate_half,
     suffix_loss,
 )
+from paligemma.modeling_gemma2 import Gemma2Config
 from paligemma.modeling_siglip import SiglipVisionConfig
+from paligemma.published import PUBLISHED
 
 LONG = "a red cat and a blue dog and a large star " * 8  # some 150 tokens, against 16 of the picture
 seeds = st.integers(0, 2**31)
@@ -327,6 +330,20 @@ def test_a_row_that_may_see_nothing_gives_numbers():
         assert torch.isfinite((torch.randn(1, 1, 2, 3).to(dtype) + mask).softmax(-1)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("decoder", ["gemma", "gemma2"])
+def test_a_model_that_may_see_nothing_gives_numbers(decoder, attention, dtype):
+    model = make_pair(shape(decoder), attention)[0].to(dtype)
+    ids = torch.tensor([[5, 6], [7, 8]])
+    with torch.no_grad():
+        for mask in (torch.zeros(2, 2), torch.tensor([[1, 0], [0, 0]])):
+            assert torch.isfinite(model(ids, attention_mask=mask.long()).logits).all()
+            cache = KVCache(model.config.text_config, 2, 3, dtype=dtype)
+            model(ids[:, :1], attention_mask=mask[:, :1].long(), kv_cache=cache)
+            assert torch.isfinite(model(ids[:, 1:], attention_mask=mask.long(), kv_cache=cache).logits).all()
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_gradients_through_padding_are_finite(attention):
     model, _ = make_pair(shape(), attention)
@@ -445,6 +462,108 @@ def test_labels_that_are_all_empty_are_refused():
 def test_sizes_that_do_not_fit_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         GemmaConfig(**values)
+
+
+NONSENSE = (None, "x", "1", [], {}, float("nan"), float("inf"), -float("inf"), True, -1, 1e30, 10**400)
+NUMBERS = {
+    SiglipVisionConfig: ("layer_norm_eps", "attention_dropout"),
+    GemmaConfig: ("rms_norm_eps", "rope_theta", "attention_dropout"),
+    Gemma2Config: ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
+}
+
+
+@pytest.mark.parametrize("config_class, name", [(kind, name) for kind, names in NUMBERS.items() for name in names])
+def test_numbers_that_cannot_be_are_refused(config_class, name):
+    for value in NONSENSE:
+        if value is None and "softcapping" in name:
+            continue  # no cap
+        with pytest.raises(ValueError, match=f"^{name} is .*, expected ") as caught:
+            config_class(**{name: value})
+        assert len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize("name", ["image_token_index", "pad_token_id", "bos_token_id", "eos_token_id", "ignore_index"])
+def test_ids_that_cannot_be_are_refused(name):
+    for value in (None, "x", [], float("nan"), 1.5, True, -1):
+        with pytest.raises(ValueError, match=f"^{name} is .*, expected "):
+            PaliGemmaConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "part, values, message",
+    [
+        ("text_config", {"hidden_act": "relu"}, "text_config: hidden_act is 'relu', expected 'gelu_pytorch_tanh'"),
+        ("text_config", {"hidden_activation": "gelu"}, "text_config: hidden_activation is 'gelu', expected"),
+        ("text_config", {"attention_bias": True}, "text_config: attention_bias is True, expected False"),
+        ("text_config", {"attention_dropout": 0.1}, "text_config: attention_dropout is 0.1, expected 0.0"),
+        ("text_config", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "text_config: rope_type is 'linear'"),
+        ("text_config", {"rope_parameters": {"rope_type": "yarn"}}, "text_config: rope_type is 'yarn'"),
+        ("text_config", {"rope_parameters": 7}, "text_config: rope_parameters is 7, expected an object"),
+        (
+            "text_config",
+            {"rope_theta": 10.0, "rope_parameters": {"rope_theta": 20.0}},
+            "text_config: rope_theta is 20.0, expected 10.0",
+        ),
+        ("vision_config", {"hidden_act": "gelu"}, "vision_config: hidden_act is 'gelu', expected"),
+        ("vision_config", {"model_type": "clip_vision_model"}, "vision_config: model_type is 'clip_vision_model'"),
+        (
+            "vision_config",
+            {"patch_size": "x"},
+            "vision_config: patch_size is 'x', expected a whole number of 1 or more",
+        ),
+    ],
+)
+def test_what_would_compute_something_else_is_refused(part, values, message):
+    config = {"vision_config": {}, "text_config": {}}
+    PaliGemmaConfig.from_dict(config)
+    config[part] = values
+    with pytest.raises(ValueError, match=message):
+        PaliGemmaConfig.from_dict(config)
+
+
+@pytest.mark.parametrize("part", ["vision_config", "text_config"])
+@pytest.mark.parametrize("value", [None, 3, "x", [], [1], float("nan")])
+def test_a_half_that_is_none_is_refused(part, value):
+    with pytest.raises(ValueError, match=f"{part}: it is .*, expected an object with keys"):
+        PaliGemmaConfig.from_dict({"vision_config": {}, "text_config": {}} | {part: value})
+
+
+def test_the_names_that_published_files_use_are_there():
+    """Everything about the architecture that hkproj's and transformers' configurations are asked for."""
+    config = PaliGemmaConfig()
+    for name in ("ignore_index", "image_token_index", "projection_dim", "hidden_size", "vocab_size", "pad_token_id"):
+        assert isinstance(getattr(config, name), int)
+    assert (config.hidden_size, config.vocab_size, config.ignore_index) == (2048, 257216, -100)
+    GemmaConfig(
+        vocab_size=257216, hidden_size=2048, intermediate_size=16384, num_hidden_layers=18, num_attention_heads=8,
+        num_key_value_heads=1, head_dim=256, max_position_embeddings=8192, rms_norm_eps=1e-6, rope_theta=10000.0,
+        attention_bias=False, attention_dropout=0.0,
+    )  # fmt: skip
+
+
+def test_a_token_without_an_embedding_is_named():
+    model, _ = make_pair(shape())
+    with pytest.raises(
+        ValueError, match=rf"ids from 3 to {VOCAB_SIZE + 7}, expected 0 to {VOCAB_SIZE - 1}: the tokenizer"
+    ):
+        model(torch.tensor([[3, VOCAB_SIZE + 7]]))
+
+
+@pytest.mark.parametrize("name", ["paligemma-3b-pt-224", "paligemma2-3b-pt-224"])
+def test_every_weight_is_drawn_once(name, monkeypatch):
+    """What is built is what is kept: no layer is made, drawn and thrown away."""
+    drawn = []
+    for kind, size in ((torch.nn.Linear, "weight"), (torch.nn.Embedding, "weight"), (torch.nn.Conv2d, "weight")):
+        draw = kind.reset_parameters
+
+        def counted(self, draw=draw, size=size):
+            drawn.append(getattr(self, size).numel())
+            draw(self)
+
+        monkeypatch.setattr(kind, "reset_parameters", counted)
+    with torch.device("meta"):
+        model = PaliGemmaForConditionalGeneration(PaliGemmaConfig.from_dict(PUBLISHED[name]))
+    assert sum(drawn) == sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
 
 
 def test_the_halves_must_have_one_width():

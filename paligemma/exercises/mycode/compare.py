@@ -133,7 +133,7 @@ class Comparison:
         base = {
             "part": part.name, "chapter": part.chapter, "file": found.file, "own_name": found.own_name,
             "task": part.tasks[0] if part.tasks else "",
-            "replaced": tuple(name for name in self.inside(part) if name in self.replaced),
+            "replaced": self.replaced_in(part),
         }  # fmt: skip
         stated = self.wrong_kind(part, found)
         if stated is not None:
@@ -157,7 +157,7 @@ class Comparison:
                 more[0].more = more[1:4]
                 return more[0]
             return Result(state="right", **base)
-        if more and not all("should be called" in one.saw or one.name == "weight starts at one" for one in more):
+        if more and not all(one.name in ("names of weights", "weight starts at one") for one in more):
             more[0].more = more[1:4]
             return more[0]  # without its weights the numbers say nothing
         result = self.explain_failure(part, found, failing, error, span, base)
@@ -166,15 +166,17 @@ class Comparison:
             return more[0]
         return result
 
-    def inside(self, part: Part) -> list[str]:
-        inside = {one.name: one.uses for one in self.parts}
+    def replaced_in(self, part: Part) -> tuple[str, ...]:
+        """The parts inside this one, at any depth, that the course's stand in for."""
+        uses = {one.name: one.uses for one in self.parts}
         names, todo = [], list(part.uses)
         while todo:
             name = todo.pop(0)
-            if name not in names:
+            if name in self.replaced:
                 names.append(name)
-                todo += inside.get(name, ())
-        return names
+            else:
+                todo += uses.get(name, ())
+        return tuple(dict.fromkeys(names))
 
     def wrong_kind(self, part: Part, found: Found) -> tuple[str, str] | None:
         right = part.right
@@ -211,8 +213,12 @@ class Comparison:
         if finding is None:  # examine tolerates a little more: describe it as it was seen
             finding = Finding("values", "the numbers differ slightly", "")
         line, text = self.place(part, found, failing, span, finding)
+        means = finding.means
+        if not means and line > span[1]:
+            means = "all values made before occur in the course's computation; what this line makes does not"
         saw = re.sub(r",? ?Sizes", "", finding.saw)
-        return Result(state="wrong", name=finding.name, line=line, text=text, saw=saw, means=finding.means, **base)
+        saw = re.sub(r"your code raised an error in .*?, line \d+:\n.*\n", "", saw)  # the line is shown already
+        return Result(state="wrong", name=finding.name, line=line, text=text, saw=saw, means=means, **base)
 
     def raised(self, error: Exception, span, base, when: str) -> Result:
         """An error in the learner's code: its line, in words."""

@@ -228,12 +228,17 @@ def explain_syntax(source: Source, filename: str, error, lines: list[str], about
         if re.search(pattern, message):
             means = meaning
             break
-    if "indent" in message and "\t" in "".join(lines[max(0, line - 3) : line]):
+    near = range(line, max(0, line - 4), -1)
+    tabbed = next(
+        (n for n in near if n <= len(lines) and "\t" in lines[n - 1][: -len(lines[n - 1].lstrip()) or None]), 0
+    )
+    if "indent" in message and tabbed:
+        line, text = tabbed, lines[tabbed - 1]
         means = (
             "tabs and spaces are mixed: a tab looks like several spaces and is none of them. Indent every line with "
             "spaces (editors have a command for it)"
         )
-    shown = text.replace("\t", "→   ").strip() if "→" not in text else text.strip()
+    shown = text.strip(" \r\n").replace("\t", "→   ")
     saw = f"{type(error).__name__}: {message}"
     return Trouble(shown_name(filename, source), line, shown, saw, means, about)
 
@@ -366,11 +371,22 @@ class Workspace:
         sys.modules[name] = module  # dataclasses look their module up
         for node, filename in source.statements:
             self.run(node, filename, source, module)
-        for usual, others in WANTED.items():  # what isn't written yet: the package's, so that the rest can be checked
-            for own_name in (usual, *others):
-                if usual in self.stand_ins and own_name in names_used(source) and not hasattr(module, own_name):
+        used = names_used(source)
+        for usual in self.unwritten():  # the package's, so that the rest can be checked
+            for own_name in (usual, *WANTED[usual]):
+                stub = isinstance(getattr(module, own_name, None), type) and own_name in source.defined()
+                if own_name in used and (stub or not hasattr(module, own_name)):
                     setattr(module, own_name, self.stand_ins[usual])
         return module
+
+    def unwritten(self) -> set[str]:
+        """Usual names of which no file has a definition that can be read, or only its first line."""
+        written = set()
+        for source in self.sources:
+            for own_name, node in source.defined().items():
+                if not is_stub(node):
+                    written.add(find_wanted(own_name.rpartition(".")[2]))
+        return set(self.stand_ins) - written
 
     def run(self, node: ast.stmt, filename: str, source: Source, module) -> None:
         if isinstance(node, ast.ImportFrom):
@@ -574,7 +590,7 @@ def explain(error: BaseException, module=None) -> tuple[str, str]:
     said = f"{type(error).__name__}: {' '.join(str(error).split())}"
     close = suggestion(error, module)
     if close:
-        return said, f"a typing slip: did you mean {close}?"
+        return said, f"did you mean {close}?"
     return said, next((meaning for pattern, meaning in ERRORS if re.search(pattern, said)), "")
 
 
@@ -590,16 +606,19 @@ def suggestion(error: BaseException, module) -> str | None:
     elif isinstance(error, NameError) and name is not None:
         known, trace = list(vars(module)) if module is not None else [], error.__traceback__
         while trace is not None:
-            known += list(trace.tb_frame.f_locals)
+            known += [*trace.tb_frame.f_locals, *trace.tb_frame.f_globals]
             trace = trace.tb_next
         typing_names = ("Optional", "Tuple", "List", "Dict", "Union", "Iterable", "Any")
         if name in typing_names:
             return None
     else:
         return None
-    lower = {key.lower(): key for key in known}
-    if name.lower() in lower:
-        return lower[name.lower()]
+    same = {flatten(key): key for key in known}
+    if flatten(name) in same:
+        return same[flatten(name)]
+    usual = find_wanted(name)  # SiglipVisionLayer for SiglipEncoderLayer
+    if usual is not None:
+        return next((key for key in known if find_wanted(key) == usual), None)
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.75)), None)
 
 
@@ -623,7 +642,11 @@ ERRORS = (
     (r"has no attribute", "this object has no such name: it was never set in __init__, or is spelt in another way"),
     (r"mat1 and mat2 shapes|must match the size|Expected size|size mismatch|is invalid for input of size",
      "two shapes do not fit one another: print both just before this line"),
+    (r"not tuple|and 'tuple'|'tuple' and|'tuple' object",
+     "a tuple is used like a tensor: attention returns two values, (output, weights)"),
     (r"not callable", "something is called with round brackets that is no function"),
     (r"not subscriptable", "square brackets on something that has no elements"),
     (r"ImportError", "what this line needs could not be imported"),
+    (r"object.__init__\(\) takes exactly one argument",
+     "super().__init__() takes no arguments here: other keys of a config.json stay in **kwargs and are passed over"),
 )  # fmt: skip

@@ -154,10 +154,15 @@ def misfits(made: nn.Module, right: nn.Module, name: str):
     """(name, what was seen, what it means, attribute) for each parameter that does not match."""
     own, source = dict(made.named_parameters(remove_duplicate=False)), dict(right.state_dict())
     tied = {id(value) for key, value in own.items() if key in source}
-    others = renamed(own, source)
-    for key, other in others.items():
-        if id(own[key]) not in tied:
-            yield "weights do not fit", f"your parameter {key} should be called {other}", NAMES, key.split(".")[0]
+    others = {key: other for key, other in renamed(own, source).items() if id(own[key]) not in tied}
+    told = {shorter(key, other): key for key, other in others.items()}
+    if told:
+        yield (
+            "names of weights",
+            "; ".join(f"your {mine} is to be called {theirs}" for mine, theirs in told),
+            NAMES,
+            next(iter(told.values())).split(".")[0],
+        )
     for key, value in own.items():
         if key in source and value.shape != source[key].shape:
             turned = " (it looks transposed)" if list(value.shape) == list(source[key].shape)[::-1] else ""
@@ -205,6 +210,15 @@ def misfits(made: nn.Module, right: nn.Module, name: str):
             )
 
 
+def shorter(key: str, other: str) -> tuple[str, str]:
+    """Two names of a parameter without the end that they share: ("attn", "self_attn"), not ("attn.k_proj.weight", …)"""
+    mine, theirs = key.split("."), other.split(".")
+    while len(mine) > 1 and len(theirs) > 1 and mine[-1] == theirs[-1]:
+        mine.pop()
+        theirs.pop()
+    return ".".join(mine), ".".join(theirs)
+
+
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 OTHER_VISION = calls.vision(hidden_size=10, intermediate_size=14, num_attention_heads=2, image_size=8, patch_size=2,
@@ -216,8 +230,8 @@ OTHER_TEXT = calls.text(hidden_size=18, intermediate_size=22, num_attention_head
 def vision_cases(tensor: Callable) -> list[Case]:
     cases = []
     for seed, (sizes, batch) in enumerate(((calls.vision(), 2), (OTHER_VISION, 4))):
-        named = {"B": batch, "N": sizes["num_image_tokens"], "D": sizes["hidden_size"],
-                 "H": sizes["num_attention_heads"]}  # fmt: skip
+        named = {"B": batch, "N": sizes["num_image_tokens"], "D": sizes["hidden_size"]}
+        named.update({"C": 3} if tensor is pixels else {})
         cases.append(Case((*tensor(seed, batch, sizes), sizes), sizes=named))
     return cases
 
@@ -232,9 +246,10 @@ def patches(seed, batch, sizes):
 
 def text_cases(tensor: Callable, **more) -> list[Case]:
     cases = []
-    for seed, (sizes, batch, length) in enumerate(((calls.text(), 2, 5), (OTHER_TEXT, 3, 7))):
+    for seed, (sizes, batch, length) in enumerate(((calls.text(), 3, 5), (OTHER_TEXT, 2, 7))):
         sizes = Sizes({**sizes, **more})
-        named = {"B": batch, "L": length, "D": sizes["hidden_size"], "H": sizes["num_attention_heads"]}
+        named = {"B": batch, "L": length, "D": sizes["hidden_size"], "H": sizes["num_attention_heads"],
+                 "H_kv": sizes["num_key_value_heads"], "d": sizes["head_dim"]}  # fmt: skip
         note = f"in two steps, with a cache: {length - 1} tokens and 1 more" if seed == 1 and "cached" in more else ""
         sizes["steps"] = (length - 1, 1) if note else (length,)
         cases.append(Case((*tensor(seed, batch, length, sizes), sizes), sizes=named, note=note))
@@ -273,22 +288,31 @@ def simple(maker: Maker, name: str, right, sizes: Sizes, **more) -> Part:
 # Configurations
 
 
+# What no part needs when it is not there; the others are read from every published config.json.
+SPARE = {"attention_dropout", "num_image_tokens", "ignore_index", "attention_bias", "max_position_embeddings",
+         "vocab_size", "projection_dim", "hidden_size", "pad_token_id", "rope_theta", "head_dim"}  # fmt: skip
+
+
 def config_parts(maker: Maker) -> list[Part]:
-    def attributes(names):
+    def kept(names):
         def run(kind, sizes):
-            accepted = calls.accepted(kind, dict(sizes)) if kind is not Sizes else None
-            if accepted is None:
-                return {key: sizes[key] for key in names}
-            made = kind(**accepted)
-            return {key: getattr(made, key, sizes[key] if key not in accepted else "(not set)") for key in names}
+            if kind is Sizes:
+                return {}
+            made = kind(**calls.accepted(kind, {**sizes, "model_type": "paligemma"}))
+            parameters = calls.inspect.signature(kind).parameters
+            for name in names:
+                value = getattr(made, name, None)
+                if value != sizes[name] and (name in parameters or name not in SPARE):
+                    raise AttributeError(f"{name}={sizes[name]} was given, and the object's {name} is {value}")
+            return {}
 
         return run
 
     def part(name, chapter, sizes):
         names = [key for key in sizes if key not in ("vision_config", "text_config", "bos_token_id", "eos_token_id")]
         if name == "PaliGemmaConfig":
-            names = ["image_token_index", "projection_dim", "pad_token_id"]
-        return Part(name, chapter, Sizes, [Case((sizes,))], attributes(names), mistakes=())
+            names = ["image_token_index"]
+        return Part(name, chapter, Sizes, [Case((sizes,))], kept(names))
 
     distinct = Sizes({**calls.VISION, "num_attention_heads": 4, "num_channels": 1, "attention_dropout": 0.25})
     other = Sizes({**calls.TEXT, "attention_dropout": 0.25, "pad_token_id": 7, "attention_bias": True})

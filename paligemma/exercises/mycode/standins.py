@@ -213,10 +213,10 @@ def stand_in_for(name: str, theirs):
             super().__init__(**calls.roles(theirs, args, kwargs, known))
 
         def forward(self, *args, **kwargs):
+            if theirs.forward is nn.Module.forward:  # not written yet
+                return right.forward(self, *args, **kwargs)
             known = tuple(calls.inspect.signature(right.forward).parameters)[1:]
-            given = calls.roles(theirs.forward, (self, *args), kwargs, known)
-            known_given = {key: value for key, value in given.items() if key in known}
-            return right.forward(self, **known_given)
+            return right.forward(self, **calls.roles(theirs.forward, (self, *args), kwargs, known))
 
     StandIn.__name__ = right.__name__
     return StandIn

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from . import report
-from .compare import Comparison, quiet
+from .compare import Comparison
 from .files import Workspace
 from .standins import STAND_INS
 from .whole import Whole
@@ -61,55 +61,56 @@ def main(folder: str, seconds: float) -> int:
         return NOTHING
     say(*report.files(comparison))
 
-    say(*report.heading("Your parts, in the order in which they are built"))
-    for result in watched(comparison, dog):
-        if result.state != "missing":
-            say(*report.part(result))
     whole = Whole(comparison)
-    dog.watch("PaliGemmaProcessor")
-    processor = whole.check_processor()
-    if processor is not None:
-        comparison.results["PaliGemmaProcessor"] = processor
-        say(*report.part(processor))
-    elif "PaliGemmaProcessor" not in comparison.results:
-        comparison.results["PaliGemmaProcessor"] = report.Result("PaliGemmaProcessor", "missing")
+    say(*report.heading("Your parts, in the order in which they are built"))
+    say.each(report.parts(watched(comparison, whole, dog)))
     say(*report.missing(comparison.results))
 
     comparison.restore()
     dog.watch("the whole model")
     if whole.build() or whole.trained.trouble is not None:
-        encoder = "PaliGemmaForConditionalGeneration" not in comparison.found
-        what = "Your image encoder" if encoder else "Your whole model"
-        say(*report.heading(f"{what} with the trained weights of assets/tiny-paligemma"))
-        if whole.trained.built:
-            whole.walk()
-        say(*report.trained(whole.trained))
-        if whole.trained.built and whole.trained.trouble is None:
-            whole.ask()
-            rest = " (with the course's decoder)" if encoder else ""
-            say(
-                *report.heading(f"What it says of a picture that it has never seen{rest}"),
-                *report.answers(whole.trained),
-            )
-            if whole.trained.trouble is not None:
-                say(*report.finding(whole.trained.trouble))
-        with quiet():
-            properties = list(whole.properties()) if whole.trained.trouble is None else []
-        if properties:
-            say(*report.heading("What this design leaves out: properties of the video's code, no mistakes of yours"))
-            for text, where in properties:
-                say(*report.wrapped("-", f"{text}: {where}", 2))
+        tell_whole(comparison, whole, say)
     dog.stop()
-    say("", report.summary(comparison.results, workspace.troubles, whole.trained))
+    say("", *report.summary(comparison.results, workspace.troubles, whole.trained))
     wrong = any(one.state in ("wrong", "broken") for one in comparison.results.values())
     return WRONG if wrong or any(trouble.grave for trouble in workspace.troubles) else 0
 
 
-def watched(comparison: Comparison, dog: Watchdog):
-    """The comparison's results, each part under the watchdog's eyes."""
+def watched(comparison: Comparison, whole: Whole, dog: Watchdog):
+    """The results, each part under the watchdog's eyes; the processor, which needs a tokenizer, where it belongs."""
     for part in comparison.parts:
         dog.watch(part.name)
         yield comparison.check(part)
+        if part.name == "process_images":
+            dog.watch("PaliGemmaProcessor")
+            result = comparison.results["PaliGemmaProcessor"] = whole.check_processor()
+            yield result
+
+
+def tell_whole(comparison: Comparison, whole: Whole, say: "Printer") -> None:
+    """Weights, numbers, answers and properties of the learner's whole model, or of the image encoder alone."""
+    trained, encoder = whole.trained, "PaliGemmaForConditionalGeneration" not in comparison.found
+    what = "Your image encoder" if encoder else "Your whole model"
+    say(*report.heading(f"{what} with the trained weights of assets/tiny-paligemma"))
+    borrowed = [name for name, one in comparison.results.items() if one.state == "broken"]
+    if borrowed:
+        say(*report.wrapped("note", f"the course's {', '.join(borrowed)} in place of yours", 2, 9))
+    if trained.built:
+        whole.walk()
+    say(*report.trained(trained))
+    if not trained.built or trained.trouble is not None:
+        return
+    whole.ask()
+    rest = ", with the course's decoder" if encoder else ""
+    say(*report.heading(f"What it says of pictures that it has never seen{rest}"), *report.answers(trained))
+    if trained.trouble is not None:
+        say(*report.finding(trained.trouble))
+        return
+    properties = list(whole.properties())
+    if properties:
+        say(*report.heading("What the video's design leaves out (no mistakes of yours), and where the course has it"))
+        for text, where in properties:
+            say(*report.wrapped("-", f"{text}: {where}", 2, 2))
 
 
 class Printer:
@@ -119,6 +120,10 @@ class Printer:
         self.out = sys.stdout
 
     def __call__(self, *lines: str) -> None:
+        self.each(lines)
+
+    def each(self, lines) -> None:
+        """As they come."""
         for line in lines:
             print(line.rstrip(), file=self.out, flush=True)
 
