@@ -364,7 +364,7 @@ class PaliGemmaProcessor:
         if padding == "max_length":
             if limit is not None and limit > LONGEST_PADDING:
                 raise ValueError(
-                    f"max_length is {limit} and padding 'max_length', expected at most {LONGEST_PADDING} tokens to pad to"
+                    f"max_length is {limit} and padding 'max_length', expected at most {LONGEST_PADDING} tokens"
                 )
             return limit or 0
         if padding is False or padding == "do_not_pad":
