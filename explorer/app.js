@@ -485,7 +485,7 @@ async function ask() {
   run.rate = run.steps.length > 1 ? (1000 * (run.steps.length - 1)) / computing : null;
   run.done = true;
   $("answer-card").removeAttribute("aria-busy");
-  if (!state.faults.length && !state.forced.length) explorer.whole = { prompt: run.prompt, text: run.text, picture: picture_to_text(state.picture) };
+  if (!state.faults.length && !state.forced.length) explorer.whole = { prompt: run.prompt, text: run.text, ids: run.ids, picture: picture_to_text(state.picture) };
   choose_first_token();
   choose_first_head();
   show_answer(true);
@@ -952,6 +952,14 @@ function outcome_of(run) {
   return run.text === explorer.whole?.text ? "same" : "other";
 }
 
+/** Mean negative log probability of these answer tokens: what training minimises, finer than the words. */
+function answer_loss({ model, processor }, ids) {
+  const inputs = processor.forward(state.prompt, picture_pixels($("drawing"), state.picture));
+  let sum = 0;
+  for (const { id, logits } of generate_tokens(model, inputs, ids.length, ids)) sum -= Math.log(softmax(Float64Array.from(logits))[id]);
+  return sum / ids.length;
+}
+
 async function break_it(fault, expected) {
   if (explorer.whole?.prompt !== state.prompt || explorer.whole?.picture !== picture_to_text(state.picture)) {
     set_faults([]);
@@ -961,7 +969,8 @@ async function break_it(fault, expected) {
   set_faults([fault]);
   const run = await ask();
   if (!run) return;
-  explorer.predictions[fault] = { expected, outcome: outcome_of(run), before: explorer.whole.text, after: run.text };
+  const loss = { before: answer_loss(with_faults([]), explorer.whole.ids), after: answer_loss(explorer, explorer.whole.ids) };
+  explorer.predictions[fault] = { expected, outcome: outcome_of(run), before: explorer.whole.text, after: run.text, loss };
   show_faults();
   const { outcome } = explorer.predictions[fault];
   say(t("happened", { expected: t(`predict_${expected}`), outcome: t(`predict_${outcome}`) }));
@@ -991,7 +1000,8 @@ function show_faults() {
     if (on) {
       if (told) {
         block.append(element("p", { class: "verdict", text: t("happened", { expected: t(`predict_${told.expected}`), outcome: t(`predict_${told.outcome}`) }) + " " + t(told.expected === told.outcome ? "right" : "wrong") }),
-          element("dl", {}, element("dt", { text: t("before") }), element("dd", { text: told.before.trim() || "–", lang: "en" }), element("dt", { text: t("after_fault") }), element("dd", { text: told.after.trim() || "–", lang: "en" })));
+          element("dl", {}, element("dt", { text: t("before") }), element("dd", { text: told.before.trim() || "–", lang: "en" }), element("dt", { text: t("after_fault") }), element("dd", { text: told.after.trim() || "–", lang: "en" })),
+          element("p", { class: "why", text: t("loss", { before: told.loss.before.toFixed(3), after: told.loss.after.toFixed(3) }) }));
       }
       block.append(element("button", { type: "button", text: t("mend_one"), onclick: mend }));
     } else {
