@@ -92,10 +92,8 @@ def check_tokens(example: Example, tokenizer, max_answer: int, problems: list[Pr
     tokens = tokenizer.convert_ids_to_tokens(ids)
     spelled = sum(bool(re.fullmatch("<0x[0-9A-F]{2}>", token)) for token in tokens)
     if spelled > len(tokens) / 4 or tokenizer.unk_token_id in ids:
-        problems.append(
-            Problem(example.where, f"{spelled} of the suffix's {len(tokens)} tokens are single bytes: its words are not "
-                    "in the vocabulary and will be learned slowly", False)
-        )  # fmt: skip
+        what = f"{spelled} of the suffix's {len(tokens)} tokens are single bytes: its words are not in the vocabulary"
+        problems.append(Problem(example.where, f"{what} and will be learned slowly", False))
     if len(ids) + 1 > max_answer:
         problems.append(
             Problem(
