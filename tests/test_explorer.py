@@ -49,7 +49,7 @@ from paligemma.visualize.explorer import write_explorer
 from paligemma.world.evaluation import RENDERERS, make_questions
 from paligemma.world.scenes import SHAPES, _outline, caption_is_true, draw, make_scene, shape_mask
 
-LOGITS, ATTENTION, PIXELS = 1e-3, 1e-4, 1 / 255  # the largest differences that are allowed
+LOGITS, ATTENTION, PIXELS = 1e-4, 2e-5, 1 / 255  # the largest differences that are allowed; 1.4e-5 and 3.5e-6 were seen
 TOKENS = 64  # at most, of an answer
 SCENES = 24  # of the comparison, each drawn by both renderers and asked one task
 
@@ -161,6 +161,7 @@ def compare(page, model, processor, image: Image.Image, prompt: str) -> dict[str
 
 
 def within_limits(worst: dict[str, float]) -> None:
+    print({name: f"{value:.1e}" for name, value in worst.items()})
     assert worst["pixels"] <= PIXELS + 1e-6, worst
     assert worst["logits"] <= LOGITS, worst
     assert max(worst["attention"], worst["encoder"]) <= ATTENTION, worst
@@ -194,7 +195,6 @@ def test_page_and_package_agree(lab, tiny):
         chosen.append(next((row for row in mine if row[1] == task), mine[0]))
     assert {row[1] for row in chosen} == set(tasks) and len(tasks) == 11
     worst = worst_of(chosen, lab, *tiny, scenes, ["own", "vector"] * SCENES)
-    print({name: f"{value:.1e}" for name, value in worst.items()})
     within_limits(worst)
 
 
@@ -386,9 +386,9 @@ def test_each_fault_is_the_package_s_fault(lab, tiny):
     assert set(lab.evaluate("Object.keys(FAULTS)")) == set(cases) - {""}
     for fault, expected in cases.items():
         difference = (page_logits(fault, (2, 1)) - expected).abs().max().item()
-        assert difference <= LOGITS, f"{fault}: {difference}"
+        assert difference <= 1e-3, f"{fault}: {difference}"  # without the scale, scores are large and roundings too
         if fault:
-            assert (expected - cases[""]).abs().max() > 10 * LOGITS, f"{fault} changes nothing"
+            assert (expected - cases[""]).abs().max() > 0.01, f"{fault} changes nothing"
 
 
 def test_shapes_are_those_of_the_little_world(lab):
@@ -492,6 +492,10 @@ def test_drawing_is_what_the_processor_makes_of_it(page, folder, tiny):
 
 def test_scenes_drawn_by_the_page_are_captioned_truly(page, folder):
     open_page(page, folder)
+    page.evaluate("explorer.run.done = false")
+    page.locator("#scene").fill("21")
+    page.locator("#scene").press("Enter")
+    assert caption_is_true(make_scene(21), answered(page).strip())
     right = []
     for number in range(12):
         page.evaluate("explorer.run.done = false")
@@ -667,6 +671,17 @@ def test_photograph_and_damaged_input(page, folder, tmp_path, root):
     page.locator("#photo").set_input_files(str(root / "assets" / "cat.jpg"))
     answered(page)
     assert "cat.jpg" in page.locator("#picture-note").inner_text()
+    page.evaluate("explorer.run.done = false")
+    page.evaluate(  # a picture dropped on the page
+        """async () => {
+            const blob = await new Promise((done) => $("sees").toBlob(done)), dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([blob], "dropped.png", {type: "image/png"}));
+            document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+        }"""
+    )
+    page.locator("#picture-note", has_text="dropped.png").wait_for()
+    assert page.evaluate("explorer.state.picture.photo.canvas.width") == 64
+    answered(page)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     page.locator("#photo").set_input_files(str(tmp_path / "broken.png"))
     page.wait_for_function(
@@ -680,6 +695,9 @@ def test_photograph_and_damaged_input(page, folder, tmp_path, root):
     page.locator("#files").set_input_files(files)
     page.locator("#other-note", has_text="This model cannot be opened").wait_for()
     assert ask_page(page, "caption en") is not None  # the old model is still there
+    page.evaluate("explorer.model.config.text_config.vocab_size = 400")  # as if the tokenizer were another model's
+    page.locator("#ask-form button").click()
+    page.locator("#answer-text", has_text="Token 408 is not among the 400").wait_for()
     for address in (
         "#items=~~..,circle&prompt=&token=999999&at=9.9.9&broken=x.y&forced=a.b",
         "#scene=-5&lang=xx&open=",
@@ -791,13 +809,22 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="Compare the live page with the package in Chromium.")
     parser.add_argument("--scenes", type=int, default=0, help="compare all tasks on so many scenes, both renderers")
+    parser.add_argument(
+        "--renderers", nargs="+", choices=list(RENDERERS), default=list(RENDERERS), help="both by default"
+    )
     parser.add_argument("--speed", action="store_true", help="time to the first token and tokens a second")
+    parser.add_argument("--screenshot", metavar="FILE", help="the picture of the page in the README")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM or shutil.which("chromium"), args=FLAGS)
         folder = write_explorer(Path(os.environ.get("TMPDIR", "/tmp")) / "paligemma-explorer").parent
         page = browser.new_page()
+        if options.screenshot:
+            page.set_viewport_size({"width": 1400, "height": 1480})
+            open_page(page, folder, "#scene=5&prompt=caption+en&open=attention&lang=en")
+            page.evaluate("() => { $('speed').hidden = true; }")  # a time of this machine says nothing to others
+            page.screenshot(path=options.screenshot)
         if options.speed:
             measure_speed(page, folder)
         if options.scenes:
@@ -807,7 +834,7 @@ def main() -> None:
             scenes = [make_scene(3_000 + i) for i in range(options.scenes)]
             rows = questions_about(scenes)
             model, processor = load_pretrained(ASSETS / "tiny-paligemma")
-            for renderer in RENDERERS:
+            for renderer in options.renderers:
                 worst: dict[str, float] = {}
                 for number, row in enumerate(rows):
                     found = worst_of([row], page, model, processor, scenes, [renderer])

@@ -245,13 +245,10 @@ def test_answers_follow_from_the_scene(seed, task):
         assert (answer == "yes") == (asked in names)
     if task == "beside":
         word, reference = re.fullmatch(r"answer en what is (above|below|left of|right of) the (.+)\?", prompt).groups()
-        (a,), (b,) = (
-            ([t for t in scene.things if t.name == n] for n in (answer, reference))
-            if answer != reference
-            else ((0,), (0,))
-        )
         axis, sign = {"above": (0, -1), "below": (0, 1), "left of": (1, -1), "right of": (1, 1)}[word]
-        assert sign * (a.centre[axis] - b.centre[axis]) > 0
+        (other,) = [thing for thing in scene.things if thing.name == reference]
+        there = [thing for thing in scene.things if thing.name == answer]
+        assert any(sign * (thing.centre[axis] - other.centre[axis]) > 0 for thing in there)
     if task in ("detect", "detect pair", "segment"):
         things, dropped = parse_detections(answer)
         assert not dropped
@@ -383,10 +380,16 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
         assert run(*model, "--out", tmp_path / "parts", "--cycles", "2x1.0", *stop) == 0
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
     assert all(torch.equal(tensor, states[1]["model"][name]) for name, tensor in states[0]["model"].items())
-    assert run(*model, "--out", tmp_path / "more", "--start", tmp_path / "parts/state.pt", "--cycles", "1x0.0") == 0
+    still = ["--muon-lr", 0, "--adam-lr", 0]
+    assert (
+        run(*model, "--out", tmp_path / "more", "--start", tmp_path / "parts/state.pt", "--cycles", "1x1.0", *still)
+        == 0
+    )
     more = torch.load(tmp_path / "more/state.pt", weights_only=True)["model"]
-    assert all(torch.equal(tensor, states[0]["model"][name]) for name, tensor in more.items())  # at a rate of 0
-    assert run("export", tmp_path / "parts", "--out", tmp_path / "export") == 0
+    assert all(torch.equal(tensor, states[0]["model"][name]) for name, tensor in more.items())
+    assert run("export", tmp_path / "parts", "--out", tmp_path / "export", "--masks", masks_folder) == 0
+    short = (tmp_path / "export/training.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in short] == [2]
 
     mine, my_processor = load_pretrained(tmp_path / "export")
     assert mine.dtype == torch.bfloat16
@@ -404,18 +407,24 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
             ours, reference = mine(**a).logits, theirs(**{**b, "token_type_ids": token_types}).logits
         assert torch.allclose(ours, reference, atol=1e-4)
     assert isinstance(generate(mine, my_processor, [picture], ["caption en"], max_new_tokens=4)[0], str)
-    scores = evaluation.evaluate(mine, my_processor, command.load_mask_tokenizer(masks_folder), "choice", scenes=3)
+    scores = evaluation.evaluate(
+        mine, my_processor, command.load_mask_tokenizer(tmp_path / "export/mask-tokenizer"), "choice", scenes=3
+    )
     assert {"name", "detect: mean IoU"} <= set(scores)
     capsys.readouterr()
 
 
 def test_commands_say_what_is_missing(tmp_path, capsys):
-    assert run("export", tmp_path / "nothing", "--out", tmp_path / "x") == 1
+    assert run("export", tmp_path / "nothing", "--out", tmp_path / "x", "--masks", ASSETS / "mask-tokenizer") == 1
     assert "state.pt is missing" in capsys.readouterr().err
     assert run("evaluate", tmp_path / "nothing", "--splits", "everybody") == 1
     assert "'everybody', expected one of train, choice, unseen" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        run("encoder", "--cycles", "many")
+    for arguments in (("--cycles", "many"), ("--per-step", 0), ("--pictures", -1), ("--device", "abacus")):
+        with pytest.raises(SystemExit):
+            run("encoder", *arguments)
+        assert str(arguments[1]) in capsys.readouterr().err
+    assert run("model", "--pictures", 1, "--cache", tmp_path, "--encoder", tmp_path / "none", "--masks", tmp_path) == 1
+    assert "No mask tokenizer" in capsys.readouterr().err.replace("no mask", "No mask")
 
 
 def test_outlines_are_those_of_the_training_artists():
@@ -461,6 +470,16 @@ def test_scores_of_perfect_and_empty_answers():
     assert set(evaluation.GOALS) - {"name"} <= set(perfect) | {"name"}
     with pytest.raises(ValueError, match="number of scenes is 0"):
         evaluation.evaluate(None, None, None, "choice", 0)
+
+
+def test_a_shortened_log_has_the_means():
+    log = [{"step": 10 * i, "seconds": float(i), "loss": float(i)} for i in range(1, 13)]
+    log[3]["segment"] = 0.5  # not every line has every task
+    short = recipe.shorten(log)
+    assert short == [
+        {"step": 100, "seconds": 10.0, "loss": 5.5, "segment": 0.5},
+        {"step": 120, "seconds": 12.0, "loss": 11.5},
+    ]
 
 
 def test_encoder_stage_starts_from_its_seed():

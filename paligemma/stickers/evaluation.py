@@ -143,7 +143,7 @@ def run(folder: str | Path, masks_folder: str | Path, splits: list[str], scenes:
     worst = splits[-1]
     print(f"\nMost often confused (artists: {', '.join(artists(worst))}):")
     for truth, text, times in confusions(model, processor, worst, scenes)[:20]:
-        print(f"  {truth} taken for {text or 'nothing'}: {times}")
+        print(f"  {truth} taken for {text[:40] or 'nothing'}: {times}")
     if json_path is not None:
         with write_atomically(json_path) as partial:
             partial.write_text(json.dumps({"scenes": scenes, **results}, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from ..files import write_atomically
 from ..segmentation import MASK_SIZE, crop_mask
 from ..world.pictures import TRAIN_SEEDS
 from ..world.scenes import GRID
-from .atlas import NAMES, artists
+from .atlas import NAMES, artists, checksum
 from .scenes import MAX_STICKERS, Cut, Scene, Sticker, draw, make_scene, masks
 
 PART = 200  # pictures that a process draws at a time
@@ -88,7 +88,7 @@ class Pictures:
     def __init__(self, count: int, size: int, patch: int, folder: str | Path = "runs", workers: int = 1):
         self.count, self.size, self.patch = count, size, patch
         folder = Path(folder)
-        stem = f"stickers-{size}px-patch{patch}-{count}"
+        stem = f"stickers-{checksum()}-{size}px-patch{patch}-{count}"
         pixels_path, truth_path = folder / f"{stem}.npy", folder / f"{stem}-truth.npz"
         if not truth_path.exists():
             folder.mkdir(parents=True, exist_ok=True)
