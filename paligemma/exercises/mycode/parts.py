@@ -19,7 +19,7 @@ from ... import modeling_gemma as gemma
 from ... import modeling_siglip as siglip
 from ... import processing_paligemma as processing
 from ...swap import hidden
-from ..checking import Case, Mistake, Task, find_task, numbers
+from ..tasks import Case, Mistake, Task, find_task, numbers
 from . import calls, standins
 from .calls import Sizes
 
