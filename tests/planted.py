@@ -68,7 +68,7 @@ PLANTED = [
      "residual = hidden_states = self.input_layernorm(hidden_states)", "residual from the normalised input",
      "hidden_states"),
     ("GemmaModel", GEMMA, "hidden_states = inputs_embeds * normalizer", "hidden_states = inputs_embeds",
-     "scale forgotten", "decoder_layer("),
+     "scale forgotten", "hidden_states = inputs_embeds"),
     ("GemmaModel", GEMMA, "GemmaDecoderLayer(config, i) for i", "GemmaDecoderLayer(config, 0) for i",
      "layers share a cache entry", "GemmaDecoderLayer(config, 0)"),
     ("GemmaForCausalLM", GEMMA, "self.lm_head.weight = self.model.embed_tokens.weight", "pass",

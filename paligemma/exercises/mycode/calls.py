@@ -7,7 +7,6 @@ parameter whose name says so.
 
 import inspect
 from dataclasses import fields, is_dataclass
-from types import SimpleNamespace
 
 import torch
 
@@ -19,8 +18,8 @@ ROLES = {  # the video's name of a value, and what others call it
     "base": ("theta", "rope_theta"),
     "max_position_embeddings": ("max_seq_len", "max_len", "max_positions"),
     "hidden_states": ("x", "inputs", "input", "hidden_state", "states", "hidden", "image_features", "features",
-                      "inputs_embeds", "input_embeds", "input_embeddings", "embeddings", "pixel_values", "pixels",
-                      "tensor", "kv", "hidden_feature", "img", "image_feature"),
+                      "inputs_embeds", "input_embeds", "input_embs", "input_embeddings", "embeddings", "pixel_values",
+                      "pixels", "tensor", "kv", "hidden_feature", "img", "image_feature"),
     "attention_mask": ("mask", "attn_mask", "causal_mask"),
     "position_ids": ("pos_ids", "positions", "position_id", "pos"),
     "position_embeddings": ("rope", "cos_sin", "freqs"),
@@ -31,6 +30,7 @@ ROLES = {  # the video's name of a value, and what others call it
     "cos": ("cosine", "cos_emb"),
     "sin": ("sine", "sin_emb"),
     "n_rep": ("num_rep", "n_repeats", "repeats", "num_key_value_groups", "n"),
+    "text": ("prompts", "texts", "prompt"),
     "input_ids": ("ids", "tokens", "token_ids"),
     "image": ("img", "picture", "array", "x"),
     "images": ("imgs", "pictures", "image"),
@@ -139,6 +139,10 @@ WHOLE = {
 EXTRA = {"attention": "eager", "hidden_activation": "gelu_pytorch_tanh", "model_type": "gemma"}  # the package's names
 
 
+class Configuration:
+    """Stands in for the learner's configuration where that is wrong or not written yet."""
+
+
 class Sizes(dict):
     """The values of a configuration, before it is made: {name: value}."""
 
@@ -183,11 +187,12 @@ def configuration(sizes: Sizes, kinds: dict[str, type] | None = None):
             return completed(made, values)
     if name == "PaliGemmaConfig":
         values["vision_config"], values["text_config"] = parts
-    return completed(SimpleNamespace(), values)
+    return completed(Configuration(), values)
 
 
 def completed(made, values: dict):
-    for key, value in {**EXTRA, **values}.items():
+    more = {**EXTRA, "embed_dim": values["hidden_size"]} if "hidden_size" in values else EXTRA
+    for key, value in {**more, **values}.items():
         if not hasattr(made, key):
             try:
                 setattr(made, key, value)
