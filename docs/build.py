@@ -210,8 +210,10 @@ def link_live_page(source: Path) -> None:
     for path in [*source.rglob("*.ipynb"), *source.rglob("*.md")]:
         quote = r'\\"' if path.suffix == ".ipynb" else '"'  # inside the strings of a notebook
         text = path.read_text(encoding="utf-8")
+        # where a chapter writes the page, and where the site has it
+        linked = text.replace("../site/explorer/index.html", "../explorer/index.html")
         linked = re.sub(
-            r"\[([^\]\n]+)\]\(((?:\.\./)+explorer/index\.html[^)\s]*)\)", rf"<a href={quote}\2{quote}>\1</a>", text
+            r"\[([^\]\n]+)\]\(((?:\.\./)+explorer/index\.html[^)\s]*)\)", rf"<a href={quote}\2{quote}>\1</a>", linked
         )
         if linked != text:
             path.write_text(linked, encoding="utf-8", newline="\n")

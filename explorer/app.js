@@ -13,7 +13,7 @@ const state = {
   prompt: "caption en",
   forced: [], // token ids that the answer must begin with
   token: null, // chosen place in the sequence; null: none yet
-  patch: 0, layer: null, head: null, view: "decoder", object: "auto", similarity_layer: 0,
+  patch: null, layer: null, head: null, view: "decoder", object: "auto", similarity_layer: 0,
   faults: [], head_off: { layer: 0, head: 0 },
   selected: null, // index of the chosen item
   colour: "red", pencil: false,
@@ -204,9 +204,9 @@ function remove_item(index) {
   say(t("removed", { name }));
 }
 
-function edit_item(index, key) {
-  const item = state.picture.items[index], step = 1 / 64;
-  const moves = { ArrowLeft: [0, -step], ArrowRight: [0, step], ArrowUp: [-step, 0], ArrowDown: [step, 0] };
+function edit_item(index, key, far = false) {
+  const item = state.picture.items[index], step = 1 / 64, move = far ? 8 * step : step;
+  const moves = { ArrowLeft: [0, -move], ArrowRight: [0, move], ArrowUp: [-move, 0], ArrowDown: [move, 0] };
   if (key in moves) change(() => move_item(item, ...moves[key]));
   else if (key === "+" || key === "=") change(() => scale_item(item, 2 * step));
   else if (key === "-" || key === "−") change(() => scale_item(item, -2 * step));
@@ -315,7 +315,7 @@ function start_picture() {
       state.selected = state.selected === index ? null : index;
       show_picture();
       say(t("selected", { name: word(item_name(state.picture.items[index])) }));
-    } else if (!edit_item(index, event.key)) return;
+    } else if (!edit_item(index, event.key, event.shiftKey)) return;
     event.preventDefault();
   });
   document.addEventListener("keydown", (event) => {
@@ -499,24 +499,24 @@ function answered_fully() {
   return explorer.run?.ids.at(-1) === explorer.model.config.eos_token_id;
 }
 
-/** Token that a fresh answer shows first: a colour word, else the first. */
+/** Token that a fresh answer shows first: a colour word, else (and in a box) the first. */
 function choose_first_token() {
   const { run } = explorer, L = run.inputs.input_ids.length, last = L + run.ids.length - 1;
   if (state.token !== null && state.token <= last) return;
   const colours = Object.keys(WORLD.colours);
-  const word_at = run.ids.findIndex((id) => colours.includes(token_text(id)));
+  const word_at = run.boxes.length ? 0 : run.ids.findIndex((id) => colours.includes(token_text(id)));
   state.token = L + Math.max(word_at, 0);
 }
 
-/** Head that is shown first: the one with the largest share inside the object. */
+/** Head that is shown first: the one with the largest share inside the object; and the patch it looks at most. */
 function choose_first_head() {
-  if (state.layer !== null && state.head !== null) return;
+  if (state.layer !== null && state.head !== null && state.patch !== null) return;
   const object = object_of_interest(), { layers, heads } = attention_sizes();
   let best = -1;
   for (let layer = 0; layer < layers; layer++)
     for (let head = 0; head < heads; head++) {
       const { picture } = attention_row(layer, head), share = object ? share_inside(picture, object.box, grid_of()) : Math.max(...picture);
-      if (share > best) [best, state.layer, state.head] = [share, layer, head];
+      if (share > best) [best, state.layer, state.head, state.patch] = [share, layer, head, argmax(picture)];
     }
 }
 
@@ -526,6 +526,7 @@ function show_answer(finished) {
   $("answer-text").classList.toggle("empty", !run.text.trim());
   const in_tokens = run.text.includes("<loc");
   $("answer-text").classList.toggle("codes", in_tokens);
+  $("answer-bar").textContent = $("answer-text").textContent;
   read_boxes(finished);
   token_buttons($("answer-tokens"));
   show_overlay();
@@ -653,18 +654,16 @@ function object_of_interest() {
   return asked_for.length === 1 ? asked_for[0] : null;
 }
 
-/** The picture in grey under a veil of heat, as in chapter 14; each map has its own scale. */
+/** The picture under a veil of heat, thinner where the head looks; each map has its own scale. */
 function draw_map(canvas, weights, box = null) {
   const pen = canvas.getContext("2d"), size = canvas.width, grid = Math.sqrt(weights.length), cell = size / grid;
   pen.clearRect(0, 0, size, size);
-  pen.filter = "grayscale(1)";
   pen.drawImage($("drawing"), 0, 0, size, size);
-  pen.filter = "none";
   const top = Math.max(...weights);
-  pen.globalAlpha = 0.72;
   weights.forEach((w, n) => {
-    const x = Math.round((n % grid) * cell), y = Math.round(Math.floor(n / grid) * cell);
-    pen.fillStyle = heat(top > 0 ? w / top : 0);
+    const x = Math.round((n % grid) * cell), y = Math.round(Math.floor(n / grid) * cell), share = top > 0 ? w / top : 0;
+    pen.fillStyle = heat(share);
+    pen.globalAlpha = 0.74 - 0.34 * share;
     pen.fillRect(x, y, Math.round(((n % grid) + 1) * cell) - x, Math.round((Math.floor(n / grid) + 1) * cell) - y);
   });
   pen.globalAlpha = 1;
@@ -866,7 +865,7 @@ function show_writing() {
   one_tab_stop($("writing-tokens"));
   $("alternatives-title").textContent = t("alternatives", { step: n + 1 });
   $("alternatives").replaceChildren(...likeliest(step.logits, 5).map(({ id, probability }) => {
-    const chosen = id === step.id, text = token_text(id);
+    const chosen = id === step.id, text = token_name(id);
     const bar = element("button", {
       type: "button", class: `bar ${kind_of(id) ?? "suffix"}`, "aria-pressed": chosen, style: `--share: ${probability}`,
       onclick: () => {
@@ -1055,6 +1054,8 @@ function start_parts() {
     ask_for($("prompt").value);
   });
   $("prompt").addEventListener("input", show_prompt_tokens);
+  // On a phone the answer lies below the picture: a line at the lower edge shows it while it is out of sight.
+  new IntersectionObserver(([card]) => ($("answer-bar").hidden = card.isIntersecting)).observe($("answer-card"));
 }
 
 // ---------------------------------------------------------------------------------------------------- the address
@@ -1099,7 +1100,7 @@ function read_address() {
   }
   state.prompt = values.get("prompt") ?? "caption en";
   state.token = numbers("token")[0] ?? null;
-  const [layer_chosen = null, head_chosen = null, patch = 0] = numbers("at");
+  const [layer_chosen = null, head_chosen = null, patch = null] = numbers("at");
   Object.assign(state, { layer: layer_chosen, head: head_chosen, patch });
   state.view = values.get("view") === "encoder" ? "encoder" : "decoder";
   state.object = values.get("object") ?? "auto";
@@ -1217,7 +1218,7 @@ async function open_files(files) {
     say(note.textContent);
     return;
   }
-  Object.assign(state, { token: null, layer: null, head: null, patch: 0, forced: [] });
+  Object.assign(state, { token: null, layer: null, head: null, patch: null, forced: [] });
   show_lead();
   show_picture();
   show_prompt_tokens();

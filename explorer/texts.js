@@ -14,7 +14,8 @@ const TEXTS = {
     skip: "Skip to the answer",
 
     picture: "1 · The picture",
-    picture_help: "Drag shapes to move them, pull a corner to resize. With the keyboard: Tab to a shape, arrows move it, + and − resize, [ and ] turn, Delete removes, D sets a copy beside it.",
+    picture_how: "How to draw, with pointer and keyboard",
+    picture_help: "Drag shapes to move them, pull a corner to resize. With the keyboard: Tab to a shape, arrows move it (with Shift further), + and − resize, [ and ] turn, Delete removes, D sets a copy beside it, Ctrl+Z takes back.",
     drawing: "Drawing with {count} items", add_shape: "Add a {shape}", colour: "Colour", colours: "Colours", shapes: "Shapes",
     pencil: "Pencil", pencil_help: "Draw a line by hand. The model has never seen one: watch what it makes of it.",
     new_scene: "New scene", undo: "Undo", clear: "Empty the picture", remove: "Delete", photo: "Own picture",
@@ -76,7 +77,7 @@ const TEXTS = {
     codes: "Its 16 codes, a 4 × 4 grid, row by row:", mask_of: "Mask of {label}, 64 × 64, drawn from 16 codes", mask_iou: "overlap with the true mask {iou} of 1 (IoU)",
 
     lens: "Logit lens", lens_short: "What would the model say if it ended after an earlier layer?",
-    lens_help: "Each column is a token of the answer, each row a layer. The lower the row, the more of the model has been at work; the last row is the answer itself.",
+    lens_help: "Each column is a token of the answer, each row a layer. The lower the row, the more of the model has been at work; the last row is the answer itself. Before any layer it is mostly the token just read: the head is the embedding table again.",
     lens_layer: "after layer {layer}", lens_start: "before layer 0", lens_caption: "The likeliest token after each layer, with its probability",
 
     broken: "Break it", broken_short: "Seven faults that the chapters teach. First say what will happen.",
@@ -108,7 +109,8 @@ const TEXTS = {
     skip: "답으로 건너뛰기",
 
     picture: "1 · 그림",
-    picture_help: "도형을 끌어서 옮기고, 모서리를 당겨 크기를 바꿉니다. 키보드: Tab으로 도형을 고르고, 화살표로 옮기고, + 와 − 로 크기, [ 와 ] 로 회전, Delete로 삭제, D로 복제합니다.",
+    picture_how: "그리는 방법 (포인터와 키보드)",
+    picture_help: "도형을 끌어서 옮기고, 모서리를 당겨 크기를 바꿉니다. 키보드: Tab으로 도형을 고르고, 화살표로 옮기고(Shift와 함께 더 멀리), + 와 − 로 크기, [ 와 ] 로 회전, Delete로 삭제, D로 복제, Ctrl+Z로 되돌립니다.",
     drawing: "항목 {count}개가 있는 그림", add_shape: "{shape} 추가", colour: "색", colours: "색", shapes: "도형",
     pencil: "연필", pencil_help: "손으로 선을 그립니다. 모델은 선을 본 적이 없습니다. 무엇이라고 하는지 보세요.",
     new_scene: "새 장면", undo: "되돌리기", clear: "그림 비우기", remove: "삭제", photo: "내 그림",
@@ -170,7 +172,7 @@ const TEXTS = {
     codes: "4 × 4 격자의 코드 16개, 한 행씩:", mask_of: "{label}의 마스크, 64 × 64, 코드 16개로 그림", mask_iou: "실제 마스크와 겹침 {iou} (IoU, 최대 1)",
 
     lens: "로짓 렌즈", lens_short: "모델이 더 앞의 층에서 끝난다면 무엇이라고 할까요?",
-    lens_help: "열은 답의 토큰, 행은 층입니다. 아래로 갈수록 더 많은 층이 일했고, 마지막 행이 답입니다.",
+    lens_help: "열은 답의 토큰, 행은 층입니다. 아래로 갈수록 더 많은 층이 일했고, 마지막 행이 답입니다. 어느 층도 거치기 전에는 대개 방금 읽은 토큰이 나옵니다. 출력층이 임베딩 표와 같기 때문입니다.",
     lens_layer: "{layer}층 뒤", lens_start: "0층 앞", lens_caption: "층마다 가장 확률이 높은 토큰과 그 확률",
 
     broken: "고장 내기", broken_short: "강좌에서 배우는 일곱 가지 실수. 무슨 일이 일어날지 먼저 말해 보세요.",

@@ -5,19 +5,33 @@
     python -m paligemma explore
 
 `python -m paligemma --help` says the rest. Exit codes: 0 done, 2 something about the input is wrong (one line on
-standard error says what), 130 stopped with Ctrl-C.
+standard error says what), 130 stopped with Ctrl-C. With PALIGEMMA_DEBUG=1 in the environment an error ends in Python's
+traceback, for those who look for a fault in the package.
 """
 
 import argparse
+import io
 import os
 import sys
+import tempfile
 import textwrap
+import warnings
 from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image, UnidentifiedImageError
 
 from . import ASSETS, generate, load_pretrained
 from .checkpoint import find_folder
 from .generation import check_sampling, stream
+from .locations import box_iou, box_to_pixels, parse_detections
 from .processing_paligemma import to_rgb
+from .segmentation import load_mask_tokenizer
+from .world import scenes
+
+# matplotlib is imported inside the functions that draw: it takes half as long as everything else together.
 
 TINY, MASKS = ASSETS / "tiny-paligemma", ASSETS / "mask-tokenizer"
 LARGE = 200e6  # bytes of weights from which loading shows its progress
@@ -39,6 +53,7 @@ examples:
   python -m paligemma demo                    no picture needed: the small model looks at one of its own
   python -m paligemma explore --open          the small model alive in a page: draw, ask, look inside
   python -m paligemma "caption en" --image shapes.png
+  python -m paligemma "caption en" "detect star" --image shapes.png
   python -m paligemma "segment red circle" --image shapes.png --output mask.png
   python -m paligemma "detect cat" --image cat.jpg --model google/paligemma-3b-mix-224 --output boxes.png
   python -m paligemma "caption en" --image cat.jpg --model ./my-folder --temperature 0.7 --seed 1
@@ -59,13 +74,17 @@ class Parser(argparse.ArgumentParser):
 def ask_parser() -> Parser:
     parser = Parser(
         "python -m paligemma",
-        usage="python -m paligemma PROMPT --image FILE [options]\n       python -m paligemma demo [options]"
+        usage="python -m paligemma PROMPT [PROMPT ...] --image FILE [options]"
+        "\n       python -m paligemma demo [options]"
         "\n       python -m paligemma explore [FOLDER] [options]",
         description=ASK_HELP,
         epilog=EXAMPLES,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("prompt", metavar="PROMPT", help="what to ask, in quotes; or the word demo (see below)")
+    parser.add_argument(
+        "prompts", metavar="PROMPT", nargs="+",
+        help="what to ask, in quotes; or the word demo (see below).\nSeveral prompts are answered at once, a line each",
+    )  # fmt: skip
     parser.add_argument("--image", metavar="FILE", required=True, help="the picture: PNG, JPEG, GIF, WebP, ...")
     parser.add_argument(
         "--model", metavar="NAME", default=str(TINY), help="a checkpoint folder, or a name on the Hugging Face hub"
@@ -115,7 +134,7 @@ def demo_parser() -> Parser:
     )
     parser.add_argument("--seed", metavar="N", type=int, default=18, help="another number, another picture (18)")
     parser.add_argument(
-        "--output", metavar="FILE", type=figure_file, default=Path("demo.png"), help="where to save it (demo.png)"
+        "--output", metavar="FILE", type=figure_file, default="demo.png", help="where to save it (demo.png)"
     )
     parser.add_argument("--model", metavar="FOLDER", default=str(TINY), help="another model of the little world")
     return parser
@@ -133,6 +152,7 @@ def explore_parser() -> Parser:
     parser.add_argument(
         "--output", metavar="FOLDER", type=Path, default=Path("site/explorer"), help="where to write it (site/explorer)"
     )
+    parser.add_argument("--single-file", action="store_true", help="everything in one index.html, to send to somebody")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     return parser
 
@@ -146,13 +166,20 @@ def figure_file(name: str) -> Path:
         raise argparse.ArgumentTypeError(f"{name!r} is a folder")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r} to save {path.name} in")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        reason = f"nothing can be saved in the folder {str(path.parent.resolve())!r} ({error.strerror})"
+        raise argparse.ArgumentTypeError(f"{reason}: give --output in another") from error
     return path
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter show a question mark
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
+        sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter show a question mark
     try:
         if arguments[:1] == ["demo"]:
             demo(demo_parser().parse_args(arguments[1:]))
@@ -164,9 +191,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        if os.environ.get("PALIGEMMA_DEBUG", "0") not in ("", "0"):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         say(f"error: {lines[0]}")
         return 2
@@ -179,41 +209,56 @@ def say(text: str) -> None:
 
 
 def ask(options: argparse.Namespace) -> None:
-    """One prompt about one picture."""
+    """One prompt or several about one picture."""
     check_sampling(options.max_new_tokens, options.temperature, options.top_k, options.top_p)
     if options.temperature == 0 and (options.top_k or options.top_p < 1):
         say("note: --top-k and --top-p matter only with a --temperature above 0")
     image = open_picture(options.image)
     masks = open_masks(options)
     model, processor = open_model(options.model, options.dtype, options.device, options.attention)
-    pieces = []
-    for piece in stream(
-        model, processor, image, options.prompt, options.max_new_tokens, options.temperature, options.top_k,
-        options.top_p, options.seed,
-    ):  # fmt: skip
-        print(piece, end="", flush=True)
-        pieces.append(piece)
-    print(flush=True)
-    answer = "".join(pieces)
-    if not answer.strip():
-        searched = options.prompt.startswith(("detect", "segment"))
-        say("note: the answer is empty" + (": the model sees nothing of that kind" if searched else ""))
+    settings = options.max_new_tokens, options.temperature, options.top_k, options.top_p, options.seed
+    if len(options.prompts) == 1:
+        pieces = []
+        for piece in stream(model, processor, image, *options.prompts, *settings):
+            print(piece, end="", flush=True)
+            pieces.append(piece)
+        print(flush=True)
+        answers = ["".join(pieces)]
+    else:
+        answers = generate(model, processor, [image], options.prompts, *settings)
+        print(*answers, sep="\n", flush=True)
+    for prompt, answer in zip(options.prompts, answers, strict=True):
+        if not answer.strip():
+            searched = prompt.startswith(("detect", "segment"))
+            which = f" to {prompt!r}" if len(answers) > 1 else ""
+            say(f"note: the answer{which} is empty" + (": the model sees nothing of that kind" if searched else ""))
     if options.output:
-        from . import visualize  # matplotlib takes a moment, and only a picture needs it
+        draw_answers(image, options.prompts, answers, masks, options.output)
 
-        visualize.set_style()
-        figure, ax = visualize.plt.subplots(figsize=(7, 7.6))
-        for note in draw_answer(ax, image, options.prompt, answer, masks):
+
+def draw_answers(image: Image.Image, prompts: list[str], answers: list[str], masks, output: Path) -> None:
+    """One panel a prompt, saved; says what could not be drawn."""
+    from matplotlib import pyplot as plt
+
+    from . import visualize
+
+    visualize.set_style()
+    columns = min(len(prompts), 3)
+    rows = -(-len(prompts) // columns)
+    width = 7 if columns == 1 else 3.6
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, (width + 0.6) * rows), squeeze=False)
+    for ax in axes.flat[len(prompts) :]:
+        ax.remove()
+    for ax, prompt, answer in zip(axes.flat, prompts, answers, strict=False):
+        for note in draw_answer(ax, image, prompt, answer, masks, columns=round(11 * width)):
             say(f"note: {note}")
-        say(f"saved {visualize.save_figure(figure, options.output)}")
+    say(f"saved {visualize.save_figure(figure, output)}")
 
 
 def open_picture(name: str):
     """The file as an upright RGB picture. Raises ValueError or OSError that say what is wrong."""
-    import warnings
-
-    from PIL import Image, UnidentifiedImageError
-
+    if name.startswith(("http://", "https://", "ftp://", "data:", "s3://")):
+        raise ValueError(f"{name[:80]} is an address, expected a file: download the picture and give its name")
     path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no picture {name}" + (" (it is a folder)" if path.is_dir() else ""))
@@ -232,8 +277,6 @@ def open_picture(name: str):
 
 def open_masks(options: argparse.Namespace):
     """The mask tokenizer that goes with the model, or None. Codes mean nothing to any other model's."""
-    from .segmentation import load_mask_tokenizer
-
     if options.masks:
         return load_mask_tokenizer(Path(options.masks).expanduser())
     own = options.output and Path(options.model).resolve() == TINY and MASKS.exists()
@@ -242,9 +285,6 @@ def open_masks(options: argparse.Namespace):
 
 def open_model(name: str, dtype: str | None = None, device: str | None = None, attention: str = "sdpa"):
     """(model, processor), with a progress bar for large files."""
-    import torch
-    import transformers
-
     transformers.logging.set_verbosity_error()
     if Path(name) == TINY and not TINY.exists():
         raise FileNotFoundError(
@@ -267,10 +307,7 @@ def draw_answer(ax, image, prompt: str, answer: str, masks=None, columns: int = 
 
     `masks` is a MaskTokenizer or None; `columns` is how many letters of text fit across the picture.
     """
-    import numpy as np
-
     from . import visualize
-    from .locations import box_to_pixels, parse_detections
 
     found, notes = parse_detections(answer) if "<loc" in answer else ([], [])
     notes = [f"not drawn: {note}" for note in notes]
@@ -290,11 +327,12 @@ def draw_answer(ax, image, prompt: str, answer: str, masks=None, columns: int = 
         layers = [masks.codes_to_mask(t.codes, t.box, *image.size) if t.codes else nothing for t in found]
         visualize.show_masks(image, np.stack(layers), labels=[], ax=ax)
     ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
-    ax.set_title(textwrap.fill(prompt, columns), pad=18)  # leaves room for the label of a box at the upper edge
+    title = "\n".join(textwrap.wrap(visualize.plain(prompt, 300), columns, max_lines=4, placeholder=" ..."))
+    ax.set_title(title, pad=18)  # leaves room for the label of a box at the upper edge
     ax.text(
-        0.5, -0.04, wrap_tokens(answer, columns) or "(nothing)", transform=ax.transAxes, ha="center", va="top",
-        fontsize=6.5 if found else 9.5, family="DejaVu Sans Mono" if found else None, linespacing=1.35,
-        color=visualize.GREY if found else visualize.BLACK,
+        0.5, -0.04, wrap_tokens(visualize.plain(answer, 2000, 99), columns) or "(nothing)", transform=ax.transAxes,
+        ha="center", va="top", fontsize=8 if found else 9.5, family="DejaVu Sans Mono" if found else None,
+        linespacing=1.35, color=visualize.GREY if found else visualize.BLACK,
     )  # fmt: skip
     return notes
 
@@ -307,25 +345,23 @@ def wrap_tokens(text: str, columns: int) -> str:
 
 def demo(options: argparse.Namespace) -> None:
     """Four questions about a picture of the little world, answered by the small model."""
-    import numpy as np
+    from matplotlib import pyplot as plt
 
     from . import visualize
-    from .segmentation import load_mask_tokenizer
-    from .world.scenes import draw, make_scene
 
-    scene = make_scene(options.seed)
-    image = draw(scene, 384)
+    scene = scenes.make_scene(options.seed)
+    image = scenes.draw(scene, 384)
     model, processor = open_model(options.model)
     masks = load_mask_tokenizer(MASKS)
     rng = np.random.default_rng(options.seed)
     prompts, truths = demo_questions(scene, rng, masks)
-    answers = generate(model, processor, images=[image] * len(prompts), text=prompts, max_new_tokens=100)
+    answers = generate(model, processor, images=[image], text=prompts, max_new_tokens=100)
 
     count = len(scene.things)
     shapes = f"{count} coloured shape" + "s" * (count > 1)
     print(f"A picture of {shapes} (seed {options.seed}). The small model looks at it:\n")
     visualize.set_style()
-    figure, axes = visualize.plt.subplots(1, len(prompts), figsize=(11, 4), squeeze=False)
+    figure, axes = plt.subplots(1, len(prompts), figsize=(11, 4), squeeze=False)
     for ax, prompt, answer, truth in zip(axes[0], prompts, answers, truths, strict=True):
         print(f"  {prompt}\n    {answer or '(nothing)'}\n    {verdict(scene, answer, truth)}\n")
         draw_answer(ax, image, prompt, answer, masks, columns=36)
@@ -339,7 +375,7 @@ def explore(options: argparse.Namespace) -> None:
 
     from .visualize.explorer import write_explorer
 
-    page = write_explorer(options.output, options.model)
+    page = write_explorer(options.output, options.model, options.single_file)
     print(f"Wrote {page}: open it in any browser.")
     if options.open:
         webbrowser.open(page.resolve().as_uri())
@@ -347,15 +383,13 @@ def explore(options: argparse.Namespace) -> None:
 
 def demo_questions(scene, rng, masks) -> tuple[list[str], list[str]]:
     """(prompts, true answers): a caption, a question, a detection and a segmentation that this scene allows."""
-    from .world.scenes import ask as pose
-    from .world.scenes import shape_mask
 
     def codes(thing):
-        return masks.mask_to_codes(shape_mask(thing.shape, thing.angle), (0, 0, 1, 1))
+        return masks.mask_to_codes(scenes.shape_mask(thing.shape, thing.angle), (0, 0, 1, 1))
 
     pairs = []
     for tasks in (("caption",), ("colour", "where", "how many"), ("detect",), ("segment",)):
-        tries = (pose(scene, tasks[i % len(tasks)], rng, codes) for i in range(30))
+        tries = (scenes.ask(scene, tasks[i % len(tasks)], rng, codes) for i in range(30))
         pair = next((pair for pair in tries if pair and pair[1]), None)  # a question with something to show for it
         if pair:
             pairs.append(pair)
@@ -365,11 +399,8 @@ def demo_questions(scene, rng, masks) -> tuple[list[str], list[str]]:
 
 def verdict(scene, answer: str, truth: str) -> str:
     """How good an answer is, in words: the scene knows the truth."""
-    from .locations import box_iou, parse_detections
-    from .world.scenes import caption_is_true
-
     if "<loc" not in truth:
-        right = answer == truth or (truth.count(" ") > 2 and caption_is_true(scene, answer))
+        right = answer == truth or (truth.count(" ") > 2 and scenes.caption_is_true(scene, answer))
         return "right" if right else f"wrong; the truth is: {truth}"
     found, expected = parse_detections(answer)[0], parse_detections(truth)[0]
     overlaps = [max((box_iou(thing.box, other.box) for other in found), default=0.0) for thing in expected]

@@ -110,23 +110,43 @@ def test_a_head_that_is_not_there_is_named(small):
 
 
 def test_the_viewer_follows_its_controls(small):
-    from paligemma.visualize.viewer import attention_viewer
+    from paligemma.visualize.viewer import attention_viewer, sharpest
 
     model, _, processor, picture = small
     viewer = attention_viewer(model, processor, {"one": picture, "two": pictures(1, seed=5)[0]}, ["caption en", "what"])
     text, token, layer, head, shown = viewer.state()
     expected = answer_attention(model, processor, picture, "caption en")
-    assert (text, token, layer, head) == (expected.text, 0, 0, 0)
-    torch.testing.assert_close(shown, expected.to_image(0, 0, 0))
+    assert (text, (layer, head, token)) == (expected.text, sharpest(expected))
+    every = expected.decoder[:, :, expected.queries, : expected.grid**2]
+    assert shown.max() == every.max(), "it opens where one patch gets most"
+    np.testing.assert_allclose(shown, expected.to_image(layer, head, token))
+    viewer.controls["token"].value = 0
     png = viewer.children[1].value
-    viewer.controls["layer"].value = 1
-    viewer.controls["head"].value = 3
-    torch.testing.assert_close(viewer.state()[-1], expected.to_image(1, 3, 0))
+    for layer in range(2):
+        for head in range(4):
+            viewer.controls["layer"].value = layer
+            viewer.controls["head"].value = head
+            np.testing.assert_allclose(viewer.state()[-1], expected.to_image(layer, head, 0))
     assert bytes(viewer.children[1].value) != bytes(png) and bytes(viewer.children[1].value).startswith(b"\x89PNG")
     viewer.controls["token"].value = 1
-    torch.testing.assert_close(viewer.state()[-1], expected.to_image(1, 3, 1))
+    np.testing.assert_allclose(viewer.state()[-1], expected.to_image(1, 3, 1))
     viewer.controls["picture"].value = "two"
     other = answer_attention(model, processor, pictures(1, seed=5)[0], "caption en")
     assert viewer.state()[0] == other.text and np.isfinite(viewer.state()[-1]).all()
+    assert viewer.state()[2:4] == (1, 3), "the head that was chosen stays"
     viewer.controls["prompt"].value = "what"
     assert viewer.state()[1] == 0
+
+
+def test_the_viewer_opens_where_it_is_told_and_shows_whole_sentences(small, monkeypatch):
+    from paligemma.visualize import viewer as module
+
+    model, _, processor, picture = small
+    attention = answer_attention(model, processor, picture, "caption en")
+    attention.text = "<loc0001>" * 40 + " a <b> & c"
+    monkeypatch.setattr(module, "answer_attention", lambda *_: attention)
+    viewer = module.attention_viewer(model, processor, {"one": picture}, ["caption en"], layer=1, head=0)
+    assert viewer.state()[2:4] == (1, 0)
+    answer, numbers = viewer.children[0].children[2], viewer.children[0].children[-1]
+    assert "&lt;loc0001&gt;" * 40 + " a &lt;b&gt; &amp; c" in answer.value and "overflow-wrap:anywhere" in answer.value
+    assert "of this head&#x27;s attention goes to the picture" in numbers.value and numbers.value.endswith("%</div>")

@@ -12,7 +12,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +24,9 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
+START = "--LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb"  # as in the Makefile and the README
+MADE = {"docs/figures.md", "docs/explorer/index.html"}  # by `make site` alone
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?!https?:|#|mailto:|attachment:)([^)#\s]+)")
 MINUTES = 60_000  # playwright counts in milliseconds
 
 
@@ -29,11 +35,14 @@ MINUTES = 60_000  # playwright counts in milliseconds
 
 @pytest.fixture(scope="module")
 def lab(root, tmp_path_factory):
-    """Address of a JupyterLab that shows a copy of the chapters, with settings and state of its own."""
+    """Address of a JupyterLab started as `make course` does, in a copy, with settings and state of its own."""
     home = tmp_path_factory.mktemp("lab")
-    folder = home / "course"
+    folder = home / "the course 과정"
     (folder / "notebooks").mkdir(parents=True)
-    shutil.copytree(root / "assets", folder / "assets")
+    for name in ("assets", "docs", "paligemma", "notebooks/exercises", "notebooks/solutions"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [root / name for name in ("README.md", "LICENSE", "NOTICE", "CITATION.cff", "Makefile")]:
+        shutil.copy(path, folder)
     for path in (root / "notebooks").glob("[0-9]*.ipynb"):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
@@ -52,7 +61,7 @@ def lab(root, tmp_path_factory):
         port = free.getsockname()[1]
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.port={port}", "--IdentityProvider.token=course", f"--ServerApp.root_dir={folder}",
+        f"--ServerApp.port={port}", "--IdentityProvider.token=course", START,
     ]  # fmt: skip
     with open(home / "log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
@@ -126,6 +135,60 @@ def test_viewer_of_chapter_14_answers_its_slider(page, lab, root):
     assert page.wrong == []
 
 
+def links(root):
+    """(the page, what it links to), both from the repository's root, for every notebook and page."""
+    pages = [*root.glob("notebooks/**/[0-9]*.ipynb"), *root.glob("docs/*.md"), *root.glob("assets/**/*.md")]
+    for path in [*pages, root / "README.md"]:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            cells = json.loads(text)["cells"]
+            text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        for target in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.S)):
+            there = os.path.normpath(path.parent / target.strip("<>"))
+            yield path.relative_to(root).as_posix(), Path(there).relative_to(root).as_posix()
+
+
+def test_every_link_leads_somewhere_in_jupyterlab(lab, root):
+    """The server, which resolves a clicked link, has each file."""
+    found = {pair for pair in links(root) if pair[1] not in MADE}
+    assert len({page for page, _ in found}) >= 40
+    dead = []
+    for target in sorted({target for _, target in found}):
+        address = f"{lab}/api/contents/{urllib.parse.quote(target)}?content=0&token=course"
+        try:
+            urllib.request.urlopen(address, timeout=60).close()
+        except urllib.error.HTTPError as error:
+            dead += [f"{page} -> {target}: {error.code}" for page, linked in found if linked == target]
+    assert not dead, "\n".join(dead)
+
+
+def test_a_click_on_a_link_opens_the_file(page, lab, root):
+    """From a chapter to the package, to a page of the documentation and to an exercise."""
+    wanted = {}
+    for chapter, target in sorted(links(root)):
+        if re.fullmatch(r"notebooks/\d\d_\w+\.ipynb", chapter) and target not in MADE:
+            wanted.setdefault(target.split("/")[0], (chapter, target))
+    assert {"paligemma", "notebooks"} <= wanted.keys()
+    page.set_default_timeout(2 * MINUTES)
+    for chapter, target in wanted.values():
+        page.goto(f"{lab}/lab/tree/{chapter}?token=course&reset")
+        page.locator("#jp-main-statusbar").get_by_text("Idle").wait_for()
+        link = page.locator(f'.jp-RenderedMarkdown a[href*="{target.split("/")[-1]}"]').first
+        link.scroll_into_view_if_needed()
+        link.click()
+        page.locator(".lm-TabBar-tabLabel").get_by_text(target.split("/")[-1], exact=True).wait_for()
+    assert page.wrong == []
+
+
+def test_commands_start_jupyterlab_in_the_repository(root):
+    """Its root must hold docs/ and paligemma/, so no command names a folder or starts inside notebooks/."""
+    for name in ("Makefile", "README.md", "environment.yml", "docs/teaching.md", "docs/questions.md"):
+        text = (root / name).read_text(encoding="utf-8").replace("$(FIRST)", "notebooks/00_tour.ipynb")
+        assert not re.search(r"jupyter lab [^|`\n]*(?<!/lab/tree/)notebooks", text), name
+    for name in ("Makefile", "README.md", "environment.yml"):
+        assert START in (root / name).read_text(encoding="utf-8").replace("$(FIRST)", "notebooks/00_tour.ipynb"), name
+
+
 # --- the site ------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +213,44 @@ def test_site_has_every_chapter_and_a_working_front_page(site, root):
         assert article.count("<h1") == 1
     assert "docs/index.html" in (site / "index.html").read_text(encoding="utf-8")
     assert (site / "searchindex.js").exists()
+
+
+def test_every_link_of_the_site_leads_somewhere(site):
+    dead = []
+    for path in [*site.glob("*.html"), *site.glob("notebooks/**/*.html"), *site.glob("docs/*.html")]:
+        for target in re.findall(
+            r'(?:href|src)="(?!https?:|data:|mailto:|#|javascript:)([^"#?]+)', path.read_text("utf-8")
+        ):
+            if not (path.parent / urllib.parse.unquote(target)).exists():
+                dead.append(f"{path.relative_to(site)} -> {target}")
+    assert not dead, "\n".join(dead)
+
+
+def test_site_says_what_each_figure_shows_and_leaves_solutions_out_of_the_search(site, root):
+    for path in (root / "notebooks").glob("[0-9]*.ipynb"):
+        html = (site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        article = re.search(r"<article.*?</article>", html, re.S)[0]
+        for alt in re.findall(r'<img alt="([^"]*)"', article):
+            assert len(alt) >= 10 and "_images" not in alt, f"{path.name}: alt text {alt!r}"
+        assert "NBVAL" not in article and "(children=(" not in article, path.name
+    index = (site / "searchindex.js").read_text(encoding="utf-8")
+    titles = json.loads(index[index.index("{") : index.rindex("}") + 1])["titles"]
+    assert not any("Solutions" in title for title in titles)
+    solution = (site / "notebooks" / "solutions" / "06_rmsnorm.html").read_text(encoding="utf-8")
+    assert "Solutions:" in solution
+
+
+def test_no_page_scrolls_sideways_on_a_phone(page, site):
+    page.set_viewport_size({"width": 390, "height": 844})
+    wide = []
+    for path in sorted(site.glob("notebooks/*.html")) + sorted(site.glob("docs/*.html")):
+        page.goto(path.as_uri())
+        if 'class="math ' in path.read_text(encoding="utf-8"):
+            page.locator("mjx-container").first.wait_for(state="attached")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > 390:
+            wide.append(f"{path.name}: {width} pixels")
+    assert not wide, "\n".join(wide)
 
 
 def test_site_shows_figures_and_formulas_offline(page, site):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from paligemma import attention_maps
 from paligemma.segmentation import load_mask_tokenizer
 from paligemma.world import evaluation
 from paligemma.world.evaluation import attention_in_box, detection_ious, draw_vector, make_questions, score
@@ -113,6 +114,19 @@ def test_attention_share_of_an_even_look_is_the_area(tiny, monkeypatch):
     figures = attention_in_box(model, processor, scenes, [draw(scene) for scene in scenes])
     for row in figures.values():
         assert row["share"] == pytest.approx(row["area"], abs=1e-5)
+
+
+@pytest.mark.parametrize("said", ["red", "", "<loc0001>", "<loc0001><loc0002><loc0003>", "red circle red circle"])
+def test_attention_of_a_model_that_does_not_answer_with_boxes(tiny, monkeypatch, capsys, said):
+    """There is nothing to look at for the four sides; the colour word has its figure all the same."""
+    model, processor = tiny
+    monkeypatch.setattr(attention_maps, "generate", lambda *_, **__: [said])
+    scenes = [make_scene(seed) for seed in range(6)]
+    figures = attention_in_box(model, processor, scenes, [draw(scene) for scene in scenes])
+    assert set(figures) == {"colour word"} and np.isfinite(figures["colour word"]["share"])
+    assert attention_in_box(model, processor, scenes[:1], [draw(scenes[0])]) == {}
+    evaluation.print_attention({})
+    assert "no figures for attention" in capsys.readouterr().out
 
 
 def test_the_command_prints_the_table(root, tiny_folder, tmp_path):

@@ -1,5 +1,7 @@
 """The command line: what it prints, what it draws, and one line for every mistake."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -152,7 +154,7 @@ def test_help_tells_a_newcomer_what_to_type(capsys):
     assert stop.value.code == 0
     for word in ("caption en", "detect ", "segment ", "answer en", "demo", "--image", "--temperature", "hf auth login"):
         assert word in text
-    assert "python -m paligemma PROMPT --image FILE" in text
+    assert "python -m paligemma PROMPT [PROMPT ...] --image FILE" in text
     assert max(map(len, text.splitlines())) <= 120
     with pytest.raises(SystemExit) as stop:
         command.main(["demo", "--help"])
@@ -197,6 +199,52 @@ def test_sampling_options_without_temperature_are_noted(model_folder, image_file
     arguments = ["a", "--image", str(image_file), "--model", str(model_folder), "--max-new-tokens", "1"]
     assert command.main([*arguments, "--top-k", "3"]) == 0
     assert "--top-k and --top-p matter only with a --temperature above 0" in capsys.readouterr().err
+
+
+def test_several_prompts_are_answered_together(model_folder, image_file, tmp_path, capsys):
+    output = tmp_path / "answers.png"
+    prompts = ["caption en", "what is the cat", "detect cat", "caption"]
+    arguments = [*prompts, "--image", str(image_file), "--model", str(model_folder), "--max-new-tokens", "6"]
+    assert command.main([*arguments, "--output", str(output)]) == 0
+    model, processor = load_pretrained(model_folder)
+    expected = [generate(model, processor, Image.open(image_file), prompt, max_new_tokens=6)[0] for prompt in prompts]
+    assert capsys.readouterr().out == "\n".join(expected) + "\n"
+    assert Image.open(output).width > 1000
+
+
+class NotebookOutput(io.StringIO):
+    """What sys.stdout is in Jupyter: it can be written to, and that is all."""
+
+    reconfigure = None
+
+
+@pytest.mark.parametrize("stdout", [io.StringIO, NotebookOutput])
+def test_in_a_notebook_standard_output_is_another_one(model_folder, image_file, stdout):
+    arguments = ["caption en", "--image", str(image_file), "--model", str(model_folder), "--max-new-tokens", "3"]
+    with contextlib.redirect_stdout(stdout()) as printed:
+        assert command.main(arguments) == 0
+        assert command.main(["a", "--image", "missing.png"]) == 2
+    assert printed.getvalue().endswith("\n")
+
+
+def test_debugging_shows_the_whole_traceback(monkeypatch):
+    monkeypatch.setenv("PALIGEMMA_DEBUG", "1")
+    with pytest.raises(FileNotFoundError, match="there is no picture missing.png"):
+        command.main(["a", "--image", "missing.png"])
+    monkeypatch.setenv("PALIGEMMA_DEBUG", "0")
+    assert command.main(["a", "--image", "missing.png"]) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(image_file, tmp_path, capsys, monkeypatch):
+    def read_only(**options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(command.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(command, "open_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["demo"], ["a", "--image", image_file, "--output", "x.png"]):
+        line = failing(capsys, *arguments)
+        assert f"nothing can be saved in the folder '{tmp_path}' (Read-only file system): give --output" in line
 
 
 def test_an_empty_answer_is_explained(model_folder, image_file, capsys, monkeypatch):
@@ -292,7 +340,7 @@ def test_what_argparse_finds(image_file, tmp_path, capsys):
         (["--device", "abacus"], "no device 'abacus'"),
         (["--model", "missing-folder"], "there is no folder missing-folder"),
         (["--model", "some/model"], "there is no folder some/model here.*hub cannot be reached"),
-        (["--masks", "missing"], "No mask tokenizer at missing"),
+        (["--masks", "missing"], "no mask tokenizer at missing"),
     ],
 )
 def test_options_that_mean_nothing(model_folder, image_file, capsys, options, message):
@@ -319,6 +367,12 @@ def test_pictures_that_are_none(model_folder, image_file, tmp_path, capsys):
         assert message in failing(capsys, "a", "--image", tmp_path / name, "--model", model_folder)
 
 
+@pytest.mark.parametrize("address", ["https://example.org/cat.jpg", "http://a/b.png", "data:image/png;base64,iVBOR"])
+def test_an_address_is_no_file(address, capsys):
+    line = failing(capsys, "a", "--image", address)
+    assert f"error: {address} is an address, expected a file: download the picture" in line
+
+
 def test_prompts_that_are_none(model_folder, image_file, capsys):
     line = failing(capsys, "what is <image> here", "--image", image_file, "--model", model_folder)
     assert "contains <image> 1 times" in line
@@ -338,7 +392,7 @@ def test_the_small_model_is_not_there(image_file, tmp_path, capsys, monkeypatch)
 
 
 def test_a_seed_without_a_scene(capsys, tmp_path):
-    assert "seed must be 0 or more; got -1" in failing(capsys, "demo", "--seed", "-1", "--output", tmp_path / "d.png")
+    assert "seed is -1, expected 0 or more" in failing(capsys, "demo", "--seed", "-1", "--output", tmp_path / "d.png")
 
 
 def test_a_full_disk_while_saving(model_folder, image_file, tmp_path, capsys, monkeypatch):

@@ -380,4 +380,4 @@ def test_another_output_is_noticed(tmp_path):
         notebook = {"cells": [{**cell, "outputs": outputs}], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
         path.write_text(json.dumps(notebook), encoding="utf-8")
     _, failed = run(paths, "default")
-    assert len(failed) == 1 and "other numbers" in failed[0]
+    assert len(failed) == 1 and "Cell 0" in failed[0]

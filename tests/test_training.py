@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,10 +26,17 @@ from paligemma.training import (
     answer_states,
     at_resolution,
     finetune,
+    gradient_checkpointing,
+    loop,
+    make_optimizers,
     questions_loss,
     redraw_collapsed_embeddings,
+    stages,
     train,
 )
+from paligemma.training.__main__ import main, parse_arguments
+from paligemma.training.loop import load_state, save_state
+from paligemma.world import scenes as scenes_module
 from paligemma.world.contrastive import load_tiny_siglip, patch_labels, sigmoid_loss, text_ids
 from paligemma.world.pictures import Pictures, collate, draw_questions
 from paligemma.world.scenes import SHAPES, caption, draw, make_scene
@@ -116,6 +125,22 @@ def test_the_fast_path_gives_the_models_own_loss(processor, small):
     assert loss.item() == pytest.approx(whole.loss.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
+def test_the_fast_path_is_right_for_both_generations(text_model):
+    """Random weights, rows of unequal length, padded on the right: the loss is that of the model's own forward."""
+    shape = reference.shape(text_model)
+    model, _ = reference.make_pair(shape)
+    inputs = reference.make_inputs(shape, "right", reference.PROMPTS, reference.SUFFIXES)
+    pixel_values = inputs["pixel_values"]
+    with torch.inference_mode():
+        whole = model(**inputs)
+        batch = {name: tensor for name, tensor in inputs.items() if name != "pixel_values"}
+        image_index = torch.arange(len(pixel_values))
+        states, targets, _ = answer_states(model, model.get_image_features(pixel_values), image_index, batch)
+        loss = F.cross_entropy(model.language_model.lm_head(states), targets)
+    assert loss.item() == pytest.approx(whole.loss.item(), abs=1e-4)
+
+
 def test_questions_loss_is_the_weighted_formula(processor, small):
     """Each token counts 1 / sqrt(n); location tokens have soft targets; groups do not matter."""
     scenes, rows = some_rows(4)
@@ -161,6 +186,37 @@ def test_pictures_are_what_the_processor_makes_of_them(tmp_path, processor):
     assert np.array_equal(again.pixels, pictures.pixels)
 
 
+def test_another_world_gets_other_pictures(tmp_path, monkeypatch):
+    """Whoever adds a shape or changes a size must not train on the old pictures with the new truth."""
+    before = Pictures(2, folder=tmp_path)
+    for change in ({"small": (20, 21)}, {"large": (30, 31)}):
+        monkeypatch.setattr(scenes_module, "SIZES", {**scenes_module.SIZES, **change})
+        after = Pictures(2, folder=tmp_path)
+        assert after.path != before.path and len(list(tmp_path.iterdir())) > 1
+        assert np.array_equal(after.pixels[0], after.render(0)) and not np.array_equal(after.pixels, before.pixels)
+        before = after
+    monkeypatch.setitem(scenes_module._SHADES, "pink", ((1, 2, 3),) * 3)
+    assert Pictures(2, folder=tmp_path).path != before.path
+
+
+@pytest.mark.parametrize("damage", [b"", b"half", b"\x93NUMPY\x01\x00", "cut", "other shape"])
+def test_a_damaged_file_of_pictures_is_drawn_again(tmp_path, damage):
+    whole = Pictures(3, folder=tmp_path)
+    expected = np.array(whole.pixels)
+    path = whole.path
+    del whole
+    if damage == "other shape":
+        np.save(path, np.zeros((3, 4), dtype=np.uint8))
+    else:
+        path.write_bytes(path.read_bytes()[:-100] if damage == "cut" else damage)
+    assert np.array_equal(Pictures(3, folder=tmp_path).pixels, expected)
+
+
+def test_no_pictures_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="count is 0, expected a whole number of pictures"):
+        Pictures(0, folder=tmp_path)
+
+
 def test_every_picture_gets_its_questions_of_different_tasks():
     _, rows = some_rows(20, 3)
     for index in range(20):
@@ -184,6 +240,27 @@ def test_each_weight_has_one_optimiser(small):
     assert not groups[0] & groups[1] and groups[0] | groups[1] == {id(p) for p in small.parameters()}
     assert id(small.language_model.model.embed_tokens.weight) in groups[1]
     assert id(small.multi_modal_projector.linear.weight) in groups[0]
+
+
+@pytest.mark.parametrize(
+    "trained, optimizers",
+    [("mlp", ["Muon"]), ("norm", ["AdamW"]), ("multi_modal_projector", ["Muon", "AdamW"]), ("lora", ["AdamW"])],
+)
+def test_what_is_frozen_has_no_optimiser(processor, trained, optimizers):
+    model = build_model(processor, seed=1, width=32)
+    model.language_model.lora_a = nn.Linear(4, 4, bias=False)  # as adapters are named
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained in name and not ("mlp" in name and "vision" in name))  # those have biases
+    made = make_optimizers(model, Schedule(cycles=((1, 1.0),)))
+    assert [type(optimizer).__name__ for optimizer in made] == optimizers
+    held = {id(p) for optimizer in made for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_a_frozen_model_is_an_error(processor):
+    model = build_model(processor, seed=1, width=32).requires_grad_(False)
+    with pytest.raises(ValueError, match="no weight of the model requires a gradient"):
+        make_optimizers(model, Schedule(cycles=((1, 1.0),)))
 
 
 # ---------------------------------------------------------------------------------------------- the loop itself
@@ -233,16 +310,217 @@ def test_resume_is_the_uninterrupted_run(tmp_path_factory, stop):
 
 
 def test_other_settings_are_refused(tmp_path):
+    """Of the schedule, and of the command: whatever decides the result."""
     model = Toy()
-    train(model, toy_loss(model), toy_schedule(), tmp_path, stop_at=2)
-    with pytest.raises(ValueError, match="a run with other settings"):
-        train(model, toy_loss(model), toy_schedule(muon_lr=1.0), tmp_path)
+    train(model, toy_loss(model), toy_schedule(), tmp_path, stop_at=2, options={"pictures": 12, "weights": {"a": 1}})
+    for schedule, options in (
+        (toy_schedule(muon_lr=1.0), {"pictures": 12, "weights": {"a": 1}}),
+        (toy_schedule(), {"pictures": 13, "weights": {"a": 1}}),
+        (toy_schedule(), {"pictures": 12, "weights": {"a": 2}}),
+        (toy_schedule(), None),
+    ):
+        before = [parameter.clone() for parameter in model.parameters()]
+        with pytest.raises(ValueError, match=r"a run with other settings than .*\(there: .*--out"):
+            train(model, toy_loss(model), schedule, tmp_path, options=options)
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    train(model, toy_loss(model), toy_schedule(save_every=9.0), tmp_path, options={"pictures": 12, "weights": {"a": 1}})
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_model_that_could_not_be_written_is_written_by_the_next_run(tmp_path, fails):
+    """A cycle whose export was interrupted, for the last cycle as well, is not done."""
+    whole = Toy()
+    train(whole, toy_loss(whole), toy_schedule(), tmp_path / "whole")
+    exported = []
+
+    def disk_is_full(number):
+        if number == fails:
+            raise OSError(28, "No space left on device")
+        exported.append(number)
+
+    model = Toy()
+    with pytest.raises(OSError, match="No space left"):
+        train(model, toy_loss(model), toy_schedule(), tmp_path / "run", disk_is_full)
+    again, weights = Toy(), {}
+
+    def export(number):
+        exported.append(number)
+        weights[number] = [parameter.detach().clone() for parameter in again.parameters()]
+
+    log = train(again, toy_loss(again), toy_schedule(), tmp_path / "run", export)
+    assert exported == [1, 2] and log[-1]["step"] == 20
+    assert all(torch.equal(a, b) for a, b in zip(weights[2], whole.parameters(), strict=True))
+
+
+def damaged_states(model):
+    """What a state.pt may turn into, by name."""
+    state = {
+        "step": 6,
+        "model": model.state_dict(),
+        "settings": {},
+        "optimizers": [optimizer.state_dict() for optimizer in make_optimizers(model, toy_schedule())],
+    }
+    lacking = {name: tensor for name, tensor in state["model"].items() if name != "first.weight"}
+    reshaped = {**state["model"], "first.weight": torch.zeros(2, 2)}
+    momentum = {"state": {0: {"momentum_buffer": torch.zeros(3, 3)}}}
+    return {
+        "text": b"step 6",
+        "nothing": b"",
+        "zeros": bytes(5000),
+        "random": np.random.default_rng(0).bytes(5000),
+        "a zip of something else": b"PK\x05\x06" + bytes(18),
+        "a folder": None,
+        "a tensor": torch.zeros(3),
+        "an empty dict": {},
+        "a lost weight": {**state, "model": lacking},
+        "a weight of another shape": {**state, "model": reshaped},
+        "a word for the step": {**state, "step": "six"},
+        "one optimiser": {**state, "optimizers": state["optimizers"][:1]},
+        "optimisers that are none": {**state, "optimizers": [1, 2]},
+        "momentum of another shape": {
+            **state,
+            "optimizers": [{**state["optimizers"][0], **momentum}, state["optimizers"][1]],
+        },
+        "code": Path,
+    }
+
+
+@pytest.mark.parametrize("kind", list(damaged_states(nn.ModuleDict({"first": nn.Linear(2, 2)}))))
+def test_a_damaged_state_is_named_in_one_sentence(tmp_path, kind):
+    model = Toy()
+    train(model, toy_loss(model), toy_schedule(), tmp_path, stop_at=6)
+    path = tmp_path / "state.pt"
+    settings = torch.load(path, weights_only=True)["settings"]
+    damage = damaged_states(model)[kind]
+    path.unlink()
+    if isinstance(damage, bytes):
+        path.write_bytes(damage)
+    elif damage is None:
+        path.mkdir()
+    else:
+        if isinstance(damage, dict) and "settings" in damage:
+            damage["settings"] = settings
+        torch.save(damage, path)
+    with pytest.raises(ValueError, match=r"state\.pt is damaged or not the training state .*remove it") as error:
+        train(model, toy_loss(model), toy_schedule(), tmp_path)
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+def test_a_flipped_bit_is_found_or_makes_no_difference(tmp_path):
+    """torch.load alone notices none in a weight: the run would go on, to other weights, without a word."""
+    model = Toy()
+    train(model, toy_loss(model), toy_schedule(), tmp_path, stop_at=6)
+    path = tmp_path / "state.pt"
+    good, optimizers = path.read_bytes(), make_optimizers(Toy(), toy_schedule())
+    settings = torch.load(path, weights_only=True)["settings"]
+    in_a_weight = good.index(next(model.parameters()).detach().numpy().tobytes()[:16])
+    rng, refused = np.random.default_rng(0), 0
+    for position in [in_a_weight, *rng.integers(len(good), size=60)]:
+        bits = bytearray(good)
+        bits[position] ^= 1 << rng.integers(8)
+        path.write_bytes(bits)
+        loaded = Toy()
+        try:
+            assert load_state(path, settings, loaded, optimizers) == 6
+        except ValueError as error:
+            assert "damaged" in str(error)
+            refused += 1
+        else:
+            assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+            assert position != in_a_weight
+    assert refused > 10
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"step": 6, "seco',
+        b"\n",
+        b"hello\n",
+        b'\xff\xfe{"step": 3}\n',
+        b'{"loss": 1.0}\n',
+        b"[1, 2]\n",
+        b'{"step": "x"}\n',
+        b'{"step": 3, "loss": "low"}\n',
+        bytes(40),
+    ],
+)
+def test_a_damaged_log_does_not_end_the_run(tmp_path, capsys, damage):
+    whole = Toy()
+    expected = train(whole, toy_loss(whole), toy_schedule(), tmp_path / "whole")
+    model, log_path = Toy(), tmp_path / "run" / "log.jsonl"
+    train(model, toy_loss(model), toy_schedule(), tmp_path / "run", stop_at=6)
+    with log_path.open("ab") as file:
+        file.write(damage)
+    log = train(model, toy_loss(model), toy_schedule(), tmp_path / "run")
+    assert without_seconds(log) == without_seconds(expected)
+    assert [json.loads(line) for line in log_path.read_text(encoding="utf-8").splitlines()] == log
+    assert "log.jsonl: 1 line(s) could not be read" in capsys.readouterr().err
+
+
+def test_a_lost_log_does_not_end_the_run(tmp_path):
+    model = Toy()
+    train(model, toy_loss(model), toy_schedule(), tmp_path, stop_at=6)
+    (tmp_path / "log.jsonl").unlink()
+    assert [line["step"] for line in train(model, toy_loss(model), toy_schedule(), tmp_path)] == [9, 12, 15, 18, 20]
+
+
+def test_held_out_examples_are_looked_at_and_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "HELD_OUT_EVERY", 6)
+    alone, watched, modes = Toy(), Toy(), []
+
+    def held_out():
+        modes.append((watched.training, torch.is_grad_enabled()))
+        return 0.25
+
+    train(alone, toy_loss(alone), toy_schedule(), tmp_path / "alone")
+    log = train(watched, toy_loss(watched), toy_schedule(), tmp_path / "watched", held_out=held_out)
+    assert {line["step"]: line["held-out loss"] for line in log if "held-out loss" in line} == dict.fromkeys(
+        (6, 12, 18, 20), 0.25
+    )
+    assert modes == [(False, False)] * 4 and watched.training
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), watched.parameters(), strict=True))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     model = Toy()
     with pytest.raises(FloatingPointError, match="at step 0 the loss is nan"):
         train(model, lambda step: (model.first.weight.sum() * float("nan"), {}), toy_schedule(), tmp_path)
+
+
+def finite(state):
+    return all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_never_saved(tmp_path):
+    model = Toy()
+
+    def batch_loss(step):
+        loss, metrics = toy_loss(model)(step)
+        return (loss + (0 * loss).sqrt() if step == 4 else loss), metrics  # the root's slope at 0 is infinite
+
+    with pytest.raises(FloatingPointError, match="at step 4 .* norm of its gradient (nan|inf)"):
+        train(model, batch_loss, toy_schedule(log_every=1), tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["step"] == 4 and finite(state) and all(p.isfinite().all() for p in model.parameters())
+
+
+def test_weights_that_overflow_in_the_step_itself_are_never_saved(tmp_path, monkeypatch):
+    real = loop.update
+
+    def update(model, optimizers, schedule, step, loss):
+        figures = real(model, optimizers, schedule, step, loss)
+        if step == 4:
+            model.second.bias.data[1] = torch.inf
+        return figures
+
+    monkeypatch.setattr(loop, "update", update)
+    with pytest.raises(FloatingPointError, match=r"after step 5 .*second\.bias .*state\.pt, is untouched"):
+        train(model := Toy(), toy_loss(model), toy_schedule(log_every=1), tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["step"] == 4 and finite(state)
+    with pytest.raises(FloatingPointError, match="no earlier state exists"):
+        save_state(tmp_path / "other.pt", 5, {}, model, make_optimizers(model, toy_schedule()))
 
 
 def test_a_full_disk_leaves_the_last_good_state(tmp_path, monkeypatch):
@@ -439,6 +717,83 @@ def test_a_folder_that_cannot_be_is_a_clear_error(root, one_run):
     assert result.returncode == 1 and "choose another folder with --out" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("stage1 --cycles abc", "'abc', expected steps x factor of each cycle"),
+        ("stage1 --cycles 5x", "'5x', expected steps x factor"),
+        ("stage1 --cycles 700", "'700', expected steps x factor"),
+        ("stage1 --cycles=-5x1", "'-5x1', expected steps x factor"),
+        ("stage1 --cycles 0x1", "'0x1', expected steps x factor"),
+        ("stage1 --cycles 5x0", "'5x0', expected steps x factor"),
+        ("stage1 --cycles 5x1,", "'5x1,', expected steps x factor"),
+        ("stage1 --cycles 5x1 --steps 5", "not allowed with argument"),
+        ("stage0 --steps 0", "'0', expected a whole number of 1 or more"),
+        ("stage1 --steps 1.5", "'1.5', expected a whole number"),
+        ("stage1 --per-step 0", "'0', expected a whole number"),
+        ("stage2 --pictures 0", "'0', expected a whole number"),
+        ("stage3 --examples 0", "'0', expected a whole number"),
+        ("stage1 --seed=-1", "'-1', expected a whole number of 0 or more"),
+        ("stage1 --weights detec=3", "the task 'detec', expected one of caption"),
+        ("stage1 --weights detect=much", "'much', expected a number of 0 or more"),
+        ("stage1 --weights detect", "'', expected a number of 0 or more"),
+        ("stage1 --weights detect=nan", "'nan', expected a number of 0 or more"),
+        ("stage1 --device abacus", "has no device 'abacus'"),
+        ("stage0 --weights detect=3", "unrecognized arguments: --weights"),
+        ("stage2 --quick", "unrecognized arguments: --quick"),
+        ("stage3 --pictures 9", "unrecognized arguments: --pictures"),
+        ("stage1 --image-size 96", "unrecognized arguments: --image-size"),
+        ("stage4", "invalid choice: 'stage4'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_happens(capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(arguments.split())
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_options_are_read():
+    args = parse_arguments(["stage1", "--cycles", "1200x1.0, 1800x.5", "--weights", "detect=3,how many=0"])
+    assert args.cycles == ((1200, 1.0), (1800, 0.5)) and args.weights == {"detect": 3.0, "how many": 0.0}
+    assert parse_arguments(["stage1", "--steps", "10"]).steps == 10
+    assert parse_arguments(["stage0"]).per_step == 64 and parse_arguments(["stage2"]).per_step == 48
+    for stage in ("stage2", "stage3"):
+        assert Path(parse_arguments([stage]).start).is_absolute()
+
+
+@pytest.mark.parametrize("stage", ["stage0", "stage1", "stage2", "stage3"])
+def test_the_folder_is_looked_at_before_the_work(tmp_path, capsys, monkeypatch, stage):
+    """Even the model to start from comes after it."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setattr(stages, "load_pretrained", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(stages, "build_processor", lambda *_, **__: pytest.fail("the work began"))
+    assert main([stage, "--out", str(tmp_path / "file"), "--device", "cpu"]) == 1
+    assert "choose another folder with --out" in capsys.readouterr().err
+
+
+def test_the_same_folder_with_other_options_is_refused(root, one_run, processor, monkeypatch, capsys):
+    folder, *_ = one_run
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(stages, "build_processor", lambda: processor)
+    arguments = command(root, folder, "one")[3:]
+    for more in ("--per-step 2", "--weights detect=0", "--patch-labels 0.1", "--quick"):
+        assert main([*arguments, *more.split()]) == 1
+        message = capsys.readouterr().err
+        assert "holds a run with other settings" in message
+        assert more.split()[0].strip("-").replace("-", "_") in message
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_heads_of_something_else_are_named(tmp_path, content):
+    path = tmp_path / "heads.safetensors"
+    if content is None:
+        save_file({"shape.weight": torch.zeros(3, 3)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"heads\.safetensors does not hold the weights of PatchHeads"):
+        stages.load_weights(training.PatchHeads(8), path)
+
+
 def test_stage1_without_stage0_says_so(root, tmp_path):
     result = run(root, command(root, tmp_path, "x", "--encoder", str(tmp_path / "nowhere")))
     assert result.returncode == 1 and "run `python -m paligemma.training stage0` first" in result.stderr
@@ -585,6 +940,141 @@ def test_finetuning_learns_what_it_is_given(processor):
     assert len(losses) == 30 and losses[-1] < 0.5 * losses[0]
     with pytest.raises(ValueError, match="expected as many of each"):
         finetune(model, processor, [draw(scenes[0])], [], [])
+
+
+@pytest.fixture
+def lesson(processor):
+    """A small model and four examples: (model, pictures, prompts, answers)."""
+    scenes = [make_scene(seed, max_things=1) for seed in range(4)]
+    return (
+        build_model(processor, seed=2, width=32),
+        [draw(scene) for scene in scenes],
+        ["caption en"] * 4,
+        [caption(scene) for scene in scenes],
+    )
+
+
+def test_a_prompt_may_begin_with_the_image_token(processor, lesson):
+    """As users of transformers write it: the same training, and the row that is asked later."""
+    model, pictures, prompts, answers = lesson
+    other = build_model(processor, seed=2, width=32)
+    settings = {"steps": 2, "per_step": 4, "progress": False}
+    losses = finetune(model, processor, pictures, prompts, answers, **settings)
+    assert losses == finetune(other, processor, pictures, ["<image>" + p for p in prompts], answers, **settings)
+    with pytest.raises(ValueError, match="<image>"):
+        finetune(model, processor, pictures, ["caption <image> en"] * 4, answers, **settings)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"images": []}, "0 pictures came with 4 prompts and 4 answers"),
+        ({"answers": ["a"]}, "4 prompts and 1 answers"),
+        ({"images": "pairs"}, r"images\[0\] is a list of 2, expected one picture"),
+        ({"steps": 0}, "steps is 0, expected a whole number of 1 or more"),
+        ({"per_step": 2.5}, "per_step is 2.5, expected a whole number"),
+        ({"dtype": torch.float16}, "the model is in float16, expected float32 or bfloat16"),
+        ({"frozen": True}, "no weight of the model requires a gradient"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(processor, lesson, changes, message):
+    model, images, prompts, answers = lesson
+    model.to(changes.pop("dtype", torch.float32)).requires_grad_(not changes.pop("frozen", False))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    given = {"images": images, "prompts": prompts, "answers": answers, "steps": 1, "progress": False, **changes}
+    if given["images"] == "pairs":
+        given["images"] = [[image, image] for image in images]
+    with pytest.raises(ValueError, match=message):
+        finetune(model, processor, **given)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("trained", ["self_attn", "norm", "multi_modal_projector.linear.weight"])
+def test_a_part_of_the_model_is_trained_alone(processor, lesson, trained):
+    model, *examples = lesson
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained in name)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    finetune(model, processor, *examples, steps=2, per_step=4, progress=False)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed and all(trained in name for name in changed)
+
+
+def test_a_model_that_is_not_finite_stays_as_it_was(processor, lesson):
+    model, *examples = lesson
+    with torch.no_grad():
+        model.multi_modal_projector.linear.bias[0] = torch.inf
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="at step 0 the loss is nan"):
+        finetune(model, processor, *examples, steps=2, progress=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not model.training or model.training == build_model(processor, width=32).training
+
+
+def test_training_leaves_the_callers_random_numbers_alone(processor, lesson):
+    model, *examples = lesson
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    finetune(model, processor, *examples, steps=1, per_step=2, progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(processor, lesson):
+    model, pictures, prompts, answers = lesson
+    inputs = processor(text=prompts, images=pictures, suffix=answers)
+
+    def gradients(checkpointing):
+        kept = set()
+
+        def keep(tensor):
+            kept.add((tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()))
+            return tensor
+
+        model.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            if checkpointing:
+                with gradient_checkpointing(model):
+                    loss = model(**inputs).loss
+                    forward = sum(size for _, size in kept)
+                    loss.backward()
+            else:
+                loss = model(**inputs).loss
+                forward = sum(size for _, size in kept)
+                loss.backward()
+        return forward, loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    model.train()
+    plain_bytes, plain_loss, plain = gradients(False)
+    less_bytes, loss, found = gradients(True)
+    assert loss == plain_loss and less_bytes < 0.5 * plain_bytes
+    for a, b in zip(plain, found, strict=True):
+        torch.testing.assert_close(a, b)
+    assert not any("forward" in vars(layer) for layer in model.language_model.model.layers)
+    losses = finetune(model, processor, pictures, prompts, answers, steps=2, progress=False, checkpointing=True)
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("training_mode", [True, False])
+def test_higher_resolution_keeps_dtype_and_mode(processor, dtype, training_mode):
+    model = build_model(processor, width=32).to(dtype).train(training_mode)
+    bigger = at_resolution(model, 96)
+    assert {parameter.dtype for parameter in bigger.parameters()} == {dtype}
+    assert {module.training for module in bigger.modules()} == {training_mode}
+
+
+@pytest.mark.parametrize("image_size", [0, -8, 100, 96.0, "96"])
+def test_other_resolutions_are_refused(small, image_size):
+    with pytest.raises(ValueError, match="image_size is .*, expected a multiple of 8"):
+        at_resolution(small, image_size)
+
+
+def test_the_towers_open_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_tiny_siglip().vision_tower.config.image_size == 64
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json, expected a folder like .*tiny-siglip"):
+        load_tiny_siglip(tmp_path)
 
 
 def test_texts_for_the_contrastive_tower(processor):

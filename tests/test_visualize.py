@@ -6,6 +6,7 @@ matplotlib.use("Agg")
 
 import ast
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ from matplotlib.colors import to_rgba
 from PIL import Image
 
 from paligemma import visualize as vis
+from paligemma.locations import box_to_pixels
+from paligemma.processing_paligemma import to_rgb, upright_size
+from paligemma.visualize import attention, model_map
+from paligemma.visualize.style import SIGNED, SMALL, png_for_notebook
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +71,9 @@ def test_fonts_come_with_matplotlib():
 
 
 def test_model_files_never_import_visualize():
-    package = Path(vis.__file__).parent
+    package = Path(vis.__file__).parents[1]
     for name in ("modeling_*.py", "processing_*.py", "kv_cache.py", "generation.py", "checkpoint.py"):
+        assert list(package.glob(name)), name
         for path in package.glob(name):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ImportFrom):
@@ -92,7 +98,7 @@ def test_every_form_of_a_picture_reads_alike(picture):
         "floats": picture / 255.0,
         "normalised": chw.float() / 255 * 2 - 1,
         "needs grad": (chw.float() / 255).requires_grad_(),
-        "rgba": np.dstack([picture, np.full((12, 16), 9, np.uint8)]),
+        "rgba": np.dstack([picture, np.full((12, 16), 255, np.uint8)]),
     }
     for name, form in forms.items():
         np.testing.assert_allclose(vis.to_picture(form), expected, atol=1e-6, err_msg=name)
@@ -113,6 +119,209 @@ def test_grey_pictures_get_three_equal_channels():
 def test_what_is_no_picture_is_refused_with_its_shape(shape):
     with pytest.raises(ValueError, match=str(shape[0])):
         vis.to_picture(np.zeros(shape))
+
+
+def marked(mode: str) -> Image.Image:
+    """30 x 20 pixels of this mode: dark, with a light block at the top left (where the mode can say so)."""
+    grey = np.full((20, 30), 40, np.uint8)
+    grey[:8, :10] = 220
+    image = Image.fromarray(grey)
+    if mode == "I;16":
+        return Image.frombytes("I;16", (30, 20), (grey.astype("<u2") * 257).tobytes())
+    if mode in ("I", "F"):
+        return Image.fromarray((grey.astype(np.int32) * 257) if mode == "I" else grey.astype(np.float32) / 255)
+    if mode in ("RGBA", "LA"):
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(255 - np.roll(grey, 12, axis=1) // 2))
+        return image
+    if mode == "P with transparency":
+        image = image.convert("P")
+        image.info["transparency"] = 40
+        return image
+    return image.convert("RGB").convert(mode)
+
+
+MODES = ["1", "L", "P", "P with transparency", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_drawn_is_what_the_model_sees(mode):
+    """Transparent, 16-bit, palette: one way from a PIL image to pixels, the processor's."""
+    image = marked(mode)
+    np.testing.assert_array_equal(vis.to_picture(image), np.asarray(to_rgb(image)) / 255)
+    np.testing.assert_array_equal(shown(vis.show_image(image)), np.asarray(to_rgb(image)) / 255)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+def test_box_mask_and_heat_map_land_on_the_same_object_however_the_camera_was_held(orientation, form, tmp_path):
+    """A light block in the upright picture; the file is stored turned, as a telephone stores it."""
+    upright = np.asarray(marked("RGB").resize((120, 80), Image.Resampling.NEAREST))
+    T = Image.Transpose
+    store = {1: None, 2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90,
+             7: T.TRANSVERSE, 8: T.ROTATE_270}[orientation]  # fmt: skip
+    stored = Image.fromarray(upright) if store is None else Image.fromarray(upright).transpose(store)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "phone", form, exif=exif)
+    image = Image.open(tmp_path / "phone")
+    block = np.zeros((80, 120), dtype=bool)
+    block[:32, :40] = True  # what the model would say: 0 to 0.4 of the height, 0 to 1/3 of the width
+    x1, y1, x2, y2 = box_to_pixels((0, 0, 0.4, 1 / 3), *upright_size(image))
+
+    def light(ax):
+        return shown(ax).mean(axis=-1) > 0.5
+
+    ax = vis.show_boxes(image, [(y1, x1, y2, x2)])
+    assert (light(ax) == block).mean() > 0.99
+    corner, width, height = ax.patches[0].get_xy(), ax.patches[0].get_width(), ax.patches[0].get_height()
+    assert (corner, width, height) == ((-0.5, -0.5), 40, 32)
+    ax = vis.show_masks(image, block[None], labels=[])
+    assert (light(ax) == (shown(ax, 1)[..., 3] > 0)).mean() > 0.99
+    weights = np.zeros((5, 3))
+    weights[:2, 0] = 0.5
+    for ax in (vis.show_attention_over_image(image, weights), vis.show_answer_attention(image, [weights], ["a"])[0]):
+        spread = np.kron(shown(ax, 1), np.ones((16, 40))) > 0
+        assert ax.images[1].get_extent() == [-0.5, 119.5, 79.5, -0.5] and (light(ax) == spread).mean() > 0.99
+    assert shown(vis.show_patches(image, 8, gap=0)).shape == (80, 120, 3)
+
+
+# --- text that may hold anything ---------------------------------------------------------------------
+
+ODD_TEXTS = {
+    "formula": "costs $5 and $6_x^2, \\frac{1",
+    "half a letter": "a \ud83d b \udc00",
+    "korean": "한국어 빨간 원",
+    "emoji": "\U0001f600\U0001f469\u200d\U0001f680 \ufe0f",
+    "control": "a\x00b\x07c\td\x1b[0m",
+    "right to left": "\u202eשלום\u202c العربية",
+    "ten thousand words": "word " * 10_000,
+    "ten thousand lines": "line\n" * 10_000,
+    "one long word": "w" * 10_000,
+    "empty": "",
+    "tokens": "<loc0001>" * 400,
+}
+
+
+@pytest.mark.parametrize("name", ODD_TEXTS)
+def test_any_text_is_drawn_without_a_warning(name, picture):
+    text = ODD_TEXTS[name]
+    probabilities = np.full((1, 1), 0.5)
+    figures = [
+        vis.show_image(picture, text),
+        vis.show_images([picture], [text]),
+        vis.show_patches(picture, 4, title=text),
+        vis.show_boxes(picture, [[0, 0, 9, 9]], [text], text),
+        vis.show_masks(picture, np.ones((1, 12, 16)), [text], text),
+        vis.show_tokens([text, "b"], ["prompt", "eos"], text),
+        vis.show_tokens(text.split(), ["suffix"] * len(text.split()), text),
+        vis.show_batch([["prompt"]], {text: np.ones((1, 1), bool)}, [text], text),
+        vis.show_logit_lens([[text]], probabilities, [text], ["layer"], text),
+        vis.show_attention_over_image(picture, np.ones((3, 4)), title=text),
+        vis.show_answer_attention(picture, np.ones((1, 3, 4)), [text]),
+        vis.show_attention_matrix(np.ones((1, 1)), [("a", 1)], text),
+        vis.show_matrix(np.ones((1, 1)), text, rows=[text], columns=[text]),
+        vis.show_mask_matrix(np.ones((1, 1)), [("a", 1)], text, names=[text]),
+        vis.show_curves({text: [1, 2], "b": [2, 3]}, title=text),
+        vis.show_histograms({text: [1.0, 2]}),
+        vis.show_similarity(np.ones((1, 1)), [picture], [text]),
+        vis.show_mask_codes(np.zeros((1, 8, 8)), np.zeros((1, 16), int), np.zeros((1, 8, 8)), [text]),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for axes in figures:
+            np.ravel(axes)[0].figure.savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_text_keeps_what_can_be_drawn():
+    assert vis.plain("a red circle") == "a red circle"
+    assert vis.plain("$5") == r"\$5" and vis.plain("é ü ␣ … “a”") == "é ü ␣ … “a”"
+    assert vis.plain("\ud800x") == "□x" and vis.plain("a\x07\tb") == "a□ b"
+    assert len(vis.plain("word " * 10_000)) == 160 and vis.plain("word " * 10_000).endswith("…")
+    assert vis.plain("l\n" * 99).count("\n") == 1
+    assert vis.readable_token("▁red") == "red" and vis.readable_token("\n") == "\\n" and vis.readable_token("▁") == "␣"
+
+
+def test_dollars_are_drawn_as_dollars():
+    """As many letters as stand there: a formula would have lost its dollars."""
+    from matplotlib.textpath import TextPath
+
+    def width(text):
+        return TextPath((0, 0), text, size=10, usetex=False).get_extents().width
+
+    assert width(vis.plain("x $y$ z")) == pytest.approx(width("x $") + width("y$ z"), rel=0.15)
+    assert width("x $y$ z") < 0.8 * width(vis.plain("x $y$ z"))
+
+
+# --- styles of other people ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", ["dark_background", "ggplot", "Solarize_Light2", "a matplotlibrc"])
+def test_the_style_does_not_depend_on_the_one_before(other, picture):
+    def pixels():
+        buffer = io.BytesIO()
+        vis.show_curves({"a": [1, 2], "b": [2, 1]}, title="a title").figure.savefig(buffer, format="png")
+        with Image.open(buffer) as image:
+            return np.asarray(image.convert("RGB"), int)
+
+    expected = pixels()
+    if other == "a matplotlibrc":
+        matplotlib.rcParams.update(
+            {"text.color": "white", "axes.facecolor": "black", "savefig.bbox": "tight", "font.size": 30,
+             "axes.labelcolor": "white", "figure.facecolor": "none", "savefig.transparent": True,
+             "lines.color": "white", "image.origin": "lower", "axes.titlelocation": "left"}
+        )  # fmt: skip
+    else:
+        plt.style.use(other)
+    assert pixels().shape != expected.shape or (pixels() != expected).any(), "the other style shows"
+    vis.set_style()
+    np.testing.assert_array_equal(pixels(), expected)
+    ground = expected[0, 0]
+    assert (ground == 255).all() and expected.min() < 60, "dark letters on white"
+
+
+def test_nothing_is_written_smaller_than_eight_points(picture):
+    matplotlib.rcParams["figure.max_open_warning"] = 0
+    codes = np.arange(32).reshape(2, 16)
+    vectors = np.random.default_rng(0).standard_normal((12, 5))
+    figures = [
+        vis.show_patches(picture, 4, numbers=True, highlight=[6]),
+        vis.show_filters(np.zeros((3, 3, 2, 2))),
+        vis.show_similarity_maps(vectors, (3, 4), [0]),
+        vis.show_similarity(np.ones((2, 2)), [picture, picture], ["a", "b"]),
+        vis.show_boxes(picture, [[0, 0, 9, 9]], ["a"]),
+        vis.show_masks(picture, np.ones((1, 12, 16))),
+        vis.show_mask_codes(np.zeros((2, 8, 8)), codes, np.zeros((2, 8, 8)), ["a", "b"]),
+        vis.show_matrix(np.ones((3, 3))),
+        vis.show_tokens([f"<loc{i:04}>" for i in range(40)], ["loc"] * 40),
+        vis.show_batch([["prompt"] * 20], {"mask": np.ones((1, 20), bool)}),
+        vis.show_next_tokens(np.array([[0.1, 0.7, 0.2]]), Names(), ["▁blue"], top=2),
+        vis.show_logit_lens([["a long word"] * 30], np.ones((1, 30)), ["a"] * 30, ["x"]),
+        vis.show_answer_attention(picture, np.ones((2, 3, 4)), ["a", "b"]),
+        vis.show_attention_over_image(picture, np.ones((3, 4))),
+        vis.show_attention_matrix(np.ones((1, 1)), [("a", 1)]),
+        vis.show_histograms({"a": picture}),
+        vis.show_curves({"a": [1, 2], "b": [2, 3]}),
+        vis.show_feature_colours(np.zeros((1, 2, 4, 4, 3)), ["a", "b"], [picture]),
+        vis.show_spread({"a": [1.0, 2]}, reference={"a": 1}, reference_label="chance"),
+        vis.show_model_sizes({"a": {"x": 1e9}}),
+        vis.show_clock_hands(np.zeros((1, 2)), [0, 1], ["a"]),
+        vis.show_codebook(vectors[:, :2], vectors[:3, :2]),
+        vis.roofline(20e9, 300e9, {"decode": (1.0, 18e9)}),
+        *(vis.architecture(open=name) for name in model_map._INSIDE),
+    ]
+    assert len(figures) > 25
+    for axes in figures:
+        for text in np.ravel(axes)[0].figure.findobj(matplotlib.text.Text):
+            assert text.get_fontsize() >= SMALL or not text.get_text(), text
+
+
+def test_a_notebook_shows_a_sharp_figure_in_its_own_size(picture):
+    figure = vis.show_image(picture).figure
+    data, size = png_for_notebook(figure)
+    with Image.open(io.BytesIO(data)) as png:
+        assert png.width == pytest.approx(2 * size["width"], abs=1)
+    assert size["width"] == pytest.approx(320, abs=25)  # 3.2 inches
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -181,7 +390,7 @@ def test_show_similarity_maps_are_cosines():
     cosines = torch.nn.functional.cosine_similarity(vectors, vectors[4:5]).reshape(2, 3)
     np.testing.assert_allclose(shown(axes[0]), cosines.numpy(), atol=1e-6)
     assert shown(axes[0])[1, 1] == pytest.approx(1)  # token 4 is row 1, column 1, of a grid 3 wide
-    assert axes[0].images[0].get_clim() == (-1, 1)
+    assert axes[0].images[0].get_clim() == (-1, 1) and axes[0].images[0].get_cmap().name == SIGNED
     assert "row 1, column 1" in axes[0].get_title()
     with pytest.raises(ValueError, match="2 x 2"):
         vis.show_similarity_maps(vectors, (2, 2), [0])
@@ -193,12 +402,41 @@ def test_show_attention_covers_the_picture_and_outlines_the_patch(picture):
     np.testing.assert_allclose(shown(ax, 1), weights.numpy())
     for layer in ax.images:
         assert tuple(layer.get_extent()) == (-0.5, 15.5, 11.5, -0.5)
+    np.testing.assert_allclose(shown(ax), picture / 255)  # in its own colours
     (box,) = ax.patches
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (3.5, 7.5, 4, 4)
-    assert ax.images[1].get_clim()[0] == 0
+    assert ax.images[1].get_clim() == (0, weights.max())
+    veil = ax.images[1]
+    alpha = veil.cmap(veil.norm(np.array([0.0, 0.5 * float(weights.max()), float(weights.max())])))[:, 3]
+    assert alpha[0] > 0.6 and alpha[2] == 0 and alpha[0] > alpha[1] > alpha[2], "dark where nobody looks"
+    assert vis.show_attention_over_image(picture, weights, vmax=2).images[1].get_clim() == (0, 2)
     assert ax.images[1].colorbar is not None
     with pytest.raises(ValueError, match="rows, columns"):
         vis.show_attention_over_image(picture, weights.flatten())
+
+
+def test_the_outline_encloses_the_fewest_patches_with_half_of_the_attention():
+    weights = np.array([[0.1, 0.3, 0.05], [0.05, 0.3, 0.2]])
+    assert attention.strongest(weights).tolist() == [[False, True, False], [False, True, False]]
+    assert attention.strongest(np.full((2, 2), 0.25)).sum() == 2
+    assert not attention.strongest(np.zeros((2, 2))).any()
+    edges = attention.outline(attention.strongest(weights))
+    assert sorted(edges) == [
+        ((1, 0), (1, 1)), ((1, 0), (2, 0)), ((1, 1), (1, 2)), ((1, 2), (2, 2)), ((2, 0), (2, 1)), ((2, 1), (2, 2)),
+    ]  # fmt: skip
+    ax = vis.show_attention_over_image(np.zeros((20, 30, 3)), weights)
+    drawn = np.concatenate(ax.collections[1].get_segments())
+    assert drawn.min(axis=0).tolist() == [9.5, -0.5] and drawn.max(axis=0).tolist() == [19.5, 19.5]
+
+
+def test_panels_of_an_answer_share_one_scale_unless_told_otherwise(picture):
+    maps = np.array([[[0.1, 0.2]], [[0.4, 0.8]]])
+    axes = vis.show_answer_attention(picture, maps, ["a", "b"])
+    assert {ax.images[1].get_clim() for ax in axes} == {(0, 0.8)} and axes[1].images[1].colorbar is not None
+    axes = vis.show_answer_attention(picture, maps, ["a", "b"], one_scale=False)
+    assert [ax.images[1].get_clim() for ax in axes] == [(0, 0.2), (0, 0.8)]
+    with pytest.raises(ValueError, match="2 maps but 1 tokens"):
+        vis.show_answer_attention(picture, maps, ["a"])
 
 
 def test_show_boxes_are_y_before_x(picture):
@@ -222,6 +460,16 @@ def test_show_masks_colour_only_the_mask(picture):
 
 
 # --- numbers --------------------------------------------------------------------------------------
+
+
+def test_values_on_both_sides_of_zero_get_a_diverging_map_around_it():
+    signed = vis.show_matrix(np.array([[-1.0, 3.0]])).images[0]
+    assert signed.get_cmap().name == SIGNED and signed.get_clim() == (-3, 3)
+    assert vis.show_matrix(np.array([[1.0, 3.0]])).images[0].get_cmap().name == "cividis"
+    assert vis.show_matrix(np.array([[-1.0, 3.0]]), cmap="gray").images[0].get_cmap().name == "gray"
+    lopsided = vis.show_matrix(np.array([[-1.0, 3.0]]), vmin=-1, vmax=3).images[0]
+    assert lopsided.get_cmap().name == "cividis" and lopsided.get_clim() == (-1, 3)
+    assert vis.show_matrix(np.array([[np.nan, -1.0, 1.0]])).images[0].get_clim() == (-1, 1)
 
 
 def test_show_matrix_writes_the_numbers():
@@ -291,8 +539,32 @@ def test_show_tokens_shortens_long_runs_only():
         assert field.get_facecolor() == to_rgba(vis.TOKEN_COLOURS[kind][0])
     with pytest.raises(ValueError, match="unknown kinds"):
         vis.show_tokens(["a"], ["verb"])
+    with pytest.raises(ValueError, match="longest_run 0, expected 1 or more"):
+        vis.show_tokens(["a"], ["prompt"], longest_run=0)
     with pytest.raises(ValueError, match="1 tokens but 0 kinds"):
         vis.show_tokens(["a"], [])
+
+
+@pytest.mark.parametrize(
+    "run, longest, expected",
+    [
+        (1, 1, ["a"]),
+        (2, 1, ["a", "… 1 more …"]),
+        (2, 2, ["a", "a"]),
+        (3, 2, ["a", "… 1 more …", "a"]),
+        (4, 3, ["a", "a", "… 1 more …", "a"]),
+        (9, 1, ["a", "… 8 more …"]),
+    ],
+)
+def test_shortened_runs_count_what_they_leave_out(run, longest, expected):
+    ax = vis.show_tokens(["a"] * run, ["image"] * run, longest_run=longest)
+    assert texts(ax) == expected
+
+
+def test_endless_token_strips_are_cut_in_the_middle():
+    ax = vis.show_tokens([f"t{i}" for i in range(10_000)], ["suffix"] * 10_000)
+    assert len(texts(ax)) == 401 and "… 9600 more …" in texts(ax) and texts(ax)[-1] == "t9999"
+    assert texts(vis.show_tokens([], [])) == [""]
 
 
 def test_long_token_strips_wrap_inside_their_axes():
@@ -308,25 +580,54 @@ def test_long_token_strips_wrap_inside_their_axes():
 # --- the map of the model -------------------------------------------------------------------------
 
 
-def lit(ax):
+def highlighted(ax):
     return {p.get_gid() for p in ax.patches if p.get_gid() and p.get_facecolor() == to_rgba(vis.YELLOW)}
 
 
-def test_architecture_lights_what_it_is_asked_to():
-    assert lit(vis.architecture()) == set()
-    assert lit(vis.architecture("preprocess")) == {"preprocess"}
-    assert lit(vis.architecture(["merge", "projector"])) == {"merge", "projector"}
-    assert lit(vis.architecture("gemma_norms")) == {"gemma_norm", "gemma_norm_2", "gemma_final_norm"}
+def test_architecture_highlights_what_it_is_asked_to():
+    assert highlighted(vis.architecture()) == set()
+    assert highlighted(vis.architecture("preprocess")) == {"preprocess"}
+    assert highlighted(vis.architecture(["merge", "projector"])) == {"merge", "projector"}
+    assert highlighted(vis.architecture("gemma_norms")) == {"gemma_norm", "gemma_norm_2", "gemma_final_norm"}
     with pytest.raises(ValueError, match="no box called.*patch_embeddings"):
         vis.architecture("tarnsformer")
 
 
+@pytest.mark.parametrize("name", [*model_map._INSIDE, *model_map._SAME])
+def test_an_open_box_shows_its_steps_inside_the_drawer(name):
+    ax = vis.architecture(open=name)
+    ax.figure.canvas.draw()
+    renderer = ax.figure.canvas.get_renderer()
+    steps = [p for p in ax.patches if p.get_gid() == "inside"]
+    columns, _ = model_map._INSIDE[model_map._SAME.get(name, name)]
+    assert len(steps) == sum(step is not None for column in columns for step in column) >= 3
+    assert highlighted(ax) == set(model_map._GROUPS.get(name, (name,)))
+    labels = [text for text in ax.texts if text.get_position()[1] < 0]
+    frame = ax.get_window_extent(renderer)
+    for text in labels:
+        extent = text.get_window_extent(renderer)
+        assert frame.x0 <= extent.x0 and extent.x1 <= frame.x1 and frame.y0 <= extent.y0, text
+        holder = [p.get_window_extent(renderer) for p in steps]
+        middle = ((extent.x0 + extent.x1) / 2, (extent.y0 + extent.y1) / 2)
+        for box in holder:
+            if box.contains(*middle):
+                assert box.x0 <= extent.x0 and extent.x1 <= box.x1, f"{text.get_text()!r} is too wide"
+    for i, one in enumerate(labels):  # and no two texts lie on one another
+        for other in labels[i + 1 :]:
+            assert not one.get_window_extent(renderer).overlaps(other.get_window_extent(renderer)), (one, other)
+
+
+def test_what_cannot_be_opened_is_named():
+    with pytest.raises(ValueError, match="'tokens' cannot be opened; these can: .*gemma_mlp"):
+        vis.architecture(open="tokens")
+
+
 def test_architecture_text_stays_inside_its_box():
-    ax = vis.architecture()
+    ax = vis.architecture([*model_map._BOXES])
     ax.figure.canvas.draw()
     renderer = ax.figure.canvas.get_renderer()
     boxes = {p.get_gid(): p.get_window_extent(renderer) for p in ax.patches if p.get_gid()}
-    for name, (*_, label, _family, _out) in vis._BOXES.items():
+    for name, (*_, label, _family, _out) in model_map._BOXES.items():
         if not label or name == "merge":
             continue
         box = boxes[name]
@@ -412,7 +713,7 @@ def test_answer_attention_draws_a_map_and_a_box_for_each_token():
 
 
 def test_spread_shows_the_median_and_the_reference():
-    ax = vis.show_spread({"a": [1.0, 2, 3], "b": [4.0, 4, 4]}, reference={"a": 0.5, "b": 0.6})
+    ax = vis.show_spread({"a": [1.0, 2, 3], "b": [4.0, 4, 4]}, reference={"a": 0.5, "b": 0.6}, reference_label="chance")
     medians = [line.get_ydata()[0] for line in ax.lines if line.get_color() == vis.BLUE]
     assert medians == [2, 4]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
@@ -452,7 +753,8 @@ def test_matrices_share_one_scale_and_keep_their_values():
     axes = vis.show_matrices({"a": np.array([[0.0, 2.0]]), "b": np.array([[-3.0, 1.0]])}, ylabel="token")
     np.testing.assert_array_equal(shown(axes[1]), [[-3, 1]])
     assert [ax.get_title() for ax in axes] == ["a", "b"]
-    assert {ax.images[0].get_clim() for ax in axes} == {(-3, 2)}
+    assert {ax.images[0].get_clim() for ax in axes} == {(-3, 3)}, "zero is in the middle"
+    assert {ax.images[0].get_cmap().name for ax in axes} == {SIGNED}
     assert [ax.get_ylabel() for ax in axes] == ["token", ""]
 
 

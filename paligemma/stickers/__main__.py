@@ -8,22 +8,12 @@ import torch
 
 from ..segmentation import load_mask_tokenizer
 from ..training import Schedule
+from ..training.__main__ import available_device, cycles, number, seed, whole
 from . import evaluation
 from .recipe import ENCODER_CYCLES, MODEL_CYCLES, export, open_pictures, train_encoder, train_masks, train_model
 
 RUNS = Path("runs/stickers")
 SHIPPED = "assets/sticker-paligemma"
-
-
-def cycles(text: str) -> tuple[tuple[int, float], ...]:
-    """`1500x1.0,3000x0.7` as ((1500, 1.0), (3000, 0.7)). Raises ValueError for anything else."""
-    try:
-        parts = [cycle.split("x") for cycle in text.split(",")]
-        return tuple((int(steps), float(factor)) for steps, factor in parts)
-    except ValueError:
-        raise ValueError(
-            f"The cycles are {text!r}, expected steps x factor of each, such as 1500x1.0,3000x0.7"
-        ) from None
 
 
 def parse_arguments(arguments=None) -> argparse.Namespace:
@@ -34,11 +24,11 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         sub = commands.add_parser(name, help=text, description=text)
         if seeded:
             sub.add_argument("--out", type=Path, default=RUNS / name, help="folder of the run (default %(default)s)")
-            sub.add_argument("--seed", type=int, default=0)
+            sub.add_argument("--seed", type=seed, default=0)
         return sub
 
     masks = command("masks", "train the mask tokenizer on the outlines of the drawings")
-    masks.add_argument("--steps", type=int, default=2000)
+    masks.add_argument("--steps", type=whole, default=2000)
     stages = [
         command("encoder", "train the image encoder alone, from labels for each patch"),
         command("model", "train the whole model on all tasks"),
@@ -46,25 +36,27 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     for sub, default, per_step in zip(stages, (ENCODER_CYCLES, MODEL_CYCLES), (32, 24), strict=True):
         text = ",".join(f"{steps}x{factor}" for steps, factor in default)
         sub.add_argument("--cycles", type=cycles, default=default, help=f"steps x factor of each (default {text})")
-        sub.add_argument("--per-step", type=int, default=per_step, help="pictures a step (default %(default)s)")
-        sub.add_argument("--pictures", type=int, default=24_000, help="how many to draw (default %(default)s)")
+        sub.add_argument("--per-step", type=whole, default=per_step, help="pictures a step (default %(default)s)")
+        sub.add_argument("--pictures", type=whole, default=24_000, help="how many to draw (default %(default)s)")
         sub.add_argument("--cache", type=Path, default=RUNS, help="folder for the drawn pictures")
-        sub.add_argument("--workers", type=int, default=1, help="processes that draw them (default %(default)s)")
-        sub.add_argument("--muon-lr", type=float, default=5e-3)
-        sub.add_argument("--adam-lr", type=float, default=3e-3)
-        sub.add_argument("--save-every", type=float, default=60.0, help="seconds between two training states")
-        sub.add_argument("--stop-at", type=int, help="stop before this step; the same command without it goes on")
-        sub.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    stages[1].add_argument("--masks", type=Path, default=RUNS / "masks", help="folder of the mask tokenizer")
-    stages[1].add_argument("--encoder", type=Path, default=RUNS / "encoder/encoder.safetensors")
+        sub.add_argument("--workers", type=whole, default=1, help="processes that draw them (default %(default)s)")
+        sub.add_argument("--muon-lr", type=number, default=5e-3)
+        sub.add_argument("--adam-lr", type=number, default=3e-3)
+        sub.add_argument("--save-every", type=number, default=60.0, help="seconds between two training states")
+        sub.add_argument("--start", type=Path, help="state.pt of an earlier run to begin from, with a new schedule")
+        sub.add_argument("--stop-at", type=whole, help="stop before this step; the same command without it goes on")
+        sub.add_argument("--device", type=available_device, default="cuda" if torch.cuda.is_available() else "cpu")
+    stages[1].add_argument("--encoder", type=Path, default=RUNS / "encoder/state.pt", help="the encoder's run")
     sub = command("export", "write what a run of `model` has come to as a folder in bfloat16", seeded=False)
     sub.add_argument("run", type=Path, nargs="?", default=RUNS / "model", help="folder of the run")
     sub.add_argument("--out", type=Path, default=RUNS / "export", help="folder to write (default %(default)s)")
+    for needing in (stages[1], sub):
+        needing.add_argument("--masks", type=Path, default=RUNS / "masks", help="folder of the mask tokenizer")
     sub = command("evaluate", "measure a model on held-out scenes", seeded=False)
     sub.add_argument("model", nargs="?", default=SHIPPED, help="folder of the model (default %(default)s)")
     sub.add_argument("--masks", help="folder of the mask tokenizer (default: mask-tokenizer in the model's folder)")
     sub.add_argument("--splits", default=evaluation.ALL_SPLITS, help="whose drawings (default %(default)s)")
-    sub.add_argument("--scenes", type=int, default=500, help="held-out scenes of each kind (default %(default)s)")
+    sub.add_argument("--scenes", type=whole, default=500, help="held-out scenes of each kind (default %(default)s)")
     sub.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args(arguments)
 
@@ -78,16 +70,25 @@ def main(arguments=None) -> int:
             masks = args.masks or Path(args.model) / "mask-tokenizer"
             evaluation.run(args.model, masks, args.splits.split(","), args.scenes, args.json)
         elif args.command == "export":
-            print(f"{args.out}: the model after {export(args.run, args.out)} steps")
+            print(f"{args.out}: the model after {export(args.run, args.masks, args.out)} steps")
         else:
-            device = torch.device(args.device)
             schedule = Schedule(args.cycles, args.muon_lr, args.adam_lr, seed=args.seed, save_every=args.save_every)
             pictures = open_pictures(args.pictures, args.cache, args.workers)
             if args.command == "encoder":
-                train_encoder(args.out, pictures, schedule, args.per_step, device, args.stop_at)
+                train_encoder(args.out, pictures, schedule, args.per_step, args.device, args.start, args.stop_at)
             else:
                 masks = load_mask_tokenizer(args.masks)
-                train_model(args.out, args.encoder, pictures, masks, schedule, args.per_step, device, args.stop_at)
+                train_model(
+                    args.out,
+                    args.encoder,
+                    pictures,
+                    masks,
+                    schedule,
+                    args.per_step,
+                    args.device,
+                    args.start,
+                    args.stop_at,
+                )
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

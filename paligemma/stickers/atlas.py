@@ -9,6 +9,7 @@ and the file `artists.json`, which says whose drawings a model may learn from:
 """
 
 import json
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -88,3 +89,11 @@ def drawing(name: str, artist: str) -> Image.Image | None:
 def drawn_by(artist: str) -> tuple[str, ...]:
     """Names of the things that this artist drew, in the order of the table."""
     return tuple(name for name in NAMES if drawing(name, artist) is not None)
+
+
+def checksum() -> str:
+    """Eight hexadecimal digits that change with the drawings and their table, for the names of files made from them."""
+    total = 0
+    for path in sorted(FOLDER.glob("*.png")) + [FOLDER / "things.tsv", FOLDER / "artists.json"]:
+        total = zlib.crc32(path.read_bytes(), total)
+    return f"{total:08x}"

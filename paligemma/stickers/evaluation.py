@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import load_pretrained
+from ..files import write_atomically
 from ..locations import parse_detections
 from ..segmentation import MaskTokenizer, load_mask_tokenizer, mask_iou
 from ..world.evaluation import answer_all, detection_ious
@@ -142,9 +143,10 @@ def run(folder: str | Path, masks_folder: str | Path, splits: list[str], scenes:
     worst = splits[-1]
     print(f"\nMost often confused (artists: {', '.join(artists(worst))}):")
     for truth, text, times in confusions(model, processor, worst, scenes)[:20]:
-        print(f"  {truth} taken for {text or 'nothing'}: {times}")
+        print(f"  {truth} taken for {text[:40] or 'nothing'}: {times}")
     if json_path is not None:
-        json_path.write_text(json.dumps({"scenes": scenes, **results}, indent=1) + "\n", encoding="utf-8")
+        with write_atomically(json_path) as partial:
+            partial.write_text(json.dumps({"scenes": scenes, **results}, indent=1) + "\n", encoding="utf-8")
 
 
 ALL_SPLITS = ",".join(SPLITS)

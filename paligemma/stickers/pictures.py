@@ -4,20 +4,20 @@ Seeds from TRAIN_SEEDS on are for training; everything below is held out, so any
 chapter or a test, is one that the shipped model has never seen.
 """
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from functools import partial as partial_function
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..files import write_atomically
 from ..segmentation import MASK_SIZE, crop_mask
 from ..world.pictures import TRAIN_SEEDS
 from ..world.scenes import GRID
-from .atlas import NAMES, artists
+from .atlas import NAMES, artists, checksum
 from .scenes import MAX_STICKERS, Cut, Scene, Sticker, draw, make_scene, masks
 
 PART = 200  # pictures that a process draws at a time
@@ -88,7 +88,7 @@ class Pictures:
     def __init__(self, count: int, size: int, patch: int, folder: str | Path = "runs", workers: int = 1):
         self.count, self.size, self.patch = count, size, patch
         folder = Path(folder)
-        stem = f"stickers-{size}px-patch{patch}-{count}"
+        stem = f"stickers-{checksum()}-{size}px-patch{patch}-{count}"
         pixels_path, truth_path = folder / f"{stem}.npy", folder / f"{stem}-truth.npz"
         if not truth_path.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -98,18 +98,15 @@ class Pictures:
             self.truth = {name: truth[name] for name in truth.files}
 
     def _draw(self, pixels_path: Path, truth_path: Path, workers: int) -> None:
-        partial = pixels_path.with_name(f"{pixels_path.name}.{os.getpid()}.tmp")
-        shape = (self.count, self.size, self.size, 3)
-        np.lib.format.open_memmap(partial, "w+", np.uint8, shape).flush()
         parts = [range(first, min(first + PART, self.count)) for first in range(0, self.count, PART)]
-        draw_part = partial_function(_draw_part, partial, self.size, self.patch)
-        with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-            drawn = (pool.map if pool else map)(draw_part, parts)
-            truth = list(tqdm(drawn, total=len(parts), desc="drawing pictures", unit=f" x {PART} pictures"))
-        os.replace(partial, pixels_path)
-        partial = truth_path.with_name(f"{os.getpid()}.{truth_path.name}")
-        np.savez(partial, **{key: np.concatenate([part[key] for part in truth]) for key in truth[0]})
-        os.replace(partial, truth_path)
+        with write_atomically(pixels_path) as path:
+            np.lib.format.open_memmap(path, "w+", np.uint8, (self.count, self.size, self.size, 3)).flush()
+            draw_part = partial(_draw_part, path, self.size, self.patch)
+            with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+                drawn = (pool.map if pool else map)(draw_part, parts)
+                truth = list(tqdm(drawn, total=len(parts), desc="drawing pictures", unit=f" x {PART} pictures"))
+        with write_atomically(truth_path) as path:
+            np.savez(path, **{key: np.concatenate([part[key] for part in truth]) for key in truth[0]})
 
     def scene(self, index: int) -> Scene:
         """What picture `index` shows: things and boxes in reading order (not how the drawings were varied)."""

@@ -20,19 +20,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from ..checkpoint import save_pretrained
 from ..modeling_gemma import PaliGemmaForConditionalGeneration
+from ..processing_paligemma import PaliGemmaProcessor
 from ..segmentation import (
     MaskTokenizer,
     MaskTokenizerConfig,
     crop_mask,
+    load_mask_tokenizer,
     save_mask_tokenizer,
     train_mask_tokenizer,
 )
-from ..training import AnswerLoss, Schedule, answer_lengths, autocast, questions_loss, train, write_log
+from ..training import (
+    AnswerLoss,
+    ModelWithPatchHeads,
+    Schedule,
+    autocast,
+    questions_loss,
+    read_log,
+    train,
+    write_log,
+)
 from ..world.pictures import draw_questions
 from ..world.tiny_model import initialise
 from .atlas import artists, drawn_by
@@ -46,6 +55,9 @@ from .tasks import ask
 # model that can be used, and the next makes it better.
 ENCODER_CYCLES = ((1500, 1.0), (3000, 1.0), (6000, 0.7))
 MODEL_CYCLES = ((1000, 1.0), (2000, 0.8), (4000, 0.6), (8000, 0.5))
+PER_PICTURE = 3  # questions about each picture
+EASY_STEPS = 300  # the first steps of a new model see pictures of one or two stickers only
+HEADS_WEIGHT = 0.3  # of the labels for each patch, beside the answers
 
 # How often each task is asked. Naming is what this world is about; it happens in captions most.
 TASK_WEIGHTS = {
@@ -101,7 +113,7 @@ def train_masks(out: Path, seed: int = 0, steps: int = 2000) -> MaskTokenizer:
 # ------------------------------------------------------------------------------------------------- the encoder
 
 
-def encoder_loss(stage: EncoderStage, pictures: Pictures, per_step: int, seed: int, device) -> Callable:
+def encoder_loss(stage: EncoderStage, pictures: Pictures, per_step: int, seed: int, device: torch.device) -> Callable:
     """The function that `train` calls: what each patch of a batch says of its sticker."""
 
     def batch_loss(step: int):
@@ -114,43 +126,53 @@ def encoder_loss(stage: EncoderStage, pictures: Pictures, per_step: int, seed: i
     return batch_loss
 
 
-def train_encoder(out: Path, pictures: Pictures, schedule: Schedule, per_step: int, device, stop_at=None) -> None:
-    """The first stage: the image encoder alone. Writes encoder.safetensors, which has the heads too."""
+def read_weights(state: Path) -> dict[str, torch.Tensor]:
+    """The weights in a run's state.pt, finished or not. Raises FileNotFoundError when it is missing."""
+    if not state.is_file():
+        raise FileNotFoundError(
+            f"{state} is missing, expected the state.pt of a run: run the stage before this one first."
+        )
+    return torch.load(state, map_location="cpu", weights_only=True)["model"]
+
+
+def train_encoder(
+    out: Path,
+    pictures: Pictures,
+    schedule: Schedule,
+    per_step: int,
+    device: torch.device,
+    start: Path | None = None,
+    stop_at: int | None = None,
+) -> None:
+    """The first stage: the image encoder alone, from nothing or from the state.pt `start` of an earlier run."""
     stage = EncoderStage(vision_config())
     initialise(stage, schedule.seed)
+    if start is not None:
+        stage.load_state_dict(read_weights(start))
     stage.to(device)
+    batch_loss = encoder_loss(stage, pictures, per_step, schedule.seed, device)
+    train(stage, batch_loss, schedule, out, stop_at=stop_at, options=options(pictures, per_step, start))
 
-    def finish(cycle: int) -> None:
-        save_file({name: t.detach().cpu().contiguous() for name, t in stage.state_dict().items()}, out / "encoder.tmp")
-        (out / "encoder.tmp").replace(out / "encoder.safetensors")
 
-    train(stage, encoder_loss(stage, pictures, per_step, schedule.seed, device), schedule, out, finish, stop_at)
+def options(pictures: Pictures, per_step: int, start: Path | None) -> dict:
+    """What else decides a run's result: it goes on under the same only."""
+    return {"per_step": per_step, "pictures": pictures.count, "start": start and start.as_posix()}
 
 
 # --------------------------------------------------------------------------------------------- the whole model
 
 
-class ModelStage(nn.Module):
-    """What the second stage trains: the model, and the heads of the first, which go on helping."""
-
-    def __init__(self, model: PaliGemmaForConditionalGeneration, heads: PatchHeads):
-        super().__init__()
-        self.model, self.heads = model, heads
-
-
 def mixture_loss(
-    stage: ModelStage,
+    stage: ModelWithPatchHeads,
     tokenizer,
     pictures: Pictures,
     mask_tokenizer: MaskTokenizer,
     per_step: int,
-    per_picture: int,
     seed: int,
-    device,
-    heads_weight: float = 0.3,
-    easy_steps: int = 300,
+    device: torch.device,
+    easy_steps: int = 0,
 ) -> Callable:
-    """The function that `train` calls: all tasks mixed, `per_picture` questions about each of `per_step` pictures.
+    """The function that `train` calls: all tasks mixed, PER_PICTURE questions about each of `per_step` pictures.
 
     The first `easy_steps` see pictures of one or two stickers only: which word belongs to which sticker is learned
     sooner where there is little to confuse.
@@ -170,33 +192,28 @@ def mixture_loss(
         known = mask_tokenizer.encode(pictures.mask(indices)).tolist()
         for scene, number, its_codes in zip(scenes, pictures.truth["segmented"][indices], known, strict=True):
             codes[scene.things[number]] = its_codes
-        rows = draw_questions(scenes, TASK_WEIGHTS, per_picture, rng, codes.get, ask)
-        weight = sum(length**0.5 for length in answer_lengths(tokenizer, [row[3] for row in rows]))
+        rows = draw_questions(scenes, TASK_WEIGHTS, PER_PICTURE, rng, codes.get, ask)
         labels = {name: tensor.to(device) for name, tensor in pictures.labels(indices).items()}
         with autocast(device):
             patches = model.vision_tower(pictures.batch(indices).to(device))  # [P, N, D_image]
             features = model.multi_modal_projector(patches)  # [P, N, D]
-            loss, numbers = questions_loss(model, tokenizer, answer_loss, features, rows, total_weight=weight)
-        dense, patch_numbers = stage.heads.loss(patches.float(), labels)
-        return loss + heads_weight * dense, numbers | patch_numbers
+            loss, metrics = questions_loss(model, tokenizer, answer_loss, features, rows)
+        dense, patch_metrics = stage.heads.loss(patches.float(), labels)
+        return loss + HEADS_WEIGHT * dense, metrics | patch_metrics
 
     return batch_loss
 
 
-def new_stage(encoder: Path | None, seed: int = 0) -> tuple[ModelStage, object]:
-    """The model stage and its processor, with the first stage's weights if a file of them is given.
-
-    Raises FileNotFoundError when the file is missing.
-    """
+def new_stage(seed: int = 0) -> tuple[ModelWithPatchHeads, PaliGemmaProcessor]:
+    """The untrained model with its heads, and its processor."""
     processor = build_sticker_processor()
-    stage = ModelStage(build_sticker_model(processor, seed), PatchHeads(vision_config().hidden_size))
-    if encoder is not None:
-        if not encoder.is_file():
-            raise FileNotFoundError(f"{encoder} is missing: run `python -m paligemma.stickers encoder` first.")
-        weights = load_file(encoder)
-        for part, module in (("vision_tower.", stage.model.vision_tower), ("heads.", stage.heads)):
-            module.load_state_dict({k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
-    return stage, processor
+    return ModelWithPatchHeads(build_sticker_model(processor, seed), PatchHeads(vision_config().hidden_size)), processor
+
+
+def start_from_encoder(stage: ModelWithPatchHeads, weights: dict[str, torch.Tensor]) -> None:
+    """Put the first stage's encoder and heads into the model stage."""
+    for part, module in (("vision_tower.", stage.model.vision_tower), ("heads.", stage.heads)):
+        module.load_state_dict({k.removeprefix(part): v for k, v in weights.items() if k.startswith(part)})
 
 
 def train_model(
@@ -206,18 +223,29 @@ def train_model(
     mask_tokenizer: MaskTokenizer,
     schedule: Schedule,
     per_step: int,
-    device,
+    device: torch.device,
+    start: Path | None = None,
     stop_at: int | None = None,
 ) -> None:
-    """The second stage: the whole model on all tasks. Writes cycle1, cycle2 ... as folders in bfloat16."""
-    stage, processor = new_stage(encoder, schedule.seed)
+    """The second stage: the whole model on all tasks, from the encoder's state.pt or from that of an earlier run.
+
+    Writes cycle1, cycle2 ... as folders in bfloat16.
+    """
+    stage, processor = new_stage(schedule.seed)
+    if start is None:
+        start_from_encoder(stage, read_weights(encoder))
+    else:
+        stage.load_state_dict(read_weights(start))
     stage.to(device)
-    batch_loss = mixture_loss(stage, processor.tokenizer, pictures, mask_tokenizer, per_step, 3, schedule.seed, device)
+    easy_steps = EASY_STEPS if start is None else 0
+    batch_loss = mixture_loss(
+        stage, processor.tokenizer, pictures, mask_tokenizer, per_step, schedule.seed, device, easy_steps
+    )
 
     def finish(cycle: int) -> None:
         save_half(stage.model, processor, out / f"cycle{cycle}")
 
-    train(stage, batch_loss, schedule, out, finish, stop_at)
+    train(stage, batch_loss, schedule, out, finish, stop_at, options(pictures, per_step, start or encoder))
 
 
 def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path) -> None:
@@ -225,18 +253,33 @@ def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path)
     save_pretrained(copy.deepcopy(model).to(torch.bfloat16), processor, folder)
 
 
-def export(run: Path, folder: Path) -> int:
+def export(run: Path, masks: Path, folder: Path) -> int:
     """Write the model of a run's state.pt, finished or not, in bfloat16; returns the steps it has had.
 
-    Raises FileNotFoundError when the run has no state yet.
+    With it go the mask tokenizer, as `mask-tokenizer/`, and the run's log in short, `training.jsonl`. Raises
+    FileNotFoundError when the run has no state yet or `masks` holds no mask tokenizer.
     """
-    if not (run / "state.pt").is_file():
-        raise FileNotFoundError(f"{run / 'state.pt'} is missing: run `python -m paligemma.stickers model` first.")
-    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
-    stage, processor = new_stage(None)
-    stage.load_state_dict(state["model"])
+    mask_tokenizer = load_mask_tokenizer(masks)
+    stage, processor = new_stage()
+    stage.load_state_dict(read_weights(run / "state.pt"))
     save_half(stage.model, processor, folder)
-    return state["step"]
+    save_mask_tokenizer(mask_tokenizer, folder / "mask-tokenizer")
+    log = read_log(run / "log.jsonl")
+    write_log(folder / "training.jsonl", shorten(log))
+    return log[-1]["step"]
+
+
+def shorten(log: list[dict], lines: int = 10) -> list[dict]:
+    """One line for every `lines` of a log: the last one's step and seconds, the mean of everything else."""
+    short = []
+    for first in range(0, len(log), lines):
+        part = log[first : first + lines]
+        means = {}
+        for name in dict.fromkeys(name for line in part for name in line):
+            values = [line[name] for line in part if name in line]
+            means[name] = round(sum(values) / len(values), 5)
+        short.append({**means, "step": part[-1]["step"], "seconds": part[-1]["seconds"]})
+    return short
 
 
 def open_pictures(count: int, cache: Path, workers: int = 1) -> Pictures:

@@ -16,11 +16,11 @@ segment dog                                   <loc....> x 4 <seg...> x 16 dog
 import re
 from collections.abc import Callable
 
+from ..locations import box_to_tokens
 from ..world.scenes import (
     GRID,
     KOREAN,
     RELATIONS,
-    box_tokens,
     place,
     relation,
     relation_is_true,
@@ -222,7 +222,7 @@ def ask(
 def detection(scene: Scene, queries: list[str]) -> str:
     """The answer to `detect query ; query`: query by query, every fitting box in reading order."""
     found = [(scene.things[index], query) for query in queries for index in find(scene, query)]
-    return " ; ".join(f"{box_tokens(thing.box)} {query}" for thing, query in found)
+    return " ; ".join(f"{box_to_tokens(thing.box)} {query}" for thing, query in found)
 
 
 def sentences() -> list[str]:

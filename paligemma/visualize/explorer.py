@@ -3,6 +3,7 @@
     python -m paligemma explore                     the course's small model, into site/explorer/
     python -m paligemma explore my-model            a model of your own
     python -m paligemma explore my-model --output shown --open
+    python -m paligemma explore --single-file       one index.html with everything in it, to send to somebody
 
 The page's own files lie in `explorer/` of the repository. Two are made here: `world.js` (shapes, colours and scenes of
 the little world) and `data.js` (the weights, as text: a page opened from a file may not read other files).
@@ -10,6 +11,7 @@ the little world) and `data.js` (the weights, as text: a page opened from a file
 
 import base64
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,12 +30,17 @@ FIRST_SCENE = 5
 LARGEST = 200_000_000  # bytes of weights: a browser keeps them as one text
 
 
-def write_explorer(folder: str | Path, model: str | Path = ASSETS / "tiny-paligemma") -> Path:
+def write_explorer(
+    folder: str | Path, model: str | Path = ASSETS / "tiny-paligemma", single_file: bool = False
+) -> Path:
     """Write the page for `model`, a checkpoint folder, into `folder`; returns the path of its index.html.
 
     The weights keep the dtype of the file (float32, bfloat16 or float16). What lay in `folder` under the same names is
-    replaced as a whole or not at all. Raises FileNotFoundError without the repository's `explorer/` or the model, and
-    ValueError for a PaliGemma 2 or a model over 200 MB.
+    replaced as a whole or not at all. With `single_file` everything is in index.html: JupyterLab shows a local page in
+    a frame without its cookies, so that the page could load no other file from there.
+
+    Raises FileNotFoundError without the repository's `explorer/` or the model, and ValueError for a PaliGemma 2 or a
+    model over 200 MB.
     """
     if not SOURCE.is_dir():
         raise FileNotFoundError(
@@ -59,12 +66,24 @@ def write_explorer(folder: str | Path, model: str | Path = ASSETS / "tiny-palige
         "weights": as_text(state),
         "mask_tokenizer": mask_tokenizer(ASSETS / "mask-tokenizer"),
     }
-    with write_files_atomically(folder) as fresh:
-        for name in FILES:
-            (fresh / name).write_bytes((SOURCE / name).read_bytes())
-        write_script(fresh / "world.js", f"const WORLD = {as_json(world())};\n")
-        write_script(fresh / "data.js", f"explorer_data({as_json(data)});\n")
+    files = {name: (SOURCE / name).read_text(encoding="utf-8") for name in FILES}
+    files["world.js"] = f"const WORLD = {as_json(world())};\n"
+    files["data.js"] = f"explorer_data({as_json(data)});\n"
+    if single_file:
+        files = {"index.html": in_one_file(files)}
+    with write_files_atomically(folder, outdated=[*FILES, "world.js", "data.js"]) as fresh:
+        for name, text in files.items():
+            (fresh / name).write_text(text, encoding="utf-8", newline="\n")
     return Path(folder) / "index.html"
+
+
+def in_one_file(files: dict[str, str]) -> str:
+    """index.html with style sheet and scripts inside; the scripts go to the end, where all elements exist."""
+    page = files["index.html"]
+    page = page.replace('<link rel="stylesheet" href="style.css">', f"<style>\n{files['style.css']}</style>")
+    scripts = re.findall(r'<script src="(.*?)" defer></script>\n', page)
+    page = re.sub(r'<script src=".*?" defer></script>\n', "", page)
+    return page.replace("</body>", "".join(f"<script>\n{files[name]}</script>\n" for name in scripts) + "</body>")
 
 
 def world() -> dict:
@@ -92,9 +111,5 @@ def as_text(state: dict) -> str:
 
 
 def as_json(values) -> str:
-    """JSON that may stand in a script: U+2028 and U+2029, line ends to older browsers, are escaped like the rest."""
-    return json.dumps(values, separators=(",", ":"))
-
-
-def write_script(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    """JSON for a script inside a page: no `<`, so that no text in it can end the script."""
+    return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
