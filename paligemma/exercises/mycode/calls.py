@@ -180,7 +180,7 @@ def configuration(sizes: Sizes, kinds: dict[str, type] | None = None):
         parts[1].num_image_tokens = sizes["vision_config"]["num_image_tokens"]
     if kind is not None:
         try:
-            made = kind(**accepted(kind, values))
+            made = construct(kind, values)
         except Exception:
             made = None  # its own check has told; the others go on
         if made is not None:
@@ -207,6 +207,18 @@ def completed(made, values: dict):
     return made
 
 
+def construct(kind: type, values: dict):
+    """The learner's configuration from these values, as from a config.json: through its from_dict, if it has one."""
+    if hasattr(kind, "from_dict"):
+        return kind.from_dict(plain(values))
+    return kind(**accepted(kind, values))
+
+
+def plain(values: dict) -> dict:
+    """With dictionaries for the parts."""
+    return {key: dict(value) if isinstance(value, Sizes) else value for key, value in values.items()}
+
+
 def accepted(kind: type, values: dict) -> dict:
     """Those of the values that the class takes; plain dictionaries for the parts, as in a config.json."""
     if is_dataclass(kind):
@@ -217,7 +229,7 @@ def accepted(kind: type, values: dict) -> dict:
             names = set(values)
         else:
             names = set(parameters)
-    plain = {key: dict(value) if isinstance(value, Sizes) else value for key, value in values.items()}
-    if isinstance(plain.get("text_config"), dict):
-        plain["text_config"].pop("pad_token_id", None)  # the video passes it on by itself
-    return {key: value for key, value in plain.items() if key in names}
+    values = plain(values)
+    if isinstance(values.get("text_config"), dict):
+        values["text_config"].pop("pad_token_id", None)  # the video passes it on by itself
+    return {key: value for key, value in values.items() if key in names}

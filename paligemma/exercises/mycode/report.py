@@ -147,7 +147,7 @@ def trained(found: Trained) -> Iterator[str]:
     elif found.modules:
         text = f"the same as the course's in all {found.modules} modules"
         if found.logits is not None:
-            text += f"; the logits differ by at most {found.logits:.0e}"
+            text += f"; the logits differ by at most {found.logits:.0e}" if found.logits else "; the logits are equal"
         yield from wrapped("numbers", text, 2, 9)
     if found.cached is not None:
         yield from parting("cache", found.cached)

@@ -14,7 +14,7 @@ from ...locations import box_iou, parse_detections
 from ...segmentation import load_mask_tokenizer, mask_iou
 from ...world import scenes
 from . import calls, locate, standins
-from .compare import Comparison, Result, quiet
+from .compare import Comparison, Result, in_this_courses_form, quiet
 from .files import explain
 
 FOLDER = ASSETS / "tiny-paligemma"
@@ -73,6 +73,10 @@ class Trained:
     answers: list[Answer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def differs(self) -> bool:
+        """Is there anything about the whole model that is not as it should be?"""
+        return bool(self.trouble or self.first or self.cached or self.lacking or self.misshapen)
+
 
 class Whole:
     """Builds and runs the learner's model, processor and cache; the package's stand in for what isn't written yet."""
@@ -110,7 +114,7 @@ class Whole:
         if kind is None:
             return self.plain_config()
         try:
-            made = kind(**self.values)
+            made = kind.from_dict(self.values) if hasattr(kind, "from_dict") else kind(**self.values)
         except TypeError as error:
             made = kind(**calls.accepted(kind, self.values))
             self.trained.notes.append(
@@ -209,7 +213,7 @@ class Whole:
             new = torch.tensor([[token]])
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=-1)
             types = torch.cat([types, torch.ones_like(types[:, :1])], dim=-1)
-            given = {**given, "input_ids": new, "attention_mask": mask, "kv_cache": cache}
+            given = {**self.later(given), "input_ids": new, "attention_mask": mask, "kv_cache": cache}
             mine = record(self.model, lambda given=given: calls.call(self.model, given))
             right = record(
                 self.ours,
@@ -241,6 +245,12 @@ class Whole:
                 saw = f"its output differs by up to {gap:.2g}, in numbers up to {size:.2g}"
             setattr(self.trained, where, Difference(path, saw, before, same, kinds.get(path)))
             return
+
+    def later(self, given: dict) -> dict:
+        """The arguments of the steps after the prompt: in the video's form the picture comes again, in ours not."""
+        if not in_this_courses_form(type(self.model)):
+            return given
+        return {key: value for key, value in given.items() if key != "pixel_values"}
 
     def new_cache(self):
         kind = self.thing("KVCache")
@@ -352,13 +362,14 @@ class Whole:
                 ids = torch.cat([ids, torch.tensor([[written[-1]]])], dim=1)
             return self.processor.decode(written)
         ids, mask, cache, written = inputs["input_ids"], inputs["attention_mask"], self.new_cache(), []
+        pictures = {"pixel_values": inputs["pixel_values"]}
         for _ in range(MOST_TOKENS):
-            given = {"input_ids": ids, "pixel_values": inputs["pixel_values"], "attention_mask": mask}
+            given = {"input_ids": ids, **pictures, "attention_mask": mask}
             result = calls.call(self.model, {**given, "kv_cache": cache})
             written.append(int(calls.first_tensor(result)[0, -1].argmax()))
             if written[-1] == self.ours.config.eos_token_id:
                 break
-            ids = torch.tensor([[written[-1]]])
+            ids, pictures = torch.tensor([[written[-1]]]), self.later(pictures)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=-1)
         return self.processor.decode(written)
 
@@ -387,7 +398,7 @@ class Whole:
 
     def properties(self) -> Iterator[tuple[str, str]]:
         """(what was tried and what came of it, where the course shows how): properties, not mistakes."""
-        if self.model is None or self.scope:
+        if self.model is None or self.scope or in_this_courses_form(type(self.model)):
             return
         inputs = self.inputs()
         if not self.takes_padding(inputs):
@@ -453,6 +464,7 @@ class Whole:
                 mask = inputs["attention_mask"]
                 given = {"pixel_values": inputs["pixel_values"], "kv_cache": cache}
                 calls.call(self.model, {"input_ids": inputs["input_ids"], **given, "attention_mask": mask})
+                given = self.later(given)
                 mask = torch.ones(1, mask.shape[1] + 1, dtype=torch.int64)
                 calls.call(self.model, {"input_ids": torch.tensor([[20]]), **given, "attention_mask": mask})
         except Exception:
