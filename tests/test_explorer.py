@@ -492,6 +492,10 @@ def test_drawing_is_what_the_processor_makes_of_it(page, folder, tiny):
 
 def test_scenes_drawn_by_the_page_are_captioned_truly(page, folder):
     open_page(page, folder)
+    page.evaluate("explorer.run.done = false")
+    page.locator("#scene").fill("21")
+    page.locator("#scene").press("Enter")
+    assert caption_is_true(make_scene(21), answered(page).strip())
     right = []
     for number in range(12):
         page.evaluate("explorer.run.done = false")
@@ -667,6 +671,17 @@ def test_photograph_and_damaged_input(page, folder, tmp_path, root):
     page.locator("#photo").set_input_files(str(root / "assets" / "cat.jpg"))
     answered(page)
     assert "cat.jpg" in page.locator("#picture-note").inner_text()
+    page.evaluate("explorer.run.done = false")
+    page.evaluate(  # a picture dropped on the page
+        """async () => {
+            const blob = await new Promise((done) => $("sees").toBlob(done)), dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([blob], "dropped.png", {type: "image/png"}));
+            document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+        }"""
+    )
+    page.locator("#picture-note", has_text="dropped.png").wait_for()
+    assert page.evaluate("explorer.state.picture.photo.canvas.width") == 64
+    answered(page)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     page.locator("#photo").set_input_files(str(tmp_path / "broken.png"))
     page.wait_for_function(
@@ -680,6 +695,9 @@ def test_photograph_and_damaged_input(page, folder, tmp_path, root):
     page.locator("#files").set_input_files(files)
     page.locator("#other-note", has_text="This model cannot be opened").wait_for()
     assert ask_page(page, "caption en") is not None  # the old model is still there
+    page.evaluate("explorer.model.config.text_config.vocab_size = 400")  # as if the tokenizer were another model's
+    page.locator("#ask-form button").click()
+    page.locator("#answer-text", has_text="Token 408 is not among the 400").wait_for()
     for address in (
         "#items=~~..,circle&prompt=&token=999999&at=9.9.9&broken=x.y&forced=a.b",
         "#scene=-5&lang=xx&open=",
