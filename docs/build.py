@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from paligemma.visualize.explorer import write_explorer
+from paligemma.visualize.explorer import FILES, write_explorer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -196,9 +196,9 @@ def check_output(output: Path) -> None:
     if not output.is_dir():
         raise ValueError(f"{output} is a file, expected a folder: choose another with --output")
     front = output / "index.html"
-    if any(path.name != "explorer" for path in output.iterdir()) and not (
-        front.is_file() and front.read_text("utf-8", "replace") == FRONT
-    ):
+    ours = front.is_file() and front.read_text("utf-8", "replace") == FRONT
+    live_page = {output / "explorer" / name for name in (*FILES, "index.html", "world.js", "data.js")}
+    if not ours and any(path not in live_page for path in output.rglob("*") if path != output / "explorer"):
         raise ValueError(
             f"{output} holds other files, expected a new or empty folder, or the pages of an earlier run: "
             "choose another with --output, or empty it yourself"

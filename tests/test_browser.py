@@ -25,7 +25,7 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
 START = "--LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb"  # as in the Makefile and the README
-MADE = {"docs/figures.md", "docs/explorer/index.html"}  # by `make site` alone
+MADE = {"docs/figures.md", "explorer/index.html"}  # by `make site` alone
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?!https?:|#|mailto:|attachment:)([^)#\s]+)")
 MINUTES = 60_000  # playwright counts in milliseconds
 

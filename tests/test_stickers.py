@@ -387,7 +387,9 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     )
     more = torch.load(tmp_path / "more/state.pt", weights_only=True)["model"]
     assert all(torch.equal(tensor, states[0]["model"][name]) for name, tensor in more.items())
-    assert run("export", tmp_path / "parts", "--out", tmp_path / "export") == 0
+    assert run("export", tmp_path / "parts", "--out", tmp_path / "export", "--masks", masks_folder) == 0
+    short = (tmp_path / "export/training.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in short] == [2]
 
     mine, my_processor = load_pretrained(tmp_path / "export")
     assert mine.dtype == torch.bfloat16
@@ -405,13 +407,15 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
             ours, reference = mine(**a).logits, theirs(**{**b, "token_type_ids": token_types}).logits
         assert torch.allclose(ours, reference, atol=1e-4)
     assert isinstance(generate(mine, my_processor, [picture], ["caption en"], max_new_tokens=4)[0], str)
-    scores = evaluation.evaluate(mine, my_processor, command.load_mask_tokenizer(masks_folder), "choice", scenes=3)
+    scores = evaluation.evaluate(
+        mine, my_processor, command.load_mask_tokenizer(tmp_path / "export/mask-tokenizer"), "choice", scenes=3
+    )
     assert {"name", "detect: mean IoU"} <= set(scores)
     capsys.readouterr()
 
 
 def test_commands_say_what_is_missing(tmp_path, capsys):
-    assert run("export", tmp_path / "nothing", "--out", tmp_path / "x") == 1
+    assert run("export", tmp_path / "nothing", "--out", tmp_path / "x", "--masks", ASSETS / "mask-tokenizer") == 1
     assert "state.pt is missing" in capsys.readouterr().err
     assert run("evaluate", tmp_path / "nothing", "--splits", "everybody") == 1
     assert "'everybody', expected one of train, choice, unseen" in capsys.readouterr().err
@@ -466,6 +470,16 @@ def test_scores_of_perfect_and_empty_answers():
     assert set(evaluation.GOALS) - {"name"} <= set(perfect) | {"name"}
     with pytest.raises(ValueError, match="number of scenes is 0"):
         evaluation.evaluate(None, None, None, "choice", 0)
+
+
+def test_a_shortened_log_has_the_means():
+    log = [{"step": 10 * i, "seconds": float(i), "loss": float(i)} for i in range(1, 13)]
+    log[3]["segment"] = 0.5  # not every line has every task
+    short = recipe.shorten(log)
+    assert short == [
+        {"step": 100, "seconds": 10.0, "loss": 5.5, "segment": 0.5},
+        {"step": 120, "seconds": 12.0, "loss": 11.5},
+    ]
 
 
 def test_encoder_stage_starts_from_its_seed():

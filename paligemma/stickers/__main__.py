@@ -46,11 +46,12 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         sub.add_argument("--start", type=Path, help="state.pt of an earlier run to begin from, with a new schedule")
         sub.add_argument("--stop-at", type=whole, help="stop before this step; the same command without it goes on")
         sub.add_argument("--device", type=available_device, default="cuda" if torch.cuda.is_available() else "cpu")
-    stages[1].add_argument("--masks", type=Path, default=RUNS / "masks", help="folder of the mask tokenizer")
     stages[1].add_argument("--encoder", type=Path, default=RUNS / "encoder/state.pt", help="the encoder's run")
     sub = command("export", "write what a run of `model` has come to as a folder in bfloat16", seeded=False)
     sub.add_argument("run", type=Path, nargs="?", default=RUNS / "model", help="folder of the run")
     sub.add_argument("--out", type=Path, default=RUNS / "export", help="folder to write (default %(default)s)")
+    for needing in (stages[1], sub):
+        needing.add_argument("--masks", type=Path, default=RUNS / "masks", help="folder of the mask tokenizer")
     sub = command("evaluate", "measure a model on held-out scenes", seeded=False)
     sub.add_argument("model", nargs="?", default=SHIPPED, help="folder of the model (default %(default)s)")
     sub.add_argument("--masks", help="folder of the mask tokenizer (default: mask-tokenizer in the model's folder)")
@@ -69,7 +70,7 @@ def main(arguments=None) -> int:
             masks = args.masks or Path(args.model) / "mask-tokenizer"
             evaluation.run(args.model, masks, args.splits.split(","), args.scenes, args.json)
         elif args.command == "export":
-            print(f"{args.out}: the model after {export(args.run, args.out)} steps")
+            print(f"{args.out}: the model after {export(args.run, args.masks, args.out)} steps")
         else:
             schedule = Schedule(args.cycles, args.muon_lr, args.adam_lr, seed=args.seed, save_every=args.save_every)
             pictures = open_pictures(args.pictures, args.cache, args.workers)

@@ -28,6 +28,7 @@ from ..segmentation import (
     MaskTokenizer,
     MaskTokenizerConfig,
     crop_mask,
+    load_mask_tokenizer,
     save_mask_tokenizer,
     train_mask_tokenizer,
 )
@@ -252,15 +253,33 @@ def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path)
     save_pretrained(copy.deepcopy(model).to(torch.bfloat16), processor, folder)
 
 
-def export(run: Path, folder: Path) -> int:
+def export(run: Path, masks: Path, folder: Path) -> int:
     """Write the model of a run's state.pt, finished or not, in bfloat16; returns the steps it has had.
 
-    Raises FileNotFoundError when the run has no state yet.
+    With it go the mask tokenizer, as `mask-tokenizer/`, and the run's log in short, `training.jsonl`. Raises
+    FileNotFoundError when the run has no state yet or `masks` holds no mask tokenizer.
     """
+    mask_tokenizer = load_mask_tokenizer(masks)
     stage, processor = new_stage()
     stage.load_state_dict(read_weights(run / "state.pt"))
     save_half(stage.model, processor, folder)
-    return read_log(run / "log.jsonl")[-1]["step"]
+    save_mask_tokenizer(mask_tokenizer, folder / "mask-tokenizer")
+    log = read_log(run / "log.jsonl")
+    write_log(folder / "training.jsonl", shorten(log))
+    return log[-1]["step"]
+
+
+def shorten(log: list[dict], lines: int = 10) -> list[dict]:
+    """One line for every `lines` of a log: the last one's step and seconds, the mean of everything else."""
+    short = []
+    for first in range(0, len(log), lines):
+        part = log[first : first + lines]
+        means = {}
+        for name in dict.fromkeys(name for line in part for name in line):
+            values = [line[name] for line in part if name in line]
+            means[name] = round(sum(values) / len(values), 5)
+        short.append({**means, "step": part[-1]["step"], "seconds": part[-1]["seconds"]})
+    return short
 
 
 def open_pictures(count: int, cache: Path, workers: int = 1) -> Pictures:

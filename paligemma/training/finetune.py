@@ -45,9 +45,7 @@ def finetune(
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}, expected a whole number of 1 or more")
     device = model.device
-    # The processor's word on pictures and texts; the prompts come back without any <image> that was written in front.
     pixel_values = processor(text=list(prompts), images=list(images), suffix=list(answers))["pixel_values"]
-    prompts = [prompt.removeprefix(processor.IMAGE_TOKEN) for prompt in prompts]
     schedule = Schedule(cycles=((steps, 1.0),), muon_lr=muon_lr, adam_lr=adam_lr, warmup=20, seed=seed)
     optimizers = make_optimizers(model, schedule)
     answer_loss = AnswerLoss(processor.tokenizer).to(device)

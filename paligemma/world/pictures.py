@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..files import write_atomically
+from ..processing_paligemma import make_rows, pad_rows
 from .scenes import SHAPES, Scene, Thing, ask, draw, make_scene, shape_mask
 
 TRAIN_SEEDS = 1_000_000  # the first seed that training uses
@@ -119,30 +120,10 @@ def draw_questions(scenes: list, weights: dict[str, float], per_picture: int, rn
 def collate(tokenizer, prompts: list[str], answers: list[str], num_image_tokens: int, pad_to: int = 0) -> dict:
     """Image tokens, prompt and answer of each row side by side, padded at the end. int64 tensors [R, L].
 
-    input_ids       <image> x N, <bos>, prompt, newline, answer, <eos>
-    attention_mask  1, and 0 on padding
-    token_type_ids  0 on image and prompt (which see each other), 1 on the answer (which is causal)
-    labels          the answer's tokens in their own places, -100 elsewhere: the model shifts by one
+    The processor's own rows (see `make_rows` and `pad_rows`), for pictures that are encoded once and asked often.
     """
-    image_token = tokenizer.convert_tokens_to_ids("<image>")
-    prompt_ids = tokenizer([prompt + "\n" for prompt in prompts], add_special_tokens=False)["input_ids"]
-    answer_ids = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
-    prefixes = [[image_token] * num_image_tokens + [tokenizer.bos_token_id] + ids for ids in prompt_ids]
-    suffixes = [ids + [tokenizer.eos_token_id] for ids in answer_ids]
-    length = max(pad_to, max(len(p) + len(s) for p, s in zip(prefixes, suffixes, strict=True)))
-    batch = {
-        "input_ids": torch.full((len(prefixes), length), tokenizer.pad_token_id),
-        "attention_mask": torch.zeros(len(prefixes), length, dtype=torch.int64),
-        "token_type_ids": torch.zeros(len(prefixes), length, dtype=torch.int64),
-        "labels": torch.full((len(prefixes), length), -100),
-    }
-    for row, (prefix, suffix) in enumerate(zip(prefixes, suffixes, strict=True)):
-        start, end = len(prefix), len(prefix) + len(suffix)
-        batch["input_ids"][row, :end] = torch.tensor(prefix + suffix)
-        batch["attention_mask"][row, :end] = 1
-        batch["token_type_ids"][row, start:end] = 1
-        batch["labels"][row, start:end] = torch.tensor(suffix)
-    return batch
+    rows = make_rows(tokenizer, prompts, answers, num_image_tokens)
+    return pad_rows(rows, tokenizer.pad_token_id, pad_to)
 
 
 def mask_codes(mask_tokenizer) -> Callable[[Thing], list[int]]:
