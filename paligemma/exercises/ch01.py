@@ -26,6 +26,7 @@ def rescale(image, scale):
 def rescale_cases(seed):
     yield Case((pixels(seed, 4, 6), 1 / 255), sizes={"height": 4, "width": 6, "C": 3})
     yield Case((pixels(seed, 5, 7, 1)[:, :, 0], 1 / 255), sizes={"height": 5, "width": 7}, note="a grey picture")
+    yield Case((pixels(seed, 4, 6) // 4, 1 / 255), sizes={"height": 4, "width": 6, "C": 3}, note="a dark picture")
     yield Case((pixels(seed, 4, 6), 2.0), sizes={"height": 4, "width": 6, "C": 3}, note="scale = 2")
 
 
@@ -44,7 +45,7 @@ RESCALE = Task(
     reference=rescale,
     cases=rescale_cases,
     gradients=False,
-    see='chapter 01, "Rescale and normalize"; hint 1 of this task',
+    see='chapter 01, "Rescale and normalize"; the hints of this task',
     reward=show_range,
     mistakes=[
         Mistake(
@@ -114,7 +115,7 @@ NORMALIZE = Task(
     reference=normalize,
     cases=normalize_cases,
     gradients=False,
-    see='chapter 01, "Rescale and normalize"; hint 1 of this task',
+    see='chapter 01, "Rescale and normalize"; the hints of this task',
     reward=show_normalize,
     mistakes=[
         Mistake("divided before subtracting", "your numbers are those you get when dividing first and subtracting the "
@@ -166,6 +167,7 @@ def rgb_cases(seed):
     yield Case((rgb.quantize(16),), note="a palette of 16 colours")
     yield Case((turned(rgb, 6),), note="a camera held upright: EXIF orientation 6")
     yield Case((turned(rgb, 3),), note="a camera upside down: EXIF orientation 3")
+    yield Case((turned(Image.fromarray(alpha), 6),), note="transparent, and EXIF orientation 6", tolerance=0.02)
 
 
 def on(colour):
@@ -174,6 +176,13 @@ def on(colour):
         return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
 
     return function
+
+
+def note_lost(image):
+    """The white page is laid under first, and has no note on how to turn the picture."""
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def show_modes(thing):
@@ -198,7 +207,7 @@ RGB = Task(
     cases=rgb_cases,
     gradients=False,
     tolerance=0.02,  # of 255: one step, where transparency is rounded
-    see='chapter 01, "Any file at all"; hint 1 of this task',
+    see='chapter 01, "Any file at all"; the hints of this task',
     reward=show_modes,
     mistakes=[
         Mistake(
@@ -208,6 +217,12 @@ RGB = Task(
             lambda image: Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(
                 "RGB"
             ),
+        ),
+        Mistake(
+            "EXIF lost",
+            "a picture that is transparent and turned as well lies on its side: laying it on a white page makes a new "
+            "picture, which has no note on how to turn it",
+            note_lost,
         ),
         Mistake(
             "transparency dropped",
@@ -297,7 +312,7 @@ WHOLE = Task(
     reference=lambda images, size: process_images(images, size),
     cases=image_cases,
     gradients=False,
-    see='chapter 01, "All together"; hint 1 of this task',
+    see='chapter 01, "All together"; the hints of this task',
     reward=show_processed,
     mistakes=[
         Mistake("channels last", "the channels are the last axis: convolutions in torch want them first",
@@ -377,7 +392,7 @@ BACK = Task(
     reference=to_picture,
     cases=back_cases,
     gradients=False,
-    see="hint 1 of this task: which picture would show each fault?",
+    see="the hints of this task: which picture would show each fault?",
     reward=show_back,
     mistakes=[
         *faults_left(FAULTS, back_with),
@@ -388,4 +403,4 @@ BACK = Task(
     ],
 )  # fmt: skip
 
-TASKS = [RESCALE, NORMALIZE, RGB, WHOLE, BACK, swap_task("01.6", ("process_images",), see="hint 1 of this task")]
+TASKS = [RESCALE, NORMALIZE, RGB, WHOLE, BACK, swap_task("01.6", ("process_images",), see="the hints of this task")]

@@ -37,7 +37,7 @@ BOX = Task(
     reference=patch_box,
     cases=box_cases,
     gradients=False,
-    see='chapter 02, "By hand"; hint 1 of this task',
+    see='chapter 02, "By hand"; the hints of this task',
     reward=show_box,
     mistakes=[
         Mistake(
@@ -132,7 +132,8 @@ CUT = Task(
     level="medium",
     reference=cut_patches,
     cases=cut_cases,
-    see='chapter 02, "Cut, without a loop"; hint 1 of this task',
+    gradients=False,
+    see='chapter 02, "Cut, without a loop"; the hints of this task',
     reward=show_patches,
     mistakes=[
         Mistake(
@@ -198,7 +199,7 @@ EMBED = Task(
     reference=embed_patches,
     cases=embed_cases,
     tolerance=1e-4,
-    see='chapter 02, "The same, as a convolution"; hint 1 of this task',
+    see='chapter 02, "The same, as a convolution"; the hints of this task',
     reward=show_filters,
     mistakes=[
         Mistake("no bias", "your numbers are those you get without the bias",
@@ -343,7 +344,7 @@ MODULE = Task(
     reference=SiglipVisionEmbeddings,
     cases=module_cases,
     tolerance=1e-4,
-    see='chapter 02, "The class"; hint 1 of this task',
+    see='chapter 02, "The class"; the hints of this task',
     reward=show_positions,
     mistakes=[
         Mistake("positions forgotten", "your numbers are those you get without the positions: two patches that look "
@@ -396,7 +397,7 @@ BUGS = Task(
     reference=SiglipVisionEmbeddings,
     cases=module_cases,
     tolerance=1e-4,
-    see="hint 1 of this task: which picture would show each fault?",
+    see="the hints of this task: which picture would show each fault?",
     reward=lambda kind: print("  a picture with one white patch at a time would have shown two of the three"),
     mistakes=[
         *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
@@ -407,4 +408,4 @@ BUGS = Task(
     ],
 )  # fmt: skip
 
-TASKS = [BOX, CUT, EMBED, MODULE, BUGS, swap_task("02.6", ("SiglipVisionEmbeddings",), see="hint 1 of this task")]
+TASKS = [BOX, CUT, EMBED, MODULE, BUGS, swap_task("02.6", ("SiglipVisionEmbeddings",), see="the hints of this task")]

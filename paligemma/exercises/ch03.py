@@ -1,9 +1,11 @@
 """Chapter 03: attention."""
 
+import inspect
+
 import torch
 
 from ..modeling_siglip import SiglipAttention, SiglipVisionConfig
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Found, Mistake, Task, faults_left, numbers, written_by_hand
 from .watching import swap_task
 
 # --- 03.1 --------------------------------------------------------------------------------------------------------
@@ -40,7 +42,8 @@ SOFTMAX = Task(
     level="easy",
     reference=softmax,
     cases=softmax_cases,
-    see='chapter 03, "A softmax that does not overflow"; hint 1 of this task',
+    see='chapter 03, "A softmax that does not overflow"; the hints of this task',
+    extra=[written_by_hand(("_softmax", "_log_softmax"), "torch's softmax", torch.ones(2, 3), -1)],
     reward=show_softmax,
     mistakes=[
         Mistake(
@@ -81,10 +84,16 @@ SOFTMAX = Task(
         ),
         Mistake(
             "smallest subtracted",
-            "the smallest score is subtracted: the others remain above it, and their exponentials may still overflow",
-            lambda x, dim: (
-                (x - x.amin(dim, keepdim=True)).exp() / (x - x.amin(dim, keepdim=True)).exp().sum(dim, keepdim=True)
-            ),
+            "what you subtract is minus infinity in a masked row, as its smallest score and its mean are: -inf - -inf "
+            "is NaN. And above the smallest the others may still overflow; the largest score does neither",
+            [
+                lambda x, dim: (
+                    (x - x.amin(dim, keepdim=True)).exp() / (x - x.amin(dim, keepdim=True)).exp().sum(dim, keepdim=True)
+                ),
+                lambda x, dim: (
+                    (x - x.mean(dim, keepdim=True)).exp() / (x - x.mean(dim, keepdim=True)).exp().sum(dim, keepdim=True)
+                ),
+            ],
         ),
     ],
 )
@@ -153,10 +162,11 @@ def rows_sum_to_one(case, got, want):
 def show_attention(thing):
     query = torch.tensor([[[[2.0, 0.0]]]])
     key = torch.tensor([[[[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0]]]])
-    value = torch.tensor([[[[1.0], [10.0], [100.0]]]])
+    value = torch.tensor([[[[1.0, 0.0], [10.0, 0.0], [100.0, 0.0]]]])  # as wide as the keys, as the task promises
     output, weights = thing(query, key, value)
     print("  a query that points east looks at keys to the east, north and west, with values 1, 10, 100:")
-    print(f"  weights {[round(weight, 3) for weight in weights.flatten().tolist()]}, output {output.item():.2f}")
+    shown = [round(weight, 3) for weight in weights.flatten().tolist()]
+    print(f"  weights {shown}, output {output[0, 0, 0, 0].item():.2f}")
 
 
 ATTENTION = Task(
@@ -167,7 +177,7 @@ ATTENTION = Task(
     level="easy",
     reference=attention,
     cases=attention_cases,
-    see='chapter 03, "All queries at once" and "Why the scores are scaled"; hint 1 of this task',
+    see='chapter 03, "All queries at once" and "Why the scores are scaled"; the hints of this task',
     symptoms=[rows_sum_to_one],
     reward=show_attention,
     mistakes=[
@@ -242,6 +252,10 @@ def merge_heads(x):
 
 def use_heads(pair, x, num_heads, heads):
     split, merge = pair
+    arguments = [len(inspect.signature(function).parameters) for function in pair if inspect.isfunction(function)]
+    if arguments == [1, 2]:
+        raise Found("functions swapped", "the first function takes one argument and the second takes two",
+                    "the pair is the other way round: (split_heads, merge_heads)")  # fmt: skip
     return {"split_heads": split(x, num_heads), "merge_heads": merge(heads)}
 
 
@@ -296,7 +310,7 @@ HEADS = Task(
     reference=(split_heads, merge_heads),
     use=use_heads,
     cases=heads_cases,
-    see='chapter 03, "Many heads"; hint 1 of this task',
+    see='chapter 03, "Many heads"; the hints of this task',
     reward=lambda pair: show_heads(pair),
     mistakes=[
         Mistake("heads split without the transpose", NUMBERS_STAY, (plain_view_split, merge_heads)),
@@ -499,7 +513,7 @@ MODULE = Task(
     level="medium",
     reference=SiglipAttention,
     cases=layer_cases,
-    see='chapter 03, "The finished class"; hint 2 of this task',
+    see='chapter 03, "The finished class"; the hints of this task',
     reward=show_head_maps,
     mistakes=[
         Mistake("scale forgotten", "your numbers are those you get without the scale", NoScale),
@@ -562,7 +576,7 @@ BUGS = Task(
     level="hard",
     reference=SiglipAttention,
     cases=layer_cases,
-    see="hint 1 of this task: what would you print to see each fault?",
+    see="the hints of this task: what would you print to see each fault?",
     reward=lambda kind: print("  three faults, and every shape was right: shapes prove little"),
     mistakes=[
         *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
@@ -573,5 +587,5 @@ BUGS = Task(
 
 TASKS = [
     SOFTMAX, ATTENTION, HEADS, MODULE, BUGS,
-    swap_task("03.6", ("SiglipAttention",), see='chapter 03, "Break it"; hint 1 of this task'),
+    swap_task("03.6", ("SiglipAttention",), see='chapter 03, "Break it"; the hints of this task'),
 ]  # fmt: skip

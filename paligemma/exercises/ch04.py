@@ -9,7 +9,7 @@ from ..modeling_siglip import (
     SiglipVisionConfig,
     SiglipVisionTransformer,
 )
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers, written_by_hand
 from .watching import picture, swap_task, trained
 
 # --- 04.1 --------------------------------------------------------------------------------------------------------
@@ -48,7 +48,8 @@ NORM = Task(
     reference=layer_norm,
     cases=norm_cases,
     tolerance=2e-5,
-    see='chapter 04, "A layer norm"; hint 1 of this task',
+    see='chapter 04, "A layer norm"; the hints of this task',
+    extra=[written_by_hand(("native_layer_norm",), "torch's layer norm", torch.ones(2, 3), *torch.ones(2, 3))],
     reward=show_norm,
     mistakes=[
         Mistake("one less in the variance", "your variance divides by the count minus one, as torch's var and std do "
@@ -145,7 +146,7 @@ MLP = Task(
     reference=SiglipMLP,
     cases=mlp_cases,
     tolerance=2e-6,
-    see='chapter 04, "The MLP"; hint 1 of this task',
+    see='chapter 04, "The MLP"; the hints of this task',
     reward=show_mlp,
     mistakes=[
         Mistake("exact GELU", "your numbers are those of the exact GELU. The form that the weights were trained with "
@@ -310,7 +311,7 @@ LAYER = Task(
     level="medium",
     reference=SiglipEncoderLayer,
     cases=layer_cases,
-    see='chapter 04, "The layer"; hint 1 of this task',
+    see='chapter 04, "The layer"; the hints of this task',
     extra=[zeroed_parts_make_it_the_identity],
     reward=show_layer,
     mistakes=[
@@ -376,7 +377,7 @@ LOSS = Task(
     level="medium",
     reference=sigmoid_loss,
     cases=loss_cases,
-    see='chapter 04, "SigLIP: every pair a yes-or-no question"; hint 1 of this task',
+    see='chapter 04, "SigLIP: every pair a yes-or-no question"; the hints of this task',
     reward=show_loss,
     mistakes=[
         Mistake("softmax loss", "your number is CLIP's loss: each picture chooses among all texts, and each text among "
@@ -489,7 +490,7 @@ BUGS = Task(
     reference=SiglipVisionTransformer,
     cases=transformer_cases,
     tolerance=5e-5,
-    see="hint 1 of this task: what would you change to see each fault?",
+    see="the hints of this task: what would you change to see each fault?",
     reward=show_features,
     mistakes=[
         *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
@@ -502,5 +503,5 @@ BUGS = Task(
 
 TASKS = [
     NORM, MLP, LAYER, LOSS, BUGS,
-    swap_task("04.6", ("SiglipEncoderLayer", "SiglipMLP"), see="hint 1 of this task"),
+    swap_task("04.6", ("SiglipEncoderLayer", "SiglipMLP"), see="the hints of this task"),
 ]  # fmt: skip

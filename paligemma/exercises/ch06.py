@@ -39,7 +39,7 @@ RMS = Task(
     level="easy",
     reference=rms_norm,
     cases=rms_cases,
-    see='chapter 06, "By hand"; hint 1 of this task',
+    see='chapter 06, "By hand"; the hints of this task',
     reward=show_sizes,
     mistakes=[
         Mistake(
@@ -175,7 +175,7 @@ KINDS = Task(
     level="easy",
     reference=normalise,
     cases=kind_cases,
-    see='chapter 06, "Three norms on the same activations"; hint 1 of this task',
+    see='chapter 06, "Three norms on the same activations"; the hints of this task',
     reward=show_kinds,
     mistakes=[
         Mistake(
@@ -398,7 +398,7 @@ NORM = Task(
     level="medium",
     reference=GemmaRMSNorm,
     cases=norm_cases,
-    see='chapter 06, "The class" and "Why float32"; hint 2 of this task',
+    see='chapter 06, "The class" and "Why float32"; the hints of this task',
     reward=show_norm,
     extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
     mistakes=[
@@ -472,7 +472,7 @@ BUGS = Task(
     level="medium",
     reference=GemmaRMSNorm,
     cases=norm_cases,
-    see="hint 1 of this task: which inputs would show each fault?",
+    see="the hints of this task: which inputs would show each fault?",
     reward=show_norm,
     extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
     mistakes=[
@@ -483,4 +483,10 @@ BUGS = Task(
     ],
 )  # fmt: skip
 
-TASKS = [RMS, KINDS, NORM, BUGS, swap_task("06.5", ("GemmaRMSNorm",), see='chapter 06, "Break it"; hint 1')]
+TASKS = [
+    RMS,
+    KINDS,
+    NORM,
+    BUGS,
+    swap_task("06.5", ("GemmaRMSNorm",), see='chapter 06, "Break it"; the hints of this task'),
+]

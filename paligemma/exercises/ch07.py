@@ -40,7 +40,7 @@ TURN = Task(
     level="easy",
     reference=turn,
     cases=turn_cases,
-    see='chapter 07, "By hand"; hint 1 of this task',
+    see='chapter 07, "By hand"; the hints of this task',
     reward=show_turn,
     mistakes=[
         Mistake(
@@ -117,7 +117,7 @@ HALF = Task(
     level="easy",
     reference=quarter_turn,
     cases=half_cases,
-    see='chapter 07, "Which features form a pair?"; hint 1 of this task',
+    see='chapter 07, "Which features form a pair?"; the hints of this task',
     reward=show_half,
     mistakes=[
         Mistake(
@@ -243,7 +243,7 @@ ROTARY = Task(
     cases=rotary_cases,
     tolerance=5e-5,
     gradients=False,
-    see='chapter 07, "Many hands, many speeds" and "Angles in float32"; hint 2 of this task',
+    see='chapter 07, "Many hands, many speeds" and "Angles in float32"; the hints of this task',
     reward=show_rotary,
     extra=[rounded_with_the_model],
     mistakes=[
@@ -435,7 +435,7 @@ APPLY = Task(
     reference=turn_all,
     cases=apply_cases,
     use=turn_at,
-    see='chapter 07, "Halves or interleaved?"; hint 1 of this task: which input would show each fault?',
+    see='chapter 07, "Halves or interleaved?"; the hints of this task: which input would show each fault?',
     reward=show_apply,
     mistakes=[
         *faults_left(FAULTS, lambda some: lambda *inputs: apply(*inputs, faults=some)),
@@ -502,5 +502,7 @@ TASKS = [
     HALF,
     ROTARY,
     APPLY,
-    swap_task("07.5", ("GemmaRotaryEmbedding", "apply_rotary_pos_emb"), see='chapter 07, "Break it"; hint 1'),
+    swap_task(
+        "07.5", ("GemmaRotaryEmbedding", "apply_rotary_pos_emb"), see='chapter 07, "Break it"; the hints of this task'
+    ),
 ]

@@ -101,7 +101,7 @@ FILL = Task(
     cases=fill_cases,
     use=as_tensors,
     gradients=False,
-    see='chapter 08, "By hand"; hint 1 of this task',
+    see='chapter 08, "By hand"; the hints of this task',
     reward=show_tables,
     mistakes=[
         Mistake("upside down", "each table has 1 where it should have 0: 1 is for what may be seen",
@@ -211,7 +211,7 @@ RULE = Task(
     reference=mask_by_loops,
     cases=mask_cases,
     gradients=False,
-    see='chapter 08, "One rule for every mask"; hint 2 of this task',
+    see='chapter 08, "One rule for every mask"; the hints of this task',
     reward=show_rule,
     mistakes=[
         Mistake(
@@ -353,7 +353,7 @@ WEIGHTS = Task(
     reference=masked_weights,
     cases=weight_cases,
     gradients=False,
-    see='chapter 08, "From yes and no to numbers"; hint 1 of this task',
+    see='chapter 08, "From yes and no to numbers"; the hints of this task',
     reward=show_weights,
     mistakes=[
         *faults_left(FAULTS, lambda some: lambda scores, allowed: masked_weights(scores, allowed, some)),
@@ -632,7 +632,7 @@ ATTENTION = Task(
     level="hard",
     reference=GemmaAttention,
     cases=attention_cases,
-    see='chapter 08, "GemmaAttention"; hint 2 of this task',
+    see='chapter 08, "GemmaAttention"; the hints of this task',
     reward=show_attention,
     extra=[works_with_a_cache],
     mistakes=[
@@ -699,5 +699,5 @@ TASKS = [
     WEIGHTS,
     REPEAT,
     ATTENTION,
-    swap_task("08.6", ("make_attn_mask", "GemmaAttention"), see='chapter 08, "Break it"; hint 1'),
+    swap_task("08.6", ("make_attn_mask", "GemmaAttention"), see='chapter 08, "Break it"; the hints of this task'),
 ]

@@ -77,7 +77,7 @@ MLP = Task(
     reference=GemmaMLP,
     cases=mlp_cases,
     tolerance=3e-6,
-    see='chapter 09, "By hand" and "GemmaMLP"; hint 1 of this task',
+    see='chapter 09, "By hand" and "GemmaMLP"; the hints of this task',
     reward=show_mlp,
     mistakes=[
         Mistake(
@@ -246,7 +246,7 @@ LAYER = Task(
     reference=GemmaDecoderLayer,
     cases=layer_cases,
     tolerance=2e-5,
-    see='chapter 09, "GemmaDecoderLayer"; hint 1 of this task',
+    see='chapter 09, "GemmaDecoderLayer"; the hints of this task',
     reward=show_layer,
     extra=[passes_the_cache_on],
     mistakes=[
@@ -397,7 +397,7 @@ BLOCK = Task(
     reference=block,
     cases=block_cases,
     tolerance=2e-5,
-    see='chapter 09, "GemmaDecoderLayer"; hint 1 of this task: which input would show each fault?',
+    see='chapter 09, "GemmaDecoderLayer"; the hints of this task: which input would show each fault?',
     reward=show_block,
     mistakes=[
         *faults_left(FAULTS, lambda some: lambda *inputs: block(*inputs, faults=some)),
@@ -550,7 +550,7 @@ TABLE = Task(
     cases=table_cases,
     use=both_ends,
     gradients=False,
-    see='chapter 09, "GemmaForCausalLM and the head that isn\'t there"; hint 1 of this task',
+    see='chapter 09, "GemmaForCausalLM and the head that isn\'t there"; the hints of this task',
     reward=show_table,
     symptoms=[is_tied],
     mistakes=[
@@ -661,7 +661,7 @@ LENS = Task(
     level="medium",
     reference=logit_lens,
     cases=lens_cases,
-    see='chapter 09, "The logit lens"; hint 1 of this task',
+    see='chapter 09, "The logit lens"; the hints of this task',
     reward=show_lens,
     mistakes=[
         Mistake(
@@ -700,5 +700,5 @@ TASKS = [
     BLOCK,
     TABLE,
     LENS,
-    swap_task("09.6", ("GemmaMLP", "GemmaDecoderLayer"), see='chapter 09, "Break it"; hint 1'),
+    swap_task("09.6", ("GemmaMLP", "GemmaDecoderLayer"), see='chapter 09, "Break it"; the hints of this task'),
 ]

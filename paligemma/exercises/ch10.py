@@ -1,12 +1,13 @@
 """Chapter 10: the projector, the merge, and the whole model."""
 
+import re
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from ..modeling_gemma import PaliGemmaMultiModalProjector
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Found, Mistake, Task, faults_left, numbers
 from .watching import swap_task
 
 IMAGE = 9  # the id of <image> in the toy vocabularies below
@@ -110,7 +111,7 @@ MERGE = Task(
     level="easy",
     reference=merge,
     cases=merge_cases,
-    see='chapter 10, "By hand"; hint 2 of this task',
+    see='chapter 10, "By hand"; the hints of this task',
     reward=show_merge,
     mistakes=[
         Mistake(
@@ -220,7 +221,7 @@ PROJECTOR = Task(
     level="easy",
     reference=PaliGemmaMultiModalProjector,
     cases=projector_cases,
-    see='chapter 10, "The projector"; hint 1 of this task',
+    see='chapter 10, "The projector"; the hints of this task',
     reward=show_projector,
     mistakes=[
         Mistake("divided by the root of D", "each number is the expected one divided by the square root of D: image "
@@ -247,6 +248,7 @@ def embed_sequence(input_ids, table, image_features, image_token_index):
 
 
 def embed_cases(seed):
+    # Two rows of three places each are six: features are counted over the batch.
     sizes = {"B": 2, "L": 6, "N": 3, "D": 4}
     table = numbers(seed + 20, 9, 4)  # IMAGE = 9 lies outside
     yield Case((rows_of_ids(seed, "iiittt", "piiitt"), table, numbers(seed, 2, 3, 4), IMAGE), sizes=sizes,
@@ -273,6 +275,21 @@ def embedding(text_factor=lambda D: D**0.5, image_factor=lambda D: 1.0, guard=Tr
     return function
 
 
+def use_embedding(function, input_ids, table, image_features, image_token_index):
+    """Where the counts fit, an error is the mistake itself, whatever it says."""
+    try:
+        return function(input_ids, table, image_features, image_token_index)
+    except ValueError as error:
+        pictures, each = image_features.shape[:2]
+        places = int((input_ids == image_token_index).sum())
+        raise Found(
+            "refused what fits",
+            f"you raised ValueError ({error}) where the counts fit: {places} places, and {pictures} pictures of {each} "
+            "features each",
+            "there is a place for each feature, and every picture has several: count features, not pictures",
+        ) from error
+
+
 def refuses_wrong_counts(thing):
     """One feature too few and one too many must be an error that a person can read."""
     table = numbers(3, 12, 4)
@@ -280,8 +297,15 @@ def refuses_wrong_counts(thing):
     for features, text in ((numbers(4, 2, 2, 4), "4 features"), (numbers(4, 2, 4, 4), "8 features")):
         try:
             thing(ids, table, features, IMAGE)
-        except ValueError:
-            continue
+        except ValueError as error:
+            told = set(re.findall(r"\d+", str(error)))
+            if {"6", text.split()[0]} <= told:
+                continue
+            return Finding(
+                "numbers not told",
+                f"6 places and {text} raised ValueError: {error}",
+                "the message is to give both numbers, or whoever reads it cannot tell what is wrong",
+            )
         except Exception as error:
             return Finding(
                 "another error",
@@ -312,7 +336,8 @@ EMBED = Task(
     level="medium",
     reference=embed_sequence,
     cases=embed_cases,
-    see='chapter 10, "Two scales"; hint 2 of this task',
+    use=use_embedding,
+    see='chapter 10, "Two scales"; the hints of this task',
     reward=show_embedding,
     extra=[refuses_wrong_counts],
     mistakes=[
@@ -461,5 +486,5 @@ TASKS = [
     PROJECTOR,
     EMBED,
     FORWARD,
-    swap_task("10.5", ("PaliGemmaMultiModalProjector",), see='chapter 10, "Break it"; hint 1'),
+    swap_task("10.5", ("PaliGemmaMultiModalProjector",), see='chapter 10, "Break it"; the hints of this task'),
 ]

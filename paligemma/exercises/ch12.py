@@ -57,7 +57,7 @@ WRITE = Task(
     reference=box_to_tokens,
     cases=box_cases,
     gradients=False,
-    see='chapter 12, "By hand"; hint 2 of this task',
+    see='chapter 12, "By hand"; the hints of this task',
     reward=show_tokens,
     mistakes=[
         Mistake("y and x swapped", "the tokens are those of x first: PaliGemma writes y1 x1 y2 x2, top before left",
@@ -283,7 +283,7 @@ PARSE = Task(
     reference=read_things,
     cases=text_cases,
     gradients=False,
-    see='chapter 12, "Reading what a model wrote"; hint 2 of this task',
+    see='chapter 12, "Reading what a model wrote"; the hints of this task',
     reward=show_things,
     mistakes=[
         Mistake("number of locations", "a piece with three or five locations is not dropped: a box has four",
@@ -423,7 +423,7 @@ QUANTISE = Task(
     cases=vector_cases,
     use=run_quantise,
     gradients=False,
-    see='chapter 12, "The mask tokenizer: quantise" and "Straight through"; hint 2 of this task',
+    see='chapter 12, "The mask tokenizer: quantise" and "Straight through"; the hints of this task',
     reward=show_quantise,
     mistakes=[
         Mistake("dot product instead of distance", "the code with the largest dot product is taken: a long code then "
@@ -486,6 +486,18 @@ def reader_cases(seed):
         y2, x2 = generator.randrange(500, 1000), generator.randrange(500, 1000)
         yield Case((f"<loc{y1:04d}><loc{x1:04d}><loc{y2:04d}><loc{x2:04d}> cat", width, height))
     yield Case((f"<loc0000><loc{x1:04d}><loc1023><loc1023> dog", 4000, 2250), note="up to the far edge")
+    two = f"<loc0100><loc{x1:04d}><loc0800><loc0900> cat ; <loc0001><loc0002><loc0300><loc0400> dog"
+    yield Case((two, 640, 400), note="an answer with two boxes: the first is asked for")
+
+
+def exactly_four(text, width, height):
+    y1, x1, y2, x2 = [int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text)]
+    return round(x1 * width), round(y1 * height), round(x2 * width), round(y2 * height)
+
+
+def last_four(text, width, height):
+    found = re.findall("<loc[0-9]{4}>", text)
+    return read_box("".join(found[-4:]), width, height)
 
 
 def y_first(text, width, height):
@@ -559,6 +571,10 @@ READER = Task(
     reward=show_reader,
     mistakes=[
         *faults_left(FAULTS, lambda some: lambda *inputs: read_box(*inputs, faults=some)),
+        Mistake("last box", "of an answer with two boxes yours is the last: the text begins with the one asked for",
+                last_four),
+        Mistake("four tokens exactly", "an answer may go on after the first box: take the first four location tokens",
+                exactly_four),
         Mistake("y first in the result", "the result is y1, x1, y2, x2: PIL, which gets it, wants x first", y_first),
         Mistake("width and height swapped", "x is multiplied by the height and y by the width", sides_swapped),
         Mistake("not rounded", "the pixels are no whole numbers", unrounded),
@@ -655,7 +671,7 @@ PASTE = Task(
     reference=paste,
     cases=mask_cases,
     gradients=False,
-    see='chapter 12, "From text to mask"; hint 2 of this task',
+    see='chapter 12, "From text to mask"; the hints of this task',
     reward=show_paste,
     mistakes=[
         Mistake("width and height swapped", "the size of the resized mask is given as (height, width): PIL wants "

@@ -78,7 +78,7 @@ LABELS = Task(
     reference=make_labels,
     cases=label_cases,
     gradients=False,
-    see='chapter 13, "Which guesses count?"; hint 2 of this task',
+    see='chapter 13, "Which guesses count?"; the hints of this task',
     reward=show_labels,
     mistakes=[
         Mistake(
@@ -242,7 +242,7 @@ LOSS = Task(
     level="medium",
     reference=losing(),
     cases=loss_cases,
-    see='chapter 13, "The loss" and "The two averages"; hint 1 of this task',
+    see='chapter 13, "The loss" and "The two averages"; the hints of this task',
     extra=[refuses_nothing],
     reward=show_averages,
     mistakes=[
@@ -382,7 +382,7 @@ SCHEDULE = Task(
     cases=schedule_cases,
     use=all_factors,
     gradients=False,
-    see='chapter 13, "The learning rate"; hint 1 of this task. In what was seen, [3] is step 3',
+    see='chapter 13, "The learning rate"; the hints of this task. In what was seen, [3] is step 3',
     reward=show_schedule,
     mistakes=[
         Mistake(
@@ -544,7 +544,7 @@ POSITIONS = Task(
     level="medium",
     reference=interpolate_positions,
     cases=position_cases,
-    see='chapter 13, "Stage 2: higher resolution"; hint 1 of this task',
+    see='chapter 13, "Stage 2: higher resolution"; the hints of this task',
     reward=show_positions,
     mistakes=[
         Mistake(
@@ -901,7 +901,7 @@ TEACH = Task(
     cases=teach_cases,
     use=use_teach,
     gradients=False,
-    see='chapter 13, "Stage 3: a new task, live"; hint 2 of this task',
+    see='chapter 13, "Stage 3: a new task, live"; the hints of this task',
     reward=show_teaching,
     mistakes=[
         Mistake("old left out", "only the new batches are learned from: that is how the old is forgotten",

@@ -90,7 +90,7 @@ CHOOSE = Task(
     level="easy",
     reference=chosen_by,
     cases=choice_cases,
-    see='chapter 14, "By hand"; hint 1 of this task',
+    see='chapter 14, "By hand"; the hints of this task',
     reward=show_choice,
     mistakes=[
         Mistake("row of the token itself", "this is the row of the token itself: what it looks at chooses the token "
@@ -210,7 +210,7 @@ SHARE = Task(
     reference=share_inside,
     cases=share_cases,
     gradients=False,
-    see='chapter 14, "The share inside a box"; hint 2 of this task',
+    see='chapter 14, "The share inside a box"; the hints of this task',
     reward=show_share,
     mistakes=[
         Mistake("not divided by the picture's sum", "the result is of all attention, text included: divide by what the "
@@ -310,7 +310,7 @@ ROLL = Task(
     reference=rollout,
     cases=rollout_cases,
     gradients=False,  # dividing by the rows' sums, which are known, has another gradient and is as right
-    see='chapter 14, "Rollout"; hint 2 of this task',
+    see='chapter 14, "Rollout"; the hints of this task',
     reward=show_rollout,
     symptoms=[rows_that_do_not_sum],
     mistakes=[
@@ -492,7 +492,7 @@ SILENCE = Task(
     level="easy",
     reference=silence_head,
     cases=silence_cases,
-    see='chapter 14, "Break it"; hint 1 of this task',
+    see='chapter 14, "Break it"; the hints of this task',
     reward=show_silence,
     mistakes=[
         Mistake("every H-th feature", "every H-th feature is silenced: the heads lie side by side, each with its d "
@@ -635,7 +635,7 @@ SEARCH = Task(
     cases=search_cases,
     use=search,
     gradients=False,
-    see='chapter 14, "Break it"; hint 2 of this task',
+    see='chapter 14, "Break it"; the hints of this task',
     reward=show_search,
     mistakes=[
         Mistake("accuracy instead of loss", "the table holds what is left without a head, and is to hold what is lost; "

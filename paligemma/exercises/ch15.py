@@ -81,7 +81,11 @@ def name_cases(seed):
             f"model.vision_tower.encoder.layers.{i}.layer_norm2.bias",
             "model.language_model.norm.weight",
         ),
-        "not one of the four": ("lm_head.weight", f"model.adapter.{i}.weight"),
+        "not one of the four": (
+            "lm_head.weight",
+            f"model.adapter.{i}.weight",
+            f"adapter.{i}.model.vision_tower.weight",
+        ),
     }.items():
         for name in names:
             yield Case((name,), note=f"layout: {layout}")
@@ -103,7 +107,7 @@ NAMES = Task(
     reference=canonical_name,
     cases=name_cases,
     gradients=False,
-    see='chapter 15, "Four layouts"; hint 2 of this task',
+    see='chapter 15, "Four layouts"; the hints of this task',
     reward=show_names,
     mistakes=[
         Mistake("prefixes in the wrong order", "`vision_model.` stands twice: a shorter prefix was tried before the "
@@ -204,7 +208,7 @@ COMPARE = Task(
     reference=compare_tensors,
     cases=shape_cases,
     gradients=False,
-    see='chapter 15, "A loader in twenty lines"; hint 1 of this task',
+    see='chapter 15, "A loader in twenty lines"; the hints of this task',
     reward=show_compare,
     mistakes=[
         Mistake("missing and unexpected swapped", "missing is what the model expects and the file lacks",
@@ -522,7 +526,7 @@ WINDOW = Task(
     reference=window_mask,
     cases=window_cases,
     gradients=False,
-    see='chapter 15, "What Gemma 2 changed", three; hint 2 of this task',
+    see='chapter 15, "What Gemma 2 changed", three; the hints of this task',
     reward=show_window,
     mistakes=[
         Mistake("window off by one", "a token of the answer sees one token too many: with a window of 3 it sees itself "
@@ -679,7 +683,7 @@ LOAD = Task(
     cases=folder_cases,
     use=open_folder,
     gradients=False,
-    see='chapter 15, "A loader in twenty lines"; hint 2 of this task',
+    see='chapter 15, "A loader in twenty lines"; the hints of this task',
     reward=show_load,
     mistakes=[
         Mistake("copied instead of assigned", "the parameters are not the tensors of the file: their dtype is that of "

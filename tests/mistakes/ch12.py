@@ -596,3 +596,12 @@ def _(drawn, box, width, height):
 @wrong("12.6", "type")
 def _(drawn, box, width, height):
     return torch.from_numpy(paster()(drawn, box, width, height))
+
+
+# --- Wrong ones that once passed ---------------------------------------------------------------------------------
+
+
+@wrong("12.5", "four tokens exactly")
+def _(text, width, height):
+    y1, x1, y2, x2 = [int(number) for number in re.findall(r"<loc(\d{4})>", text)]
+    return tuple(round(n / 1023 * size) for n, size in ((x1, width), (y1, height), (x2, width), (y2, height)))
