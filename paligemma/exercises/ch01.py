@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..processing_paligemma import to_rgb
-from .tasks import Case, Mistake, Task, faults_left
+from .tasks import Case, Mistake, Task, faults_left, larger
 from .watching import picture, swap_task
 
 
@@ -24,10 +24,13 @@ def rescale(image, scale):
 
 
 def rescale_cases(seed):
-    yield Case((pixels(seed, 4, 6), 1 / 255), sizes={"height": 4, "width": 6, "C": 3})
+    k = larger(seed)
+    yield Case((pixels(seed, 4 + k, 6), 1 / 255), sizes={"height": 4 + k, "width": 6, "C": 3})
     yield Case((pixels(seed, 5, 7, 1)[:, :, 0], 1 / 255), sizes={"height": 5, "width": 7}, note="a grey picture")
-    yield Case((pixels(seed, 4, 6) // 4, 1 / 255), sizes={"height": 4, "width": 6, "C": 3}, note="a dark picture")
-    yield Case((pixels(seed, 4, 6), 2.0), sizes={"height": 4, "width": 6, "C": 3}, note="scale = 2")
+    yield Case(
+        (pixels(seed, 4 + k, 6) // 4, 1 / 255), sizes={"height": 4 + k, "width": 6, "C": 3}, note="a dark picture"
+    )
+    yield Case((pixels(seed, 4 + k, 6), 2.0), sizes={"height": 4 + k, "width": 6, "C": 3}, note="scale = 2")
 
 
 def show_range(thing):
@@ -89,8 +92,9 @@ def normalize(image, mean, std):
 
 
 def normalize_cases(seed):
-    image = rescale(pixels(seed, 4, 6), 1 / 255)
-    sizes = {"height": 4, "width": 6, "C": 3}
+    k = larger(seed)
+    image = rescale(pixels(seed, 4, 6 + k), 1 / 255)
+    sizes = {"height": 4, "width": 6 + k, "C": 3}
     yield Case((image, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), sizes=sizes, note="mean and std 0.5")
     yield Case((image, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)), sizes=sizes, note="a mean and std for each channel")
     yield Case((image, [0.1, 0.5, 0.9], [0.2, 0.4, 0.8]), sizes=sizes, note="lists instead of tuples")
@@ -157,8 +161,9 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def rgb_cases(seed):
-    rgb, grey = Image.fromarray(pixels(seed, 5, 7)), Image.fromarray(pixels(seed, 5, 7, 1)[:, :, 0])
-    rgba = Image.fromarray(pixels(seed, 5, 7, 4))
+    k = larger(seed)
+    rgb, grey = Image.fromarray(pixels(seed, 5, 7 + k)), Image.fromarray(pixels(seed, 5, 7 + k, 1)[:, :, 0])
+    rgba = Image.fromarray(pixels(seed, 5, 7 + k, 4))
     alpha = np.array(rgba)
     alpha[:, :4, 3] = 0  # the left half is invisible
     yield Case((rgb,), note="an ordinary picture")
@@ -270,12 +275,13 @@ def but(**changes):
 
 
 def image_cases(seed):
+    k = larger(seed)
     grey = Image.fromarray(pixels(seed + 9, 9, 8, 1)[:, :, 0])
-    wide, tall = Image.fromarray(pixels(seed, 11, 17)), Image.fromarray(pixels(seed + 5, 19, 6))
-    sizes = {"C": 3, "height": 8, "width": 12}
-    yield Case(([wide, tall], (8, 12)), sizes=sizes, note="size = (height 8, width 12)", tolerance=1e-4)
+    wide, tall = Image.fromarray(pixels(seed, 11, 17 + k)), Image.fromarray(pixels(seed + 5, 19, 6))
+    sizes = {"C": 3, "height": 8, "width": 12 + k}
+    yield Case(([wide, tall], (8, 12 + k)), sizes=sizes, note=f"size = (height 8, width {12 + k})", tolerance=1e-4)
     yield Case(([tall], (8, 8)), sizes={"C": 3, "side": 8}, note="size = (8, 8)", tolerance=1e-4)
-    yield Case(([grey, wide], (8, 12)), sizes=sizes, note="the first one grey", tolerance=1e-4)
+    yield Case(([grey, wide], (8, 12 + k)), sizes=sizes, note="the first one grey", tolerance=1e-4)
 
 
 def centre_crop(images, size):
@@ -368,8 +374,9 @@ def back_with(faults):
 
 
 def back_cases(seed):
-    sizes = {"C": 3, "height": 4, "width": 6}
-    array = rescale(pixels(seed, 4, 6), 1 / 255) * 2 - 1
+    k = larger(seed)
+    sizes = {"C": 3, "height": 4 + k, "width": 6}
+    array = rescale(pixels(seed, 4 + k, 6), 1 / 255) * 2 - 1
     yield Case((np.ascontiguousarray(array.transpose(2, 0, 1)),), sizes=sizes)
     yield Case((np.ascontiguousarray(1.1 * array.transpose(2, 0, 1)),), sizes=sizes, note="from -1.1 to 1.1")
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ..modeling_siglip import SiglipVisionConfig, SiglipVisionEmbeddings
-from .tasks import Case, Mistake, Task, faults_left, numbers
+from .tasks import Case, Mistake, Task, faults_left, larger, numbers
 from .watching import picture, swap_task, trained
 
 # --- 02.1 --------------------------------------------------------------------------------------------------------
@@ -108,7 +108,8 @@ def other_order(split_order):
 
 
 def cut_cases(seed):
-    yield Case((numbers(seed, 2, 3, 8, 12), 4), sizes={"B": 2, "N": 6, "C*P*P": 48}, note="P = 4")
+    k = larger(seed)
+    yield Case((numbers(seed, 2, 3, 8, 12 + 4 * k), 4), sizes={"B": 2, "N": 6 + 2 * k, "C*P*P": 48}, note="P = 4")
     yield Case((numbers(seed, 4, 1, 15, 10), 5), sizes={"B": 4, "N": 6, "C*P*P": 25}, note="P = 5, one channel")
     yield Case((numbers(seed, 2, 3, 6, 6), 2), sizes={"B": 2, "N": 9, "C*P*P": 12}, note="P = 2")
 
@@ -172,8 +173,11 @@ def embed_patches(x, weight, bias):
 
 
 def embed_cases(seed):
+    k = larger(seed)
     weight, bias = numbers(seed, 5, 3, 4, 4, scale=0.2), numbers(seed + 1, 5)
-    yield Case((numbers(seed, 2, 3, 8, 12), weight, bias), sizes={"B": 2, "N": 6, "D": 5, "C": 3, "P": 4})
+    yield Case(
+        (numbers(seed, 2, 3, 8, 12 + 4 * k), weight, bias), sizes={"B": 2, "N": 6 + 2 * k, "D": 5, "C": 3, "P": 4}
+    )
     weight, bias = numbers(seed, 7, 1, 3, 3, scale=0.2), numbers(seed + 1, 7)
     yield Case((numbers(seed, 4, 1, 6, 9), weight, bias), sizes={"B": 4, "N": 6, "D": 7, "C": 1, "P": 3})
 
@@ -311,7 +315,8 @@ class FirstRowOnly(Variant):
 
 
 def module_cases(seed):
-    for batch, width, side, size in ((2, 6, 12, 4), (3, 10, 10, 5)):
+    k = larger(seed)
+    for batch, width, side, size in ((2 + 5 * k, 6 + 2 * k, 12, 4), (3, 10, 10, 5)):
         config = SiglipVisionConfig(hidden_size=width, num_attention_heads=2, image_size=side, patch_size=size,
                                     intermediate_size=8, num_hidden_layers=1)  # fmt: skip
         sizes = {"B": batch, "N": (side // size) ** 2, "D": width}

@@ -5,7 +5,7 @@ import inspect
 import torch
 
 from ..modeling_siglip import SiglipAttention, SiglipVisionConfig
-from .tasks import Case, Finding, Found, Mistake, Task, faults_left, numbers, written_by_hand
+from .tasks import Case, Finding, Found, Mistake, Task, faults_left, larger, numbers, written_by_hand
 from .watching import swap_task
 
 # --- 03.1 --------------------------------------------------------------------------------------------------------
@@ -17,13 +17,14 @@ def softmax(x, dim):
 
 
 def softmax_cases(seed):
-    sizes = {"B": 2, "L": 3, "T": 5}
-    yield Case((numbers(seed, 2, 3, 5), -1), sizes=sizes, note="dim = -1")
-    yield Case((numbers(seed, 2, 3, 5), 1), sizes=sizes, note="dim = 1")
-    yield Case((numbers(seed, 2, 3, 5, scale=1.0, shift=500.0), -1), sizes=sizes, note="about 500 in size")
+    k = larger(seed)
+    sizes = {"B": 2, "L": 3, "T": 5 + k}
+    yield Case((numbers(seed, 2, 3, 5 + k), -1), sizes=sizes, note="dim = -1")
+    yield Case((numbers(seed, 2, 3, 5 + k), 1), sizes=sizes, note="dim = 1")
+    yield Case((numbers(seed, 2, 3, 5 + k, scale=1.0, shift=500.0), -1), sizes=sizes, note="about 500 in size")
     far = torch.tensor([0.0, -400.0, 300.0])[None, :, None]
-    yield Case((numbers(seed, 2, 3, 5) + far, -1), sizes=sizes, note="rows of very different size")
-    masked = numbers(seed, 2, 3, 5)
+    yield Case((numbers(seed, 2, 3, 5 + k) + far, -1), sizes=sizes, note="rows of very different size")
+    masked = numbers(seed, 2, 3, 5 + k)
     masked[:, :, 3:] = -torch.inf
     yield Case((masked, -1), sizes=sizes, note="two places masked with minus infinity")
 
@@ -139,11 +140,13 @@ def causal(query, key, value):
 
 
 def attention_cases(seed):
-    sizes = {"B": 2, "H": 3, "L": 5, "T": 7, "d": 4}
-    query, key, value = numbers(seed, 2, 3, 5, 4), numbers(seed + 50, 2, 3, 7, 4), numbers(seed + 100, 2, 3, 7, 4)
+    k = larger(seed)
+    sizes = {"B": 2, "H": 3, "L": 5 + k, "T": 7 + 2 * k, "d": 4}
+    query = numbers(seed, 2, 3, 5 + k, 4)
+    key, value = (numbers(seed + extra, 2, 3, 7 + 2 * k, 4) for extra in (50, 100))
     yield Case((query, key, value), sizes=sizes)
     yield Case((3 * query, 2 * key, value + 1), sizes=sizes, note="larger scores")
-    yield Case((query[:, :1, :1], key[:, :1], value[:, :1]), sizes={"B": 2, "T": 7, "d": 4}, note="one query")
+    yield Case((query[:, :1, :1], key[:, :1], value[:, :1]), sizes={"B": 2, "T": 7 + 2 * k, "d": 4}, note="one query")
 
 
 def rows_sum_to_one(case, got, want):
@@ -260,8 +263,9 @@ def use_heads(pair, x, num_heads, heads):
 
 
 def heads_cases(seed):
-    sizes = {"B": 2, "N": 5, "D": 12, "H": 3, "d": 4}
-    yield Case((numbers(seed, 2, 5, 12), 3, numbers(seed + 1, 2, 3, 5, 4)), sizes=sizes)
+    k = larger(seed)
+    sizes = {"B": 2, "N": 5 + k, "D": 12 + 3 * k, "H": 3, "d": 4 + k}
+    yield Case((numbers(seed, 2, 5 + k, 12 + 3 * k), 3, numbers(seed + 1, 2, 3, 5 + k, 4 + k)), sizes=sizes)
     sizes = {"B": 3, "N": 7, "D": 10, "H": 2, "d": 5}
     yield Case((numbers(seed, 3, 7, 10), 2, numbers(seed + 1, 3, 2, 7, 5)), sizes=sizes)
 
@@ -467,10 +471,11 @@ class CausalVariant(Variant):
 
 
 def layer_cases(seed):
-    for width, heads, side in ((12, 3, 2), (10, 2, 3)):
+    k = larger(seed)
+    for width, heads, side in ((12 + 3 * k, 3, 2), (10, 2, 3)):
         config = SiglipVisionConfig(hidden_size=width, num_attention_heads=heads, image_size=side * 4, patch_size=4,
                                     intermediate_size=8, num_hidden_layers=1, attention="eager")  # fmt: skip
-        batch, tokens = (2, 5) if width == 12 else (4, 7)
+        batch, tokens = (2, 5) if heads == 3 else (4, 7)
         sizes = {"B": batch, "N": tokens, "D": width, "H": heads, "d": width // heads}
         yield Case((numbers(seed, batch, tokens, width, scale=2.0),), (config,), sizes)
 

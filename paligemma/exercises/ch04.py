@@ -9,7 +9,7 @@ from ..modeling_siglip import (
     SiglipVisionConfig,
     SiglipVisionTransformer,
 )
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers, written_by_hand
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers, written_by_hand
 from .watching import picture, swap_task, trained
 
 # --- 04.1 --------------------------------------------------------------------------------------------------------
@@ -21,12 +21,13 @@ def layer_norm(x, weight, bias, eps=1e-6, axes=-1, correction=0):
 
 
 def norm_cases(seed):
-    weight, bias = numbers(seed + 20, 7), numbers(seed + 30, 7)
-    sizes = {"B": 2, "N": 5, "D": 7}
-    yield Case((numbers(seed, 2, 5, 7), weight, bias), sizes=sizes)
-    yield Case((numbers(seed, 2, 5, 7, scale=2.0, shift=3.0), weight, bias), sizes=sizes, note="about 3 on average")
-    yield Case((numbers(seed, 2, 5, 7, scale=1e-3), weight, bias), sizes=sizes, note="about 1e-3 in size")
-    yield Case((numbers(seed, 2, 5, 7), weight, bias, 0.5), sizes=sizes, note="eps = 0.5")
+    k = larger(seed)
+    weight, bias = numbers(seed + 20, 7 + k), numbers(seed + 30, 7 + k)
+    sizes = {"B": 2, "N": 5, "D": 7 + k}
+    yield Case((numbers(seed, 2, 5, 7 + k), weight, bias), sizes=sizes)
+    yield Case((numbers(seed, 2, 5, 7 + k, scale=2.0, shift=3.0), weight, bias), sizes=sizes, note="about 3 on average")
+    yield Case((numbers(seed, 2, 5, 7 + k, scale=1e-3), weight, bias), sizes=sizes, note="about 1e-3 in size")
+    yield Case((numbers(seed, 2, 5, 7 + k), weight, bias, 0.5), sizes=sizes, note="eps = 0.5")
 
 
 def show_norm(thing):
@@ -126,9 +127,14 @@ class NoBias(SiglipMLP):
 
 
 def mlp_cases(seed):
+    k = larger(seed)
     yield Case((numbers(seed, 2, 5, 6),), (config(),), {"B": 2, "N": 5, "D": 6, "wide": 10})
     yield Case((numbers(seed, 2, 5, 6, scale=3.0),), (config(),), {"B": 2, "N": 5, "D": 6, "wide": 10}, note="larger")
-    yield Case((numbers(seed, 3, 7, 4),), (config(4, 11),), {"B": 3, "N": 7, "D": 4, "wide": 11})
+    yield Case(
+        (numbers(seed, 3, 7 + k, 4 + 2 * k),),
+        (config(4 + 2 * k, 11),),
+        {"B": 3, "N": 7 + k, "D": 4 + 2 * k, "wide": 11},
+    )
 
 
 def show_mlp(kind):
@@ -274,8 +280,14 @@ class TupleAdded(Layer):
 
 
 def layer_cases(seed):
+    k = larger(seed)
     yield Case((numbers(seed, 2, 5, 6, scale=2.0),), (config(),), {"B": 2, "N": 5, "D": 6})
-    yield Case((numbers(seed, 3, 7, 4, shift=1.0),), (config(4, 11),), {"B": 3, "N": 7, "D": 4}, note="about 1")
+    yield Case(
+        (numbers(seed, 3, 7 + k, 4 + 2 * k, shift=1.0),),
+        (config(4 + 2 * k, 11),),
+        {"B": 3, "N": 7 + k, "D": 4 + 2 * k},
+        note="about 1",
+    )
 
 
 def zeroed_parts_make_it_the_identity(kind) -> Finding | None:
@@ -351,7 +363,8 @@ def sigmoid_loss(logits):
 
 
 def loss_cases(seed):
-    yield Case((numbers(seed, 5, 5, scale=2.0),), sizes={"n": 5})
+    k = larger(seed)
+    yield Case((numbers(seed, 5 + k, 5 + k, scale=2.0),), sizes={"n": 5 + k})
     yield Case((numbers(seed, 3, 3, scale=10.0, shift=-10.0),), sizes={"n": 3}, note="about -10, as at the start")
     far = 200 * torch.eye(4) - 100 + numbers(seed, 4, 4)
     yield Case((-far,), sizes={"n": 4}, note="very sure and wrong: 100 in size", tolerance=1e-4)
@@ -454,8 +467,11 @@ class LayersBackwards(Listing):
 
 
 def transformer_cases(seed):
+    k = larger(seed)
     yield Case((numbers(seed, 2, 3, 8, 8),), (config(layers=3),), {"B": 2, "N": 4, "D": 6})
-    yield Case((numbers(seed, 4, 3, 12, 12),), (config(10, 7, 2, 3),), {"B": 4, "N": 9, "D": 10})
+    yield Case(
+        (numbers(seed, 4 + k, 3, 12, 12),), (config(10 + 2 * k, 7, 2, 3),), {"B": 4 + k, "N": 9, "D": 10 + 2 * k}
+    )
 
 
 def show_features(kind):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from .tasks import Case, Mistake, Task, faults_left
+from .tasks import Case, Mistake, Task, faults_left, larger
 from .watching import practice, swap_task
 
 # --- 05.1 --------------------------------------------------------------------------------------------------------
@@ -68,14 +68,15 @@ def make_labels(input_ids, token_type_ids):
 
 
 def label_cases(seed):
+    k = larger(seed)
     ids = torch.randint(3, 90, (2, 7), generator=torch.Generator().manual_seed(seed))
     ids[0, 6], ids[1, 5], ids[1, 6] = 1, 1, 0  # EOS, and padding
     ids[0, 5] = 0  # an id like any other where the answer is: only the kinds say what is padding
     types = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 0]])
     yield Case((ids, types), sizes={"B": 2, "L": 7}, note="ids, and 1 where the answer is")
-    ids = torch.randint(3, 90, (3, 5), generator=torch.Generator().manual_seed(seed + 1))
-    ids[:, 0], ids[:, 4] = 0, 1  # padded on the left
-    yield Case((ids, torch.tensor([[0, 0, 0, 1, 1]] * 3)), sizes={"B": 3, "L": 5}, note="padded on the left")
+    ids = torch.randint(3, 90, (3, 5 + k), generator=torch.Generator().manual_seed(seed + 1))
+    ids[:, 0], ids[:, -1] = 0, 1  # padded on the left
+    yield Case((ids, torch.tensor([[0] * (3 + k) + [1, 1]] * 3)), sizes={"B": 3, "L": 5 + k}, note="padded on the left")
 
 
 def show_labels(thing):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..modeling_gemma import PaliGemmaMultiModalProjector
-from .tasks import Case, Finding, Found, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Found, Mistake, Task, faults_left, larger, numbers
 from .watching import swap_task
 
 IMAGE = 9  # the id of <image> in the toy vocabularies below
@@ -33,14 +33,16 @@ def merge(embeddings, image_features, is_image):
 
 
 def merge_cases(seed):
+    k = larger(seed)
     sizes = {"B": 2, "L": 7, "N": 3, "D": 5}
     ids = rows_of_ids(seed, "iiitttt", "ppiiitt")
     yield Case(
         (numbers(seed, 2, 7, 5), numbers(seed + 50, 2, 3, 5), ids == IMAGE), sizes=sizes, note="second row padded"
     )
-    ids = rows_of_ids(seed, "iiiitt", "iiiitt", "piiiit")
+    ids = rows_of_ids(seed, *(row + "t" * k for row in ("iiiitt", "iiiitt", "piiiit")))
     yield Case(
-        (numbers(seed, 3, 6, 2), numbers(seed + 60, 3, 4, 2), ids == IMAGE), sizes={"B": 3, "L": 6, "N": 4, "D": 2}
+        (numbers(seed, 3, 6 + k, 2 + k), numbers(seed + 60, 3, 4, 2 + k), ids == IMAGE),
+        sizes={"B": 3, "L": 6 + k, "N": 4, "D": 2 + k},
     )
     ids = rows_of_ids(seed, "iiiiiit")  # two pictures in one prompt
     yield Case((numbers(seed, 1, 7, 4), numbers(seed + 70, 2, 3, 4), ids == IMAGE), note="two pictures in one prompt")
@@ -152,7 +154,10 @@ def config(D_v: int, D: int):
 
 
 def projector_cases(seed):
-    yield Case((numbers(seed, 2, 3, 5),), (config(5, 7),), {"B": 2, "N": 3, "D_v": 5, "D": 7})
+    k = larger(seed)
+    yield Case(
+        (numbers(seed, 2, 3 + k, 5 + k),), (config(5 + k, 7 + k),), {"B": 2, "N": 3 + k, "D_v": 5 + k, "D": 7 + k}
+    )
     yield Case(
         (numbers(seed, 1, 4, 6, shift=2.0),), (config(6, 3),), {"N": 4, "D_v": 6, "D": 3}, note="about 2 on average"
     )
@@ -248,13 +253,15 @@ def embed_sequence(input_ids, table, image_features, image_token_index):
 
 
 def embed_cases(seed):
+    k = larger(seed)
     # Two rows of three places each are six: features are counted over the batch.
     sizes = {"B": 2, "L": 6, "N": 3, "D": 4}
     table = numbers(seed + 20, 9, 4)  # IMAGE = 9 lies outside
     yield Case((rows_of_ids(seed, "iiittt", "piiitt"), table, numbers(seed, 2, 3, 4), IMAGE), sizes=sizes,
                note="the id of <image> is outside the table")  # fmt: skip
-    table = numbers(seed + 30, 12, 9)
-    yield Case((rows_of_ids(seed, "iittttt"), table, numbers(seed, 1, 2, 9), IMAGE), sizes={"L": 7, "N": 2, "D": 9},
+    table = numbers(seed + 30, 12 + k, 9 + k)
+    yield Case((rows_of_ids(seed, "iittttt" + "t" * k), table, numbers(seed, 1, 2, 9 + k), IMAGE),
+               sizes={"L": 7 + k, "N": 2, "D": 9 + k},
                note="the id of <image> is in the table")  # fmt: skip
 
 
@@ -421,9 +428,10 @@ def next_token_logits(pieces, input_ids, pictures, token_type_ids, faults=()):
 
 
 def forward_cases(seed):
-    ids = rows_of_ids(seed, "iiitttt", "iiitttt")
-    types = torch.tensor([[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0, 1]])
-    sizes = {"B": 2, "L": 7, "N": 3, "D": 4}
+    k = larger(seed)
+    ids = rows_of_ids(seed, "iiitttt" + "t" * k, "iiitttt" + "t" * k)
+    types = torch.tensor([[0] * (5 + k) + [1, 1], [0] * (6 + k) + [1]])
+    sizes = {"B": 2, "L": 7 + k, "N": 3, "D": 4}
     yield Case((Pieces(seed), ids, numbers(seed, 2, 3, 3), types), sizes=sizes, note="an answer has begun")
     yield Case(
         (Pieces(seed + 5), ids, numbers(seed + 6, 2, 3, 3), torch.zeros_like(types)), sizes=sizes, note="prompt only"

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from ..kv_cache import KVCache
-from .tasks import Case, Finding, Found, Mistake, Task, numbers
+from .tasks import Case, Finding, Found, Mistake, Task, larger, numbers
 from .watching import swap_task
 
 # --- 11.1 --------------------------------------------------------------------------------------------------------
@@ -16,10 +16,11 @@ def probabilities(logits, temperature):
 
 
 def temperature_cases(seed):
+    k = larger(seed)
     sizes = {"B": 2, "V": 7}
     yield Case((numbers(seed, 2, 7), 1.0), sizes=sizes, note="temperature 1")
     yield Case((numbers(seed, 2, 7, scale=2.0), 0.5), sizes=sizes, note="temperature 0.5")
-    yield Case((numbers(seed, 3, 5), 2.5), sizes={"B": 3, "V": 5}, note="temperature 2.5")
+    yield Case((numbers(seed, 3 + k, 5 + k), 2.5), sizes={"B": 3 + k, "V": 5 + k}, note="temperature 2.5")
     yield Case(
         (numbers(seed, 2, 7, scale=30, shift=500.0), 0.7), sizes=sizes, note="logits of about 500", tolerance=1e-4
     )
@@ -86,9 +87,10 @@ def keep_nucleus(p, top_p):
 
 
 def nucleus_cases(seed):
+    k = larger(seed)
     # No probabilities that are alike, and no sums near the limit: rounding must not decide.
     generator = torch.Generator().manual_seed(90 + seed)
-    for B, V, top_p in ((2, 5, 0.7), (3, 7, 0.35), (2, 6, 0.93), (2, 4, 1.0)):
+    for B, V, top_p in ((2, 5, 0.7), (3 + k, 7 + k, 0.35), (2, 6, 0.93), (2, 4, 1.0)):
         rows = []
         while len(rows) < B:
             p = torch.randn(V, generator=generator).mul(1.5).softmax(0)
@@ -211,7 +213,8 @@ def fill(cache_class, steps, seed, batch_size=2, dtype=torch.float32):
 
 
 def cache_cases(seed):
-    yield Case(((5, 1, 1), seed), note="a prompt of 5 tokens, then two single ones")
+    k = larger(seed)
+    yield Case(((5 + k, 1, 1), seed), note=f"a prompt of {5 + k} tokens, then two single ones")
     yield Case(((3, 2, 1, 1), seed), note="3 tokens, 2, 1 and 1")
     yield Case(((1, 4), seed, 3), note="a batch of 3")
     yield Case(((2, 1), seed, 2, torch.bfloat16), note="dtype bfloat16")
@@ -350,8 +353,8 @@ CACHE = Task(
     reward=show_cache,
     extra=[allocated_once],
     mistakes=[
-        Mistake("moved on by every layer", "the place moves on in `update`, which each layer calls: the second layer "
-                "writes behind the first", [MovesInUpdate, MovesInFirst]),
+        Mistake("moved on by every layer", "`length` moves on in `update`, and the layers that come after write behind "
+                "the first: it moves once for all of them, in `advance`", [MovesInUpdate, MovesInFirst]),
         Mistake("dtype ignored", "the cache is not of the dtype that the constructor is given: bfloat16 was asked for",
                 IgnoresDtype),
         Mistake("never moved on", "the place does not move on: each token is written over the one before", NeverMoves),
@@ -418,11 +421,16 @@ def run_loop(loop, texts, prompt, max_new_tokens):
 
 
 def loop_cases(seed):
+    k = larger(seed)
     prompt = torch.tensor([[2, 7, 3], [2, 8, 3]])
     yield Case((((5, 6, 7, EOS), (9, EOS, 4, 4)), prompt, 8), sizes={"B": 2}, note="the second row ends first")
-    yield Case((((5, 6, 7, 8, 9), (4, 5, 4, 5, 4)), prompt, 3), sizes={"B": 2}, note="max_new_tokens = 3, no row ends")
+    yield Case(
+        (((5, 6, 7, 8, 9), (4, 5, 4, 5, 4)), prompt, 3 + k),
+        sizes={"B": 2},
+        note=f"max_new_tokens = {3 + k}, no row ends",
+    )
     yield Case((((EOS, 4), (EOS, 5)), prompt, 4), sizes={"B": 2}, note="both rows end at once")
-    yield Case((((5, EOS),), prompt[:1], 6), sizes={"B": 1}, note="one row")
+    yield Case((((5, EOS),), prompt[:1].repeat(1, 1 + k), 6 + k), sizes={"B": 1}, note="one row")
 
 
 def loop(finish=True, mask=True, feed_all=False, extra=False, drop_eos=False, any_row=False):

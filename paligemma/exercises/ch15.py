@@ -22,7 +22,7 @@ from ..modeling_gemma import (
 )
 from ..modeling_gemma2 import Gemma2Config, Gemma2DecoderLayer
 from . import watching
-from .tasks import Case, Mistake, Task, faults_left, numbers
+from .tasks import Case, Mistake, Task, faults_left, larger, numbers
 
 # --- 15.1 --------------------------------------------------------------------------------------------------------
 
@@ -271,13 +271,14 @@ def masked(s, allowed, low=-1e30):
 
 
 def attention_cases(seed):
-    sizes = {"B": 2, "H": 3, "L": 5, "T": 7, "d": 4}
-    allowed = torch.arange(7) <= torch.arange(5)[:, None] + 2
-    allowed = allowed.expand(2, 1, 5, 7).clone()
+    k = larger(seed)
+    sizes = {"B": 2, "H": 3, "L": 5, "T": 7 + k, "d": 4}
+    allowed = torch.arange(7 + k) <= torch.arange(5)[:, None] + 2
+    allowed = allowed.expand(2, 1, 5, 7 + k).clone()
     allowed[1, :, :, 0] = False  # padding in the second row
 
     def parts(dtype=torch.float32, scale=1.0):
-        shapes = ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 4))
+        shapes = ((2, 3, 5, 4), (2, 3, 7 + k, 4), (2, 3, 7 + k, 4))
         return tuple(numbers(seed + 40 * i, *shape, dtype=dtype, scale=scale) for i, shape in enumerate(shapes))
 
     yield Case((*parts(scale=2.0), allowed, 0.4, 2.0), sizes=sizes, note="a cap of 2")
@@ -429,12 +430,13 @@ FAULTS = {  # what can be observed of each, and its name
 
 
 def layer_cases(seed):
+    k = larger(seed)
     config = Gemma2Config(
         hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         head_dim=6, vocab_size=11, query_pre_attn_scalar=9, attn_logit_softcapping=3.0,
     )  # fmt: skip
     angles = GemmaRotaryEmbedding(6)
-    for B, L, shift, note in ((2, 5, 0.0, ""), (3, 4, 1.0, "about 1 on average")):
+    for B, L, shift, note in ((2, 5 + k, 0.0, ""), (3, 4, 1.0, "about 1 on average")):
         x = numbers(seed, B, L, 12, scale=2.0, shift=shift)
         types = torch.ones(B, L, dtype=torch.long)
         mask = additive_mask(make_attn_mask(types, types), torch.float32)
@@ -501,10 +503,11 @@ def windowing(rule):
 
 
 def window_cases(seed):
-    place, first = torch.arange(9), seed % 2
-    sizes = {"B": 2, "L": 9}
+    k = larger(seed)
+    place, first = torch.arange(9 + k), seed % 2
+    sizes = {"B": 2, "L": 9 + k}
     types = place >= torch.tensor([[4 + first], [5]])
-    for window in (2, 3, 4):
+    for window in (2, 3, 4 + k):
         yield Case((types, window), sizes=sizes, note=f"window of {window}")
     yield Case((types, 100), sizes=sizes, note="a window longer than the text")
     yield Case((place[None, :7] >= 6 - first, 1), sizes={"L": 7}, note="window of 1")

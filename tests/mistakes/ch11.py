@@ -511,7 +511,7 @@ class _:
         self.length += new_tokens
 
 
-@wrong("11.3", "moved on in update")
+@wrong("11.3", "moved on by every layer")
 class _:
     """Counts in layer 0, as transformers' DynamicCache does."""
 
