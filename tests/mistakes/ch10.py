@@ -210,7 +210,7 @@ def _(input_ids, table, image_features, image_token_index):
     patches = image_features.reshape(-1, D)
     mask = input_ids == image_token_index
     if len(patches) != mask.sum():
-        raise ValueError(f"{int(is_image.sum())} <image> tokens, {image_features.shape[:2].numel()} features")
+        raise ValueError(f"{int(mask.sum())} places, {len(patches)} features")
     rows, used = [], 0
     for b in range(B):
         for t in range(L):
