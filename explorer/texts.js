@@ -19,7 +19,7 @@ const TEXTS = {
     drawing: "Drawing with {count} items", add_shape: "Add a {shape}", colour: "Colour", colours: "Colours", shapes: "Shapes",
     pencil: "Pencil", pencil_help: "Draw a line by hand. The model has never seen one: watch what it makes of it.",
     new_scene: "New scene", undo: "Undo", clear: "Empty the picture", remove: "Delete", photo: "Own picture",
-    larger: "Larger", smaller: "Smaller", turn: "Turn", scene_number: "Scene {number} of the course",
+    larger: "Larger", smaller: "Smaller", turn: "Turn", scene: "Scene", scene_number: "Scene {number} of the course",
     photo_note: "Your picture “{name}” stays on this computer. This model has seen nothing but flat coloured shapes, so it describes any photograph in those words.",
     line_note: "Lines drawn by hand lie outside the model's little world. What it says about them is a guess.",
     sees: "What the model sees", sees_note: "{size} × {size} pixels, resized as by the package's processor",
@@ -37,6 +37,7 @@ const TEXTS = {
     true_scene: "In the picture: {names}.", true_none: "Nothing is in the picture.",
     found_box: "{label}: box from {x1} %, {y1} % to {x2} %, {y2} % (left, top to right, bottom)",
     found_iou: "overlap with the true box {iou} of 1 (IoU)",
+    outside: "Token {id} is not among the {count} of the model's embedding table, expected a smaller number: config.json and tokenizer.json do not belong together.",
     stopped: "Stopped after {count} tokens.",
 
     way: "The way through the model", way_note: "Open a part. Whatever you choose in one part, a patch or a token, is shown in the others.",
@@ -115,7 +116,7 @@ const TEXTS = {
     drawing: "항목 {count}개가 있는 그림", add_shape: "{shape} 추가", colour: "색", colours: "색", shapes: "도형",
     pencil: "연필", pencil_help: "손으로 선을 그립니다. 모델은 선을 본 적이 없습니다. 무엇이라고 하는지 보세요.",
     new_scene: "새 장면", undo: "되돌리기", clear: "그림 비우기", remove: "삭제", photo: "내 그림",
-    larger: "크게", smaller: "작게", turn: "회전", scene_number: "강좌의 장면 {number}",
+    larger: "크게", smaller: "작게", turn: "회전", scene: "장면", scene_number: "강좌의 장면 {number}",
     photo_note: "그림 “{name}”은(는) 이 컴퓨터에만 있습니다. 이 모델은 단색 도형만 보고 배웠으므로 어떤 사진이든 그 단어들로 설명합니다.",
     line_note: "손으로 그린 선은 모델의 작은 세계 밖에 있습니다. 선에 대한 답은 추측입니다.",
     sees: "모델이 보는 그림", sees_note: "{size} × {size} 픽셀, 패키지의 프로세서와 똑같이 크기를 바꿈",
@@ -133,6 +134,7 @@ const TEXTS = {
     true_scene: "그림에 있는 것: {names}.", true_none: "그림에 아무것도 없습니다.",
     found_box: "{label}: 상자 {x1} %, {y1} % 에서 {x2} %, {y2} % 까지 (왼쪽, 위에서 오른쪽, 아래)",
     found_iou: "실제 상자와 겹침 {iou} (IoU, 최대 1)",
+    outside: "토큰 {id}은(는) 모델의 임베딩 표에 있는 {count}개에 들지 않습니다. config.json과 tokenizer.json이 서로 맞는지 확인하세요.",
     stopped: "토큰 {count}개에서 멈췄습니다.",
 
     way: "모델을 지나는 길", way_note: "한 부분을 열어 보세요. 한 곳에서 고른 패치나 토큰이 다른 곳에도 보입니다.",
