@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..checking import Finding, examine
+from ..checking import examine
+from ..tasks import Finding
 from . import locate, standins
 from .files import WANTED, Found, Workspace, explain
 from .modules import Maker
@@ -222,10 +223,10 @@ class Comparison:
         if finding is None:  # examine tolerates a little more: describe it as it was seen
             finding = Finding("values", "the numbers differ slightly", "")
         line, text = self.place(part, found, failing, span, finding)
-        means = finding.means
+        means = finding.explanation
         if not means and line > span[1]:
             means = "all values made before occur in the course's computation; what this line makes does not"
-        saw = re.sub(r",? ?Sizes", "", finding.saw)
+        saw = re.sub(r",? ?Sizes", "", finding.observed)
         saw = re.sub(r"your code raised an error in .*?, line \d+:\n.*\n", "", saw)  # the line is shown already
         return Result(state="wrong", name=finding.name, line=line, text=text, saw=saw, means=means, **base)
 

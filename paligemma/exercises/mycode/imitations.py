@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ... import modeling_gemma as gemma
 from ... import modeling_siglip as siglip
-from ..checking import Mistake
+from ..tasks import Mistake
 from . import standins
 
 # --- the image encoder -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from PIL import Image
 from ... import modeling_gemma as gemma
 from ... import modeling_siglip as siglip
 from ... import processing_paligemma as processing
-from ..checking import Case, Mistake, Task, find_task, numbers
+from ..tasks import Case, Mistake, Task, find_task, numbers
 from . import calls, imitations, standins
 from .calls import Sizes
 from .modules import Maker, new_cache
