@@ -95,6 +95,7 @@ function show_picture() {
   $("picture-note").textContent = photo ? t("photo_note", { name: photo.name }) : t("line_note");
   $("item-tools").hidden = state.selected === null;
   $("pencil").setAttribute("aria-pressed", state.pencil);
+  if (document.activeElement !== $("scene")) $("scene").value = state.scene ?? "";
   for (const radio of $("colours").children) {
     radio.setAttribute("aria-checked", radio.dataset.colour === state.colour);
     radio.tabIndex = radio.dataset.colour === state.colour ? 0 : -1;
@@ -148,7 +149,8 @@ function show_overlay() {
     const [y1, x1, y2, x2] = item.box.map((edge) => edge * CANVAS), chosen = index === state.selected;
     const group = make("g", { class: chosen ? "item chosen" : "item", tabindex: 0, role: "button", "aria-pressed": chosen, "data-index": index, "aria-label": word(item_name(item)) });
     group.append(make("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: "hit" }));
-    group.append(make("rect", { x: x1 - 4, y: y1 - 4, width: x2 - x1 + 8, height: y2 - y1 + 8, rx: 4, class: "frame" }));
+    const rim = 4 + ((item.width ?? 0) * CANVAS) / 2; // a line is thicker than the points that make it
+    group.append(make("rect", { x: x1 - rim, y: y1 - rim, width: x2 - x1 + 2 * rim, height: y2 - y1 + 2 * rim, rx: 4, class: "frame" }));
     if (chosen) {
       for (const [corner, x, y] of [["nw", x1, y1], ["ne", x2, y1], ["sw", x1, y2], ["se", x2, y2]]) {
         group.append(make("circle", { cx: x, cy: y, r: 10, class: `handle ${corner}`, "data-corner": corner }));
@@ -188,6 +190,7 @@ function told_place(item) {
 function add_item(shape) {
   const side = (Math.random() < 0.5 ? 14 : 24) / 64, { items } = state.picture;
   const rgb = hex(WORLD.colours[state.colour]);
+  state.pencil = false;
   change(() => {
     items.push({ shape, colour: state.colour, rgb, box: free_box(items, side), angle: 0 });
     state.selected = items.length - 1;
@@ -201,6 +204,7 @@ function remove_item(index) {
     state.picture.items.splice(index, 1);
     state.selected = null;
   });
+  ($("overlay").querySelector("[data-index]") ?? $("shapes").firstChild).focus({ preventScroll: true });
   say(t("removed", { name }));
 }
 
@@ -343,6 +347,11 @@ function start_picture() {
     $("colours").querySelector('[aria-checked="true"]').focus();
   });
   $("new-scene").onclick = () => load_scene(Math.floor(Math.random() * WORLD.scenes.length));
+  $("scene").max = WORLD.scenes.length - 1;
+  $("scene").onchange = () => {
+    const number = Number($("scene").value);
+    if (Number.isInteger(number) && number >= 0) load_scene(number);
+  };
   $("undo").onclick = undo;
   $("pencil").onclick = () => {
     Object.assign(state, { pencil: !state.pencil, selected: null });
@@ -456,6 +465,17 @@ function with_faults(faults) {
 async function ask() {
   clearTimeout(timer);
   if (!explorer.model) return null;
+  try {
+    return await answer_in_view();
+  } catch (error) {
+    $("answer-text").textContent = error.message;
+    $("answer-card").removeAttribute("aria-busy");
+    say(error.message);
+    return null;
+  }
+}
+
+async function answer_in_view() {
   const number = ++asked, { model, processor } = explorer;
   $("answer-card").setAttribute("aria-busy", "true");
   if (!explorer.run) $("answer-text").textContent = t("thinking");
@@ -464,8 +484,9 @@ async function ask() {
   const started = performance.now();
   const inputs = processor.forward(state.prompt, picture_pixels($("drawing"), state.picture));
   const run = { prompt: state.prompt, inputs, steps: [], ids: [], boxes: [], masks: [], edges: {}, first: 0, rest: 0, model, forced: [...state.forced] };
-  const too_many = inputs.input_ids.findIndex((id) => id >= model.config.text_config.vocab_size && id !== model.config.image_token_index);
-  if (too_many >= 0) throw new Error(`token ${inputs.input_ids[too_many]} is not in the embedding table`);
+  const { vocab_size } = model.config.text_config, { image_token_index } = model.config;
+  const outside = [...inputs.input_ids, ...state.forced].find((id) => id >= vocab_size && id !== image_token_index);
+  if (outside !== undefined) throw new Error(t("outside", { id: outside, count: vocab_size }));
   let computing = 0;
   let at = started;
   for (const step of generate_tokens(model, inputs, MAX_NEW_TOKENS, state.forced)) {
@@ -485,7 +506,7 @@ async function ask() {
   run.rate = run.steps.length > 1 ? (1000 * (run.steps.length - 1)) / computing : null;
   run.done = true;
   $("answer-card").removeAttribute("aria-busy");
-  if (!state.faults.length && !state.forced.length) explorer.whole = { prompt: run.prompt, text: run.text, picture: picture_to_text(state.picture) };
+  if (!state.faults.length && !state.forced.length) explorer.whole = { prompt: run.prompt, text: run.text, ids: run.ids, picture: picture_to_text(state.picture) };
   choose_first_token();
   choose_first_head();
   show_answer(true);
@@ -532,7 +553,8 @@ function show_answer(finished) {
   show_overlay();
   if (!finished) return;
   const names = state.picture.items.filter((item) => item.shape !== "line").map((item) => word(item_name(item)));
-  $("truth").textContent = state.picture.photo ? "" : names.length ? t("true_scene", { names: names.join(", ") }) : t("true_none");
+  const unknown = state.picture.photo || names.length < state.picture.items.length; // nobody says what is on it
+  $("truth").textContent = unknown ? "" : names.length ? t("true_scene", { names: names.join(", ") }) : t("true_none");
   const speed = run.rate ? t("speed", { first: Math.round(run.first), rate: Math.round(run.rate) }) : t("speed_one", { first: Math.round(run.first) });
   $("speed").textContent = (answered_fully() ? "" : t("stopped", { count: run.ids.length }) + " ") + speed;
   const banner = $("broken-banner");
@@ -952,6 +974,14 @@ function outcome_of(run) {
   return run.text === explorer.whole?.text ? "same" : "other";
 }
 
+/** Mean negative log probability of these answer tokens: what training minimises, finer than the words. */
+function answer_loss({ model, processor }, ids) {
+  const inputs = processor.forward(state.prompt, picture_pixels($("drawing"), state.picture));
+  let sum = 0;
+  for (const { id, logits } of generate_tokens(model, inputs, ids.length, ids)) sum -= Math.log(softmax(Float64Array.from(logits))[id]);
+  return sum / ids.length;
+}
+
 async function break_it(fault, expected) {
   if (explorer.whole?.prompt !== state.prompt || explorer.whole?.picture !== picture_to_text(state.picture)) {
     set_faults([]);
@@ -961,7 +991,8 @@ async function break_it(fault, expected) {
   set_faults([fault]);
   const run = await ask();
   if (!run) return;
-  explorer.predictions[fault] = { expected, outcome: outcome_of(run), before: explorer.whole.text, after: run.text };
+  const loss = { before: answer_loss(with_faults([]), explorer.whole.ids), after: answer_loss(explorer, explorer.whole.ids) };
+  explorer.predictions[fault] = { expected, outcome: outcome_of(run), before: explorer.whole.text, after: run.text, loss };
   show_faults();
   const { outcome } = explorer.predictions[fault];
   say(t("happened", { expected: t(`predict_${expected}`), outcome: t(`predict_${outcome}`) }));
@@ -991,7 +1022,8 @@ function show_faults() {
     if (on) {
       if (told) {
         block.append(element("p", { class: "verdict", text: t("happened", { expected: t(`predict_${told.expected}`), outcome: t(`predict_${told.outcome}`) }) + " " + t(told.expected === told.outcome ? "right" : "wrong") }),
-          element("dl", {}, element("dt", { text: t("before") }), element("dd", { text: told.before.trim() || "–", lang: "en" }), element("dt", { text: t("after_fault") }), element("dd", { text: told.after.trim() || "–", lang: "en" })));
+          element("dl", {}, element("dt", { text: t("before") }), element("dd", { text: told.before.trim() || "–", lang: "en" }), element("dt", { text: t("after_fault") }), element("dd", { text: told.after.trim() || "–", lang: "en" })),
+          element("p", { class: "why", text: t("loss", { before: told.loss.before.toFixed(3), after: told.loss.after.toFixed(3) }) }));
       }
       block.append(element("button", { type: "button", text: t("mend_one"), onclick: mend }));
     } else {
@@ -1098,7 +1130,7 @@ function read_address() {
     state.scene = Number.isInteger(scene) && scene >= 0 ? scene % WORLD.scenes.length : 0;
     state.picture = stored_scene(state.scene);
   }
-  state.prompt = values.get("prompt") ?? "caption en";
+  state.prompt = (values.get("prompt") ?? "caption en").slice(0, $("prompt").maxLength);
   state.token = numbers("token")[0] ?? null;
   const [layer_chosen = null, head_chosen = null, patch = null] = numbers("at");
   Object.assign(state, { layer: layer_chosen, head: head_chosen, patch });

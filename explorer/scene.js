@@ -68,7 +68,11 @@ function picture_pixels(canvas, picture) {
   const { width, height } = source;
   const rgba = source.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, width, height).data;
   const data = new Uint8ClampedArray(width * height * 3);
-  for (let i = 0; i < width * height; i++) data.set(rgba.subarray(4 * i, 4 * i + 3), 3 * i);
+  for (let i = 0, from = 0, to = 0; i < width * height; i++, from++) {
+    data[to++] = rgba[from++];
+    data[to++] = rgba[from++];
+    data[to++] = rgba[from++]; // the fourth, opacity, is always full
+  }
   return { width, height, channels: 3, data };
 }
 

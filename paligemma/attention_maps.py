@@ -20,12 +20,13 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The attention modules of a model by name, in order: those whose setting `attention` is "sdpa" or "eager".
 
     A module of a learner's own may have an attribute `attention` of another kind, its attention layer for instance;
-    that is not one. Raises TypeError for what is no module, such as the fast form of a model.
+    that is not one. The fast forms of a model (paligemma.speed) have those of the model they hold. Raises TypeError
+    for what has no modules.
     """
-    if not isinstance(model, nn.Module):
+    if not hasattr(model, "named_modules"):
         raise TypeError(
-            f"the model is a {type(model).__name__}, expected a torch.nn.Module: its attention weights can be had from "
-            "the model that load_pretrained gave"
+            f"the model is a {type(model).__name__}, expected a torch.nn.Module, such as the model that "
+            "load_pretrained gives"
         )
     modules = model.named_modules()
     return {name: module for name, module in modules if isinstance(getattr(module, "attention", None), str)}

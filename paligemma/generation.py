@@ -38,8 +38,9 @@ def generate(
 
     Raises ValueError for settings out of range, and what the processor raises for pictures and prompts.
     """
-    if not isinstance(text, str) and (isinstance(images, Image.Image) or len(images) == 1):
-        images = ([images] if isinstance(images, Image.Image) else list(images)) * len(text)
+    rows = [images] if isinstance(images, Image.Image) else images
+    if isinstance(text, (list, tuple)) and isinstance(rows, (list, tuple)) and len(rows) == 1:
+        images = list(rows) * len(text)
     inputs = processor(text=text, images=images)
     rows = [[] for _ in inputs["input_ids"]]
     probabilities = [[] for _ in rows]

@@ -23,6 +23,7 @@ IMAGENET_STANDARD_MEAN = (0.5, 0.5, 0.5)  # not ImageNet's: half of the range, s
 IMAGENET_STANDARD_STD = (0.5, 0.5, 0.5)
 
 IMAGE_TOKEN = "<image>"
+LONGEST_PADDING = 1_000_000  # tokens; no model reads as many, and a row of more would not fit into memory
 TWELVE_BITS = 4095  # cameras and scanners of 12 bits store their numbers in 16-bit files
 
 
@@ -361,6 +362,10 @@ class PaliGemmaProcessor:
         """To how many tokens the rows are padded at least."""
         lengths = {len(prefix) + len(suffix) for prefix, suffix in rows}
         if padding == "max_length":
+            if limit is not None and limit > LONGEST_PADDING:
+                raise ValueError(
+                    f"max_length is {limit} and padding 'max_length', expected at most {LONGEST_PADDING} tokens"
+                )
             return limit or 0
         if padding is False or padding == "do_not_pad":
             if len(lengths) > 1:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from reference import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from paligemma.checkpoint import canonical_name
 from paligemma.kv_cache import KVCache
 from paligemma.modeling_gemma import PaliGemmaConfig
 from paligemma.published import PUBLISHED
@@ -78,15 +80,59 @@ def test_reading_a_matrix_reads_all_of_it():
     assert abs(total - weights.double().sum().item()) < 0.05
 
 
-def test_generation_is_timed_token_by_token():
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}])
+def test_generation_is_timed_token_by_token(sampling):
     config = small_config()
     ours, theirs = benchmark.make_models(config, torch.float32)
-    ours.config.eos_token_id = -1
     inputs = benchmark.make_inputs(config, 1)
-    for model in (ours, theirs):
-        times = benchmark.time_generation(model, inputs, 5)
-        assert len(times) == 5 and all(seconds > 0 for seconds in times)
-        assert len(benchmark.time_steps(model, config, 2, 30, 4)) == 3
+    with benchmark.never_stop(ours):
+        for way in benchmark.make_ways(ours, theirs, torch.float32):
+            times = benchmark.time_generation(way, inputs, 5, **sampling)
+            assert len(times) == 5 and all(seconds > 0 for seconds in times)
+            if way.steps and not sampling:
+                assert len(benchmark.time_steps(way, config, 2, 30, 4)) == 3
+    assert ours.config.eos_token_id == 1
+
+
+def test_sampling_is_the_same_question_to_both(monkeypatch):
+    """transformers' defaults (top_k 50) must not slip in where ours has no limit."""
+    config = small_config()
+    ours, theirs = benchmark.make_models(config, torch.float32)
+    asked = []
+    monkeypatch.setattr(type(theirs), "generate", lambda self, **options: asked.append(options))
+    way = benchmark.best_peer(benchmark.make_ways(ours, theirs, torch.float32))
+    for sampling in benchmark.SAMPLING.values():
+        benchmark.time_generation(way, {}, 5, **sampling)
+    assert [options["do_sample"] for options in asked] == [False, True, True, True]
+    assert [options.get("top_k") for options in asked] == [None, 0, 50, 0]
+    assert [options.get("top_p") for options in asked] == [None, 1.0, 1.0, 0.9]
+
+
+@pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
+@pytest.mark.parametrize("pictures, questions", [(2, 3), (3, 1)])
+def test_training_steps_have_the_same_loss_and_gradients(text_model, pictures, questions):
+    config = small_config(text_model)
+    ours, theirs = benchmark.make_models(config, torch.float32)
+    losses = benchmark.training_losses(ours, theirs, config, pictures, questions)
+    (our_loss, their_loss) = (function() for function in losses.values())
+    assert_close(our_loss, their_loss)
+    our_loss.backward()
+    their_loss.backward()
+    gradients = dict(ours.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        assert_close(gradients[canonical_name(name)].grad, parameter.grad)
+
+
+def test_a_training_step_changes_no_weight():
+    """Both models hold the same weights: what one learned, the other would start from."""
+    config = small_config()
+    ours, theirs = benchmark.make_models(config, torch.float32)
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    losses = benchmark.training_losses(ours, theirs, config, 2, 2)
+    for model, loss in zip((ours, theirs), losses.values(), strict=True):
+        benchmark.training_step(model, loss)()
+        assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ours.state_dict().items())
 
 
 def test_quick_run_prints_and_writes_everything(tmp_path, capsys):
@@ -97,6 +143,9 @@ def test_quick_run_prints_and_writes_everything(tmp_path, capsys):
     results = json.loads((tmp_path / "tiny-float32.json").read_text(encoding="utf-8"))
     works = {row["work"] for row in results["rows"]}
     assert {"decode, batch 1", "one step, 3000 tokens in the cache", "one step, batch 8, 300 tokens"} <= works
+    assert {f"decode, batch 1, {kind}" for kind in benchmark.SAMPLING} <= works
+    assert "prefill of 4 prompts about one picture" in works
+    assert sum(work.startswith("training step of") for work in works) == 2
     for row in results["rows"]:
         assert 0 < row["low"] <= row["median"] <= row["high"]
         assert (row["times_peer"] is None) == row["way"].startswith("transformers")
@@ -118,19 +167,25 @@ def test_as_many_rounds_as_were_asked_for(monkeypatch, rounds, taken):
     monkeypatch.setattr(benchmark, "shape_config", lambda name: small_config())
     limits = benchmark.Limits
     monkeypatch.setattr(benchmark, "Limits", lambda config, dtype, _, device: limits(config, dtype, 1, device))
-    monkeypatch.setattr(
-        benchmark,
-        "time_loading",
-        lambda *_: {
-            "file bytes": 1,
-            **dict.fromkeys(("ours", "transformers"), [{"loaded": 1.0, "ready": 1.0, "peak": None}]),
-        },
-    )
+    loading = dict.fromkeys(("ours", "transformers"), [{"loaded": 1.0, "ready": 1.0, "peak": None}])
+    monkeypatch.setattr(benchmark, "time_loading", lambda *_: {"file bytes": 1, **loading})
+    monkeypatch.setattr(benchmark, "report_training", lambda *_: None)
     rows = benchmark.run("3b", "float32", rounds)["rows"]
-    assert {row["count"] for row in rows if row["work"].startswith("prefill")} == {taken}
+    assert {row["count"] for row in rows if row["work"].startswith("prefill, ")} == {taken}
 
 
-@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "0"], ["--shape", "7b"]])
+def test_processor_time_leaves_out_what_others_do(monkeypatch):
+    seen = []
+    monkeypatch.setattr(benchmark, "clock", benchmark.clock)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(benchmark, "run", lambda *_: seen.append(benchmark.take_turns({"wait": sleep}, 2)["wait"]))
+    sleep = partial(time.sleep, 0.05)
+    benchmark.main(["--threads", "1", "--cpu-time"])
+    benchmark.main(["--threads", "1"])
+    assert max(seen[0]) < 0.04 < min(seen[1])
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--threads", "0"], ["--shape", "7b"], ["--cpu-time"]])
 def test_bad_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         benchmark.main(arguments)

@@ -25,7 +25,7 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
 START = "--LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb"  # as in the Makefile and the README
-MADE = {"docs/figures.md", "docs/explorer/index.html"}  # by `make site` alone
+MADE = {"docs/figures.md", "explorer/index.html"}  # by `make site` alone
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?!https?:|#|mailto:|attachment:)([^)#\s]+)")
 MINUTES = 60_000  # playwright counts in milliseconds
 
@@ -238,6 +238,24 @@ def test_site_says_what_each_figure_shows_and_leaves_solutions_out_of_the_search
     assert not any("Solutions" in title for title in titles)
     solution = (site / "notebooks" / "solutions" / "06_rmsnorm.html").read_text(encoding="utf-8")
     assert "Solutions:" in solution
+
+
+def test_excerpts_of_the_search_are_of_the_text(page, site):
+    """Over HTTP, since a page from a file may fetch no other page."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(site)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        port = re.search(r"port (\d+)", server.stdout.readline())[1]
+        page.goto(f"http://127.0.0.1:{port}/search.html?q=RoPE")
+        page.locator("ul.search li p.context").nth(3).wait_for(timeout=MINUTES)
+        excerpts = page.locator("ul.search li p.context").all_inner_texts()
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert excerpts and not any("Settings" in text or "Contents" in text for text in excerpts), excerpts
+    assert page.wrong == []
 
 
 def test_no_page_scrolls_sideways_on_a_phone(page, site):

@@ -20,7 +20,7 @@ from torch._dynamo.testing import CompileCounter
 from paligemma import KVCache
 from paligemma.generation import generate_tokens
 from paligemma.modeling_gemma import make_attn_mask
-from paligemma.speed.compiled import compile_for_decode, step_mask
+from paligemma.speed.compiled import capture, capture_for_decode, compile_for_decode, step_mask
 from paligemma.speed.fast import find_compiler
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own, on import
@@ -93,3 +93,87 @@ def test_bad_input_is_refused():
     compiled(torch.tensor([[5], [6]]), kv_cache=kv_cache)
     with pytest.raises(ValueError, match="the cache is full"):
         compiled(torch.tensor([[5], [6]]), kv_cache=kv_cache)
+
+
+# ------------------------------------------- CUDA graphs, on the CPU: everything but the graph itself is the same there
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("name", ALL_SHAPES)
+def test_a_captured_step_gives_the_logits_of_transformers(name, padding_side):
+    ours, theirs = make_pair(ALL_SHAPES[name])
+    inputs = make_inputs(ALL_SHAPES[name], padding_side)
+    suffix = torch.randint(4, 300, (len(PROMPTS), 7), generator=torch.Generator().manual_seed(1))
+    logits, kv_cache = decode_all(capture_for_decode(ours), inputs, suffix)
+    assert kv_cache.num_items() == inputs["input_ids"].shape[1] + 7
+    assert_close(logits, logits_of_transformers(theirs, inputs, suffix))
+
+
+def test_answers_that_take_turns_do_not_disturb_each_other():
+    """They share the graph's memory: each gets what it would have got alone, also in inference mode and out of it."""
+    ours, _ = make_pair(shape())
+    captured = capture_for_decode(ours)
+    inputs = [make_inputs(shape(), prompts=[prompt]) for prompt in PROMPTS]
+    length = max(batch["input_ids"].shape[1] for batch in inputs)
+    caches = [KVCache(ours.config.text_config, 1, length + 4) for _ in inputs]
+    with torch.inference_mode():
+        logits = [captured(**batch, kv_cache=cache).logits for batch, cache in zip(inputs, caches, strict=True)]
+    expected = [list(generate_tokens(ours, batch, 4)) for batch in inputs]
+    for step in range(4):
+        with torch.no_grad() if step % 2 else torch.inference_mode():
+            for row, cache in enumerate(caches):
+                token = logits[row][:, -1].argmax(-1)
+                assert token.tolist() == expected[row][step].tolist()
+                types = torch.cat([inputs[row]["token_type_ids"], torch.ones(1, step + 1, dtype=torch.int64)], dim=1)
+                logits[row] = captured(token[:, None], None, torch.ones_like(types), types, kv_cache=cache).logits
+    assert list(captured.captured) == [(1, length + 4)]
+
+
+def test_captured_steps_by_size():
+    """Another batch size or cache size: another graph; the same again: the same graph. Logits stay as they were."""
+    ours, _ = make_pair(shape())
+    captured, kept = capture_for_decode(ours), []
+    for rows, room in ((1, 3), (2, 3), (1, 5), (1, 3)):
+        inputs = make_inputs(shape(), prompts=PROMPTS[:rows])
+        tokens = list(generate_tokens(captured, inputs, room))
+        assert torch.equal(torch.stack(tokens), torch.stack(list(generate_tokens(ours, inputs, room))))
+        cache = KVCache(ours.config.text_config, 1, 4)
+        kept.append([captured(torch.tensor([[token]]), kv_cache=cache).logits for token in (5, 6)])
+    assert len(captured.captured) == 4
+    assert not torch.equal(kept[0][0], kept[0][1]) and torch.equal(kept[0][0], kept[3][0])
+
+
+def test_capturing_follows_the_manual(monkeypatch):
+    """Three runs on a stream of its own, both streams waiting for each other, then the graph: in this order."""
+    calls = []
+
+    class Stream:
+        def __init__(self, name="side"):
+            self.name = name
+
+        def wait_stream(self, other):
+            calls.append(f"{self.name} waits for {other.name}")
+
+    class Block:
+        def __init__(self, what):
+            self.what = what
+
+        def __enter__(self):
+            calls.append(f"enter {self.what}")
+
+        def __exit__(self, *_):
+            calls.append(f"leave {self.what}")
+
+    class Graph:
+        def replay(self):
+            calls.append("replay")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("current"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: Block(stream.name))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: Block("graph"))
+    replay, output = capture(lambda: calls.append("run") or "output", torch.device("cuda"))
+    replay()
+    warm_up = ["side waits for current", "enter side", "run", "run", "run", "leave side", "current waits for side"]
+    assert calls == [*warm_up, "enter graph", "run", "leave graph", "replay"] and output == "output"

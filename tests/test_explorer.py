@@ -40,16 +40,19 @@ from paligemma import (
     record_attention,
     save_pretrained,
 )
+from paligemma.__main__ import main as main_of_paligemma
 from paligemma.attention_maps import ablate_head, box_patches, share_inside
 from paligemma.generation import generate_tokens
 from paligemma.locations import box_iou, parse_detections
+from paligemma.modeling_gemma2 import Gemma2Config
 from paligemma.segmentation import load_mask_tokenizer
 from paligemma.swap import swap
-from paligemma.visualize.explorer import write_explorer
+from paligemma.visualize import explorer
+from paligemma.visualize.explorer import FILES, write_explorer
 from paligemma.world.evaluation import RENDERERS, make_questions
 from paligemma.world.scenes import SHAPES, _outline, caption_is_true, draw, make_scene, shape_mask
 
-LOGITS, ATTENTION, PIXELS = 1e-3, 1e-4, 1 / 255  # the largest differences that are allowed
+LOGITS, ATTENTION, PIXELS = 1e-4, 2e-5, 1 / 255  # the largest differences that are allowed; 1.4e-5 and 3.5e-6 were seen
 TOKENS = 64  # at most, of an answer
 SCENES = 24  # of the comparison, each drawn by both renderers and asked one task
 
@@ -161,6 +164,7 @@ def compare(page, model, processor, image: Image.Image, prompt: str) -> dict[str
 
 
 def within_limits(worst: dict[str, float]) -> None:
+    print({name: f"{value:.1e}" for name, value in worst.items()})
     assert worst["pixels"] <= PIXELS + 1e-6, worst
     assert worst["logits"] <= LOGITS, worst
     assert max(worst["attention"], worst["encoder"]) <= ATTENTION, worst
@@ -194,7 +198,6 @@ def test_page_and_package_agree(lab, tiny):
         chosen.append(next((row for row in mine if row[1] == task), mine[0]))
     assert {row[1] for row in chosen} == set(tasks) and len(tasks) == 11
     worst = worst_of(chosen, lab, *tiny, scenes, ["own", "vector"] * SCENES)
-    print({name: f"{value:.1e}" for name, value in worst.items()})
     within_limits(worst)
 
 
@@ -386,9 +389,9 @@ def test_each_fault_is_the_package_s_fault(lab, tiny):
     assert set(lab.evaluate("Object.keys(FAULTS)")) == set(cases) - {""}
     for fault, expected in cases.items():
         difference = (page_logits(fault, (2, 1)) - expected).abs().max().item()
-        assert difference <= LOGITS, f"{fault}: {difference}"
+        assert difference <= 1e-3, f"{fault}: {difference}"  # without the scale, scores are large and roundings too
         if fault:
-            assert (expected - cases[""]).abs().max() > 10 * LOGITS, f"{fault} changes nothing"
+            assert (expected - cases[""]).abs().max() > 0.01, f"{fault} changes nothing"
 
 
 def test_shapes_are_those_of_the_little_world(lab):
@@ -440,10 +443,49 @@ def test_model_of_other_sizes(dtype, browser, tiny, tmp_path):
     context.close()
 
 
-def test_writing_refuses_what_the_page_cannot_show(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        write_explorer(tmp_path / "page", tmp_path / "nowhere")
+def test_command_writes_the_page(tmp_path, capsys):
+    assert main_of_paligemma(["explore", "--output", str(tmp_path / "page")]) == 0
+    assert f"Wrote {tmp_path / 'page' / 'index.html'}" in capsys.readouterr().out
+    page = tmp_path / "page"
+    assert {path.name for path in page.iterdir()} == {*FILES, "world.js", "data.js"}
+    assert main_of_paligemma(["explore", "--single-file", "--output", str(page)]) == 0
+    assert [path.name for path in page.iterdir()] == ["index.html"], "the files of the earlier page are still there"
+    capsys.readouterr()
+    assert main_of_paligemma(["explore", str(tmp_path / "nowhere"), "--output", str(page)]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert [path.name for path in page.iterdir()] == ["index.html"]
+
+
+def test_writing_refuses_what_the_page_cannot_show(tiny, tmp_path, monkeypatch):
+    vision = SiglipVisionConfig(8, 8, 1, 2, image_size=16, patch_size=8)
+    text = Gemma2Config(
+        vocab_size=1706, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=4,
+    )  # fmt: skip
+    model = PaliGemmaForConditionalGeneration(PaliGemmaConfig(vision, text, image_token_index=1705))
+    save_pretrained(model, PaliGemmaProcessor(tiny[1].tokenizer, 4, 16), tmp_path / "second")
+    with pytest.raises(ValueError, match="expected PaliGemma 1"):
+        write_explorer(tmp_path / "page", tmp_path / "second")
+    monkeypatch.setattr(explorer, "LARGEST", 7_000_000)
+    with pytest.raises(ValueError, match="7 MB, expected 7 at most"):
+        write_explorer(tmp_path / "page")
     assert not (tmp_path / "page").exists()
+
+
+def test_single_file_works_in_a_sandboxed_frame(page, tmp_path):
+    """As JupyterLab shows local pages: without its cookies, from an origin of its own."""
+    write_explorer(tmp_path / "explorer", single_file=True)
+    frame = (
+        '<iframe sandbox="allow-scripts" width="900" height="700" src="explorer/index.html#scene=7&lang=en"></iframe>'
+    )
+    (tmp_path / "outer.html").write_text(frame, encoding="utf-8")
+    with served(tmp_path) as address:
+        page.goto(f"{address}/outer.html")
+        answer = page.frame_locator("iframe").locator("#truth", has_text="In the picture:")
+        answer.wait_for(timeout=120_000)
+        answer = page.frame_locator("iframe").locator("#answer-text").inner_text()
+    assert caption_is_true(make_scene(7), answer.strip())
+    assert page.wrong == [] and page.outside == []
 
 
 # --- what a visitor does ----------------------------------------------------------------------------------------
@@ -459,15 +501,21 @@ def test_page_is_small_and_asks_nothing_of_others(page, folder):
 
 
 def test_page_works_from_a_server(page, folder):
-    handler = functools.partial(QuietHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        page.goto(f"http://127.0.0.1:{server.server_port}/index.html#scene=7&lang=en")
+    with served(folder) as address:
+        page.goto(f"{address}/index.html#scene=7&lang=en")
         answer = answered(page)
-        server.shutdown()
     assert caption_is_true(make_scene(7), answer.strip())
     assert page.wrong == [] and page.outside == []
+
+
+@contextlib.contextmanager
+def served(folder: Path):
+    """Address of a server of this folder, on this machine alone."""
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -492,6 +540,10 @@ def test_drawing_is_what_the_processor_makes_of_it(page, folder, tiny):
 
 def test_scenes_drawn_by_the_page_are_captioned_truly(page, folder):
     open_page(page, folder)
+    page.evaluate("explorer.run.done = false")
+    page.locator("#scene").fill("21")
+    page.locator("#scene").press("Enter")
+    assert caption_is_true(make_scene(21), answered(page).strip())
     right = []
     for number in range(12):
         page.evaluate("explorer.run.done = false")
@@ -667,6 +719,17 @@ def test_photograph_and_damaged_input(page, folder, tmp_path, root):
     page.locator("#photo").set_input_files(str(root / "assets" / "cat.jpg"))
     answered(page)
     assert "cat.jpg" in page.locator("#picture-note").inner_text()
+    page.evaluate("explorer.run.done = false")
+    page.evaluate(  # a picture dropped on the page
+        """async () => {
+            const blob = await new Promise((done) => $("sees").toBlob(done)), dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([blob], "dropped.png", {type: "image/png"}));
+            document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+        }"""
+    )
+    page.locator("#picture-note", has_text="dropped.png").wait_for()
+    assert page.evaluate("explorer.state.picture.photo.canvas.width") == 64
+    answered(page)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     page.locator("#photo").set_input_files(str(tmp_path / "broken.png"))
     page.wait_for_function(
@@ -680,6 +743,9 @@ def test_photograph_and_damaged_input(page, folder, tmp_path, root):
     page.locator("#files").set_input_files(files)
     page.locator("#other-note", has_text="This model cannot be opened").wait_for()
     assert ask_page(page, "caption en") is not None  # the old model is still there
+    page.evaluate("explorer.model.config.text_config.vocab_size = 400")  # as if the tokenizer were another model's
+    page.locator("#ask-form button").click()
+    page.locator("#answer-text", has_text="Token 408 is not among the 400").wait_for()
     for address in (
         "#items=~~..,circle&prompt=&token=999999&at=9.9.9&broken=x.y&forced=a.b",
         "#scene=-5&lang=xx&open=",
@@ -791,13 +857,22 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="Compare the live page with the package in Chromium.")
     parser.add_argument("--scenes", type=int, default=0, help="compare all tasks on so many scenes, both renderers")
+    parser.add_argument(
+        "--renderers", nargs="+", choices=list(RENDERERS), default=list(RENDERERS), help="both by default"
+    )
     parser.add_argument("--speed", action="store_true", help="time to the first token and tokens a second")
+    parser.add_argument("--screenshot", metavar="FILE", help="the picture of the page in the README")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM or shutil.which("chromium"), args=FLAGS)
         folder = write_explorer(Path(os.environ.get("TMPDIR", "/tmp")) / "paligemma-explorer").parent
         page = browser.new_page()
+        if options.screenshot:
+            page.set_viewport_size({"width": 1400, "height": 1480})
+            open_page(page, folder, "#scene=5&prompt=caption+en&open=attention&lang=en")
+            page.evaluate("() => { $('speed').hidden = true; }")  # a time of this machine says nothing to others
+            page.screenshot(path=options.screenshot)
         if options.speed:
             measure_speed(page, folder)
         if options.scenes:
@@ -807,7 +882,7 @@ def main() -> None:
             scenes = [make_scene(3_000 + i) for i in range(options.scenes)]
             rows = questions_about(scenes)
             model, processor = load_pretrained(ASSETS / "tiny-paligemma")
-            for renderer in RENDERERS:
+            for renderer in options.renderers:
                 worst: dict[str, float] = {}
                 for number, row in enumerate(rows):
                     found = worst_of([row], page, model, processor, scenes, [renderer])

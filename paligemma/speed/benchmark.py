@@ -6,7 +6,7 @@
 
 Both models hold the very same tensors in one process, and take turns, so that whatever else the machine does falls on
 both. Each figure is a median with its middle half ("spread"). Prints tables; writes them as JSON, and the roofline as
-a picture, to --output. Weights are random: speed does not depend on their values.
+a picture, to --output. Weights are random: speed does not depend on their values. For a GPU see gpu.py.
 """
 
 import argparse
@@ -19,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,15 +29,16 @@ import torch
 from torch.nn import functional as F
 
 from ..checkpoint import WithoutInitialisation, canonical_name, config_to_dict
+from ..files import write_atomically
 from ..generation import generate_tokens
 from ..kv_cache import KVCache
 from ..modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from ..published import PUBLISHED
-from .compiled import compile_for_decode
+from ..training import Schedule, answer_states, make_optimizers, update
+from .compiled import CompiledPaliGemma, compile_for_decode
 from .fast import load_library, prepare_for_decode, tiled_linear
 from .step import ModelWithFastStep
 
-OURS = (PaliGemmaForConditionalGeneration, ModelWithFastStep)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -160,6 +163,9 @@ def count_work(config: PaliGemmaConfig, rows: int, bytes_per_weight: float) -> d
 # ------------------------------------------------------------------------------------------------ the machine's limits
 
 
+clock = time.perf_counter  # `--cpu-time` puts time.process_time in its place
+
+
 def wait(device: str) -> None:
     """A GPU works behind Python's back: wait until it is done before looking at the clock."""
     if device != "cpu":
@@ -172,11 +178,11 @@ def take_turns(functions: dict, rounds: int, device: str = "cpu") -> dict[str, l
     for count in range(rounds + 1):
         for name, function in functions.items():
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             function()
             wait(device)
             if count:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -206,7 +212,7 @@ class Limits:
         if device == "cpu":
             ways |= {"float32, torch": (torch.float32, F.linear)}
         if library is not None:
-            ways |= {f"{name}, gemm.cpp": (dtype, partial(tiled_linear, work=torch.empty(0)))}
+            ways |= {f"{name}, gemm.cpp": (dtype, partial(tiled_linear, workspace=torch.empty(0)))}
         shapes = [(heads, D), (ffn, D), (ffn, D), (D, ffn)]  # query; gate and up; down
         self.product_flops = sum(2 * 256 * rows * columns for rows, columns in shapes)
         self.product_ways = {}
@@ -236,6 +242,59 @@ class Limits:
         return {way: self.product_flops / statistics.median(seconds) for way, seconds in self.products.items()}
 
 
+# --------------------------------------------------------------------------------------------- the ways to be compared
+
+
+@dataclass
+class Way:
+    """One way to run the model: ours, or one that transformers offers."""
+
+    name: str
+    model: torch.nn.Module | ModelWithFastStep
+    weight_bytes: float  # bytes of a weight when a step reads it
+    is_peer: bool = False  # transformers'
+    attention: str | None = None  # transformers' setting; None: this model has but one
+    options: dict = field(default_factory=dict)  # more arguments for transformers' generate()
+    own_prompt: bool = True  # False: it reads the prompt as another way does, so that prefill is not measured again
+    steps: bool = True  # False: single steps are not measured
+
+    def choose(self) -> None:
+        """Switch the model to this way (transformers' ways share one model)."""
+        if self.attention is not None:
+            self.model.set_attn_implementation(self.attention)
+
+
+def make_ways(ours, theirs, dtype: torch.dtype, device: str = "cpu", compiled: bool = False) -> list[Way]:
+    """Ours first, then transformers', its fastest way first."""
+    size = torch.finfo(dtype).bits // 8
+    ways = [Way("ours, plain", ours, size)]
+    if compiled:
+        ways.append(Way("ours, torch.compile", compile_for_decode(ours), size, own_prompt=False))
+    if device == "cpu" and isinstance(fast := prepare_for_decode(ours), ModelWithFastStep):
+        ways.append(Way("ours, fast", fast, size))
+        eight_bit = prepare_for_decode(ours, weights="int8")
+        ways.append(Way("ours, fast, 8-bit weights", eight_bit, 1, own_prompt=False))
+    settings = their_attention(ours.config)
+    for i, attention in enumerate(settings):
+        only = attention if len(settings) > 1 else None
+        ways.append(Way(f"transformers, {attention}", theirs, size, True, only, steps=i == 0))
+    if len(settings) > 1:  # transformers' static cache does not support Gemma 2's sliding window here
+        static = {"cache_implementation": "static"}
+        ways.append(
+            Way(f"transformers, {settings[0]}, static cache", theirs, size, True, settings[0], static, steps=False)
+        )
+    return ways
+
+
+def best_of_ours(ways: list[Way]) -> Way:
+    """Our fastest way with the model's own weights."""
+    return next((way for way in ways if way.name == "ours, fast"), ways[0])
+
+
+def best_peer(ways: list[Way]) -> Way:
+    return next(way for way in ways if way.is_peer)
+
+
 # ------------------------------------------------------------------------------------------------------ what is timed
 
 
@@ -247,39 +306,58 @@ class Stopwatch:
 
     def put(self, value) -> None:
         wait(self.device)
-        self.times.append(time.perf_counter())
+        self.times.append(clock())
 
     def end(self) -> None:
         pass
 
 
 @torch.inference_mode()
-def time_generation(model, inputs: dict, new_tokens: int, device: str = "cpu", **options) -> list[float]:
-    """Seconds until the first token, then of each further one, of greedy generation as a user calls it."""
+def time_generation(way: Way, inputs: dict, new_tokens: int, device: str = "cpu", **sampling) -> list[float]:
+    """Seconds until the first token, then of each further one, as a user calls it. `sampling`: temperature, top_k,
+    top_p; greedy without. The model must never say EOS (see `never_stop`)."""
+    way.choose()
     wait(device)
-    start = time.perf_counter()
-    if isinstance(model, OURS):
+    start = clock()
+    if not way.is_peer:
         times = []
-        for _ in generate_tokens(model, inputs, new_tokens):
+        for _ in generate_tokens(way.model, inputs, new_tokens, **sampling):
             wait(device)
-            times.append(time.perf_counter())
+            times.append(clock())
     else:
         stopwatch = Stopwatch(device)
-        length = dict(max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
-        model.generate(**inputs, **length, streamer=stopwatch, **options)
+        length = dict(max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+        if sampling:  # top_k of 0: no limit, in both
+            sampling = {"top_k": 0, "top_p": 1.0, **sampling, "do_sample": True}
+        else:
+            sampling = {"do_sample": False}
+        way.model.generate(**inputs, **length, **sampling, streamer=stopwatch, **way.options)
         times = stopwatch.times[1:]  # the first is the prompt, which it hands over before it begins
     return [end - begin for begin, end in zip([start, *times], times)]
 
 
+@contextmanager
+def never_stop(ours: PaliGemmaForConditionalGeneration) -> Iterator[None]:
+    """Inside the block no token of ours means the end, so that answers have the length that was asked for."""
+    before, ours.config.eos_token_id = ours.config.eos_token_id, -1
+    try:
+        yield
+    finally:
+        ours.config.eos_token_id = before
+
+
 @torch.inference_mode()
-def time_steps(model, config: PaliGemmaConfig, rows: int, length: int, steps: int, device: str = "cpu") -> list[float]:
+def time_steps(
+    way: Way, config: PaliGemmaConfig, rows: int, length: int, steps: int, device: str = "cpu"
+) -> list[float]:
     """Seconds of each of a few decode steps with `length` tokens in the cache (of random contents)."""
+    way.choose()
     text = config.text_config
     token = torch.full((rows, 1), 5, device=device)
     ones = torch.ones(rows, length + steps, dtype=torch.int64, device=device)
-    dtype = model.dtype
+    dtype = way.model.dtype
     seconds = []
-    if isinstance(model, OURS):
+    if not way.is_peer:
         cache = KVCache(text, rows, length + steps, dtype=dtype, device=device)
         cache.keys.normal_()
         cache.values.normal_()
@@ -287,29 +365,74 @@ def time_steps(model, config: PaliGemmaConfig, rows: int, length: int, steps: in
 
         def step(count):
             mask = ones[:, : length + count + 1]
-            model(token, None, mask, mask, kv_cache=cache, logits_to_keep=1)
+            way.model(token, None, mask, mask, kv_cache=cache, logits_to_keep=1)
     else:
         import transformers
 
-        cache = transformers.DynamicCache(config=model.config.get_text_config())
+        cache = transformers.DynamicCache(config=way.model.config.get_text_config())
         shape = (rows, text.num_key_value_heads, length, text.head_dim)
         for layer in range(text.num_hidden_layers):
             key, value = torch.randn(shape, device=device).to(dtype), torch.randn(shape, device=device).to(dtype)
             cache.update(key, value, layer)
-        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        name = "cache" if "cache" in inspect.signature(way.model.forward).parameters else "past_key_values"
 
         def step(count):
             mask = ones[:, : length + count + 1]
             options = {name: cache, "use_cache": True, "logits_to_keep": 1}
-            model(input_ids=token, attention_mask=mask, token_type_ids=mask[:, -1:], **options)
+            way.model(input_ids=token, attention_mask=mask, token_type_ids=mask[:, -1:], **options)
 
     for count in range(steps):
         wait(device)
-        start = time.perf_counter()
+        start = clock()
         step(count)
         wait(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return seconds[1:]  # the first pays for fresh memory
+
+
+def make_questions(
+    config: PaliGemmaConfig, pictures: int, questions: int, device: str = "cpu"
+) -> tuple[dict, torch.Tensor]:
+    """A batch to train on: for each picture, `questions` rows of its image tokens, 8 tokens of prompt and 8 of answer.
+
+    Returns the batch (pixel_values [P, C, height, width]; all others [R, L]) and the picture of each row [R].
+    """
+    batch = make_inputs(config, pictures, text_tokens=16, device=device)
+    image_index = torch.arange(pictures, device=device).repeat_interleave(questions)
+    batch |= {name: tensor[image_index] for name, tensor in batch.items() if tensor.ndim == 2}
+    N = config.vision_config.num_image_tokens
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(4, config.text_config.vocab_size // 2, (len(image_index), 16), generator=generator)
+    batch["input_ids"][:, N:] = text.to(device)
+    batch["token_type_ids"][:, N + 8 :] = 1
+    batch["labels"] = batch["input_ids"].masked_fill(batch["token_type_ids"] == 0, -100)
+    return batch, image_index
+
+
+def training_losses(ours, theirs, config: PaliGemmaConfig, pictures: int, questions: int, device: str = "cpu") -> dict:
+    """{name: function that returns the loss of the same batch}: as paligemma.training computes it, with each picture
+    encoded once and the last layer worked out for the answers alone; and as transformers does."""
+    batch, image_index = make_questions(config, pictures, questions, device)
+
+    def our_loss():
+        features = ours.get_image_features(batch["pixel_values"].to(ours.dtype))
+        states, targets, _ = answer_states(ours, features, image_index, batch)
+        return F.cross_entropy(ours.language_model.lm_head(states).float(), targets)
+
+    their_batch = batch | {"pixel_values": batch["pixel_values"][image_index].to(theirs.dtype)}
+    return {"ours": our_loss, "transformers, sdpa": lambda: theirs(**their_batch).loss}
+
+
+def training_step(model: torch.nn.Module, loss_of_batch: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """One step of Muon and AdamW as in paligemma.training, at a learning rate of 0: the same work, and the weights,
+    which both models share, stay as they are."""
+    schedule = Schedule(cycles=((10**6, 1.0),), muon_lr=0.0, adam_lr=0.0)
+    optimizers = make_optimizers(model, schedule)
+
+    def step() -> None:
+        update(model, optimizers, schedule, 0, loss_of_batch())
+
+    return step
 
 
 LOADER = """
@@ -417,15 +540,19 @@ class Report:
     def line(self, text: str = "") -> None:
         print(text, flush=True)
 
-    def table(self, work: str, unit: str, factor: float, results: dict[str, list[float]], limit: float | None) -> None:
-        """One kind of work, a line for each way. `limit`: seconds at the machine's limit, by way or for all."""
+    def table(
+        self, work: str, unit: str, results: dict[str, list[float]], limit: float | dict[str, float] | None = None
+    ) -> None:
+        """One kind of work, a line for each way; names that begin with "transformers" are those to compare with.
+        `unit`: "s", or "ms" and what follows. `limit`: seconds at the machine's limit, by way or for all."""
+        factor = 1e3 if unit.startswith("ms") else 1.0
         peers = [name for name in results if name.startswith("transformers")]
-        best_peer = min((statistics.median(results[name]) for name in peers), default=None)
+        fastest_peer = min((statistics.median(results[name]) for name in peers), default=None)
         self.line(f"\n{work}")
         self.line(f"  {'':34} {unit:>9}  {'spread':>17}  {'x transformers':>14}  {'of the limit':>12}")
         for name, seconds in results.items():
             row = {"work": work, "way": name, **summary(seconds)}
-            row["times_peer"] = None if best_peer is None or name in peers else best_peer / row["median"]
+            row["times_peer"] = None if fastest_peer is None or name in peers else fastest_peer / row["median"]
             least = limit.get(name) if isinstance(limit, dict) else limit
             row["of_limit"] = None if least is None else least / row["median"]
             self.values["rows"].append(row)
@@ -434,11 +561,107 @@ class Report:
             share = "" if row["of_limit"] is None else f"{row['of_limit']:.0%}"
             self.line(f"  {name:34} {row['median'] * factor:9.4g}  {spread:>17}  {peer:>14}  {share:>12}")
 
-    def save(self, folder: Path, name: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{name}.json.tmp"
-        temporary.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / f"{name}.json")
+    def save(self, path: Path) -> None:
+        with write_atomically(path) as partial:
+            partial.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------------------- what is measured, in turn
+
+
+@dataclass
+class Plan:
+    """What all measurements of one run share."""
+
+    config: PaliGemmaConfig
+    ways: list[Way]
+    device: str
+    rounds: int
+    new_tokens: int  # of an answer
+    steps: int  # single steps of a turn
+    large: bool  # a turn takes seconds: no warming up, and one round where others take several
+
+
+Times = dict[str, list[float]]  # name of the way -> seconds
+
+
+def measure_answers(plan: Plan, limits: Limits) -> tuple[Times, Times]:
+    """Seconds until the first token, and of each further one; the limits beside every turn."""
+    inputs = make_inputs(plan.config, 1, device=plan.device)
+    prefill, decode = {way.name: [] for way in plan.ways if way.own_prompt}, {way.name: [] for way in plan.ways}
+    for way in plan.ways:
+        compiles = isinstance(way.model, CompiledPaliGemma)
+        if compiles or not plan.large:
+            time_generation(way, inputs, plan.new_tokens if compiles else 2, plan.device)
+    for _ in range(plan.rounds):
+        for way in plan.ways:
+            first, *rest = time_generation(way, inputs, plan.new_tokens, plan.device)
+            if way.own_prompt:
+                prefill[way.name].append(first)
+            decode[way.name] += rest[1:]
+            limits.measure()
+    return prefill, decode
+
+
+def measure_steps(plan: Plan, rows: int, length: int) -> Times:
+    """Single steps with `length` tokens in the cache."""
+    seconds = {way.name: [] for way in plan.ways if way.steps}
+    for _ in range(plan.rounds):
+        for way in plan.ways:
+            if way.steps:
+                seconds[way.name] += time_steps(way, plan.config, rows, length, plan.steps, plan.device)
+    return seconds
+
+
+SAMPLING = {
+    "greedy": {},
+    "temperature 0.7": {"temperature": 0.7},
+    "temperature 0.7, top-k 50": {"temperature": 0.7, "top_k": 50},
+    "temperature 0.7, top-p 0.9": {"temperature": 0.7, "top_p": 0.9},
+}
+
+
+def measure_sampling(plan: Plan) -> dict[str, Times]:
+    """Seconds a token by how the next token is chosen: our fastest way and transformers'."""
+    inputs = make_inputs(plan.config, 1, device=plan.device)
+    ways = best_of_ours(plan.ways), best_peer(plan.ways)
+    seconds = {kind: {way.name: [] for way in ways} for kind in SAMPLING}
+    for _ in range(plan.rounds):
+        for kind, sampling in SAMPLING.items():
+            for way in ways:
+                seconds[kind][way.name] += time_generation(way, inputs, plan.new_tokens, plan.device, **sampling)[2:]
+    return seconds
+
+
+def measure_shared_picture(plan: Plan, prompts: int = 4) -> Times:
+    """Seconds until the first tokens of several prompts: about one picture, or about as many pictures."""
+    one = make_inputs(plan.config, prompts, device=plan.device)
+    several = dict(one)
+    one["pixel_values"] = one["pixel_values"][:1].expand_as(one["pixel_values"]).clone()
+    mine, peer = best_of_ours(plan.ways), best_peer(plan.ways)
+    cases = {mine.name: (mine, one), f"{mine.name}, {prompts} pictures": (mine, several), peer.name: (peer, one)}
+    seconds = {name: [] for name in cases}
+    for count in range(plan.rounds + 1):
+        for name, (way, inputs) in cases.items():
+            first = time_generation(way, inputs, 1, plan.device)[0]
+            if count or plan.large:
+                seconds[name].append(first)
+        if plan.large and count:
+            break
+    return seconds
+
+
+def measure_training(plan: Plan, ours, theirs, pictures: int, questions: int) -> Times:
+    """Seconds of one step of training on the same batch with the same optimisers."""
+    best_peer(plan.ways).choose()
+    losses = training_losses(ours, theirs, plan.config, pictures, questions, plan.device)
+    models = dict(zip(losses, (ours, theirs), strict=True))
+    steps = {name: training_step(models[name], loss) for name, loss in losses.items()}
+    try:
+        return take_turns(steps, max(2, plan.rounds), plan.device)
+    finally:
+        for model in models.values():
+            model.zero_grad(set_to_none=True)
 
 
 def run(
@@ -454,144 +677,130 @@ def run(
     import transformers
 
     transformers.logging.set_verbosity_error()
-    config, number = shape_config(shape), DTYPES[dtype]
-    large = shape in ("3b", "pg2-3b")
-    rounds = 1 if quick else rounds or (2 if large else 3)  # a round of a large shape takes a minute
-    new_tokens = 4 if quick else 12 if large else 64
+    config, number, large = shape_config(shape), DTYPES[dtype], shape in ("3b", "pg2-3b")
+    ours, theirs = make_models(config, number, device)
+    plan = Plan(
+        config=config,
+        ways=make_ways(ours, theirs, number, device, compiled),
+        device=device,
+        rounds=1 if quick else rounds or (2 if large else 3),  # a round of a large shape takes a minute
+        new_tokens=4 if quick else 12 if large else 64,
+        steps=3 if quick else 5 if large else 30,
+        large=large,
+    )
     report = Report(
         shape=shape, dtype=dtype, device=device, machine=describe_machine(device), config=asdict(config), quick=quick
     )
     report.line(f"{shape}, {dtype}\n{report.values['machine']}")
+    with never_stop(ours):
+        report_answers(plan, report, quick)
+    if any(way.weight_bytes == 1 for way in plan.ways):
+        report_eight_bits(plan, report)
+    weights = sum(parameter.nbytes for parameter in ours.parameters())
+    if 6 * weights < memory_bytes():  # weights, gradients, and up to two numbers a weight for each model's optimisers
+        report_training(plan, report, ours, theirs, quick)
+    if device == "cpu" and 3 * weights < memory_bytes():  # these, a second copy, and the file in the system's cache
+        report_loading(report, time_loading(ours, 1 if quick or large else 3))
+    if output is not None:
+        save_report(report, Path(output), f"{shape}-{dtype}")
+    return report.values
 
-    # ---- the models
-    ours, theirs = make_models(config, number, device)
-    ours.config.eos_token_id = -1  # never stop early
-    models = {"ours, plain": ours}
-    if compiled:
-        models["ours, torch.compile"] = compile_for_decode(ours)
-    if device == "cpu":
-        fast = prepare_for_decode(ours)
-        if fast is not ours:
-            models |= {"ours, fast": fast, "ours, fast, 8-bit weights": prepare_for_decode(ours, weights="int8")}
-    size = torch.finfo(number).bits // 8
-    bytes_per_weight = {name: 1 if "8-bit" in name else size for name in models}
-    inputs = make_inputs(config, 1, device=device)
-    work = {name: count_work(config, 1, size) for name, size in bytes_per_weight.items()}
-    peer_work = count_work(config, 1, size)
-    attention = their_attention(config)
-    caches = {f"transformers, {way}": {} for way in attention}
-    if len(attention) > 1:  # PaliGemma 2 with a static cache ends in an error inside transformers 5.24
-        caches[f"transformers, {attention[0]}, static cache"] = {"cache_implementation": "static"}
 
-    def generation(name, new_tokens):
-        if name in models:
-            return time_generation(models[name], inputs, new_tokens, device)
-        if len(attention) > 1:
-            theirs.set_attn_implementation("eager" if "eager" in name else "sdpa")
-        return time_generation(theirs, inputs, new_tokens, device, **caches[name])
-
-    # ---- prefill and decode, as a user calls them
-    names = [*models, *caches]
-    prefill, decode = {name: [] for name in names}, {name: [] for name in names}
-    for name in names:
-        if not large or "compile" in name:  # large shapes take seconds anyway, and their first step is left out
-            generation(name, new_tokens if "compile" in name else 2)  # warm up
-    limits = Limits(config, number, 64 if quick else 1024, device)
-    for _ in range(rounds):
-        for name in names:
-            first, *rest = generation(name, new_tokens)
-            prefill[name].append(first)
-            decode[name] += rest[1:]
-            limits.measure()
+def report_answers(plan: Plan, report: Report, quick: bool) -> None:
+    """Limits, prefill and decode, long caches, a batch, sampling, several prompts about one picture; the roofline."""
+    ways = plan.ways
+    work = {way.name: count_work(plan.config, 1, way.weight_bytes) for way in ways}
+    limits = Limits(plan.config, ways[0].model.dtype, 64 if quick else 1024, plan.device)
+    prefill, decode = measure_answers(plan, limits)
     bandwidth, products = limits.bandwidth(), limits.product_rates()
+    del limits  # a GB
     fastest = max(products.values())
     report.values["limits"] = {"bandwidth": bandwidth, "products": products}
     report.line(f"\nlimits: memory is read at {bandwidth / 1e9:.1f} GB/s; products with 256 tokens:")
     for way, rate in products.items():
         report.line(f"  {way:34} {rate / 1e9:9.0f} GFLOP/s")
-    del limits  # a GB
     # Weights that fit the processor's own fast memory are not read from memory at all: no limit is given for those.
-    small = peer_work["decode"][1] < 2**28
-    L = inputs["input_ids"].shape[1]
-    peers_decode = {name: peer_work["decode"][1] / bandwidth for name in caches}
-    decode_limit = {name: work[name]["decode"][1] / bandwidth for name in models} | peers_decode
-    for same in ("ours, fast, 8-bit weights", "ours, torch.compile"):  # the prompt takes the same path
-        prefill.pop(same, None)
-    decode_limit = None if small else decode_limit
-    prefill_limit = None if small else peer_work["prefill"][0] / fastest
-    report.table(f"prefill, {L} tokens, until the first", "ms", 1e3, prefill, prefill_limit)
-    report.table("decode, batch 1", "ms/token", 1e3, decode, decode_limit)
+    small = work["ours, plain"]["decode"][1] < 2**28
+    decode_limit = None if small else {name: counts["decode"][1] / bandwidth for name, counts in work.items()}
+    prefill_limit = None if small else work["ours, plain"]["prefill"][0] / fastest
+    L = plan.config.vision_config.num_image_tokens + 16
+    report.table(f"prefill, {L} tokens, until the first", "ms", prefill, prefill_limit)
+    report.table("decode, batch 1", "ms/token", decode, decode_limit)
 
-    # ---- decode with much in the cache, and with 8 rows
-    if len(attention) > 1:
-        theirs.set_attn_implementation(attention[0])
-    everybody = {**models, f"transformers, {attention[0]}": theirs}
-    steps = 3 if quick else 5 if large else 30
-    grown, batch, short, long = {}, {}, 300, 3000
-    for _ in range(rounds):
-        for name, model in everybody.items():
-            for length in (short, long):
-                grown.setdefault((name, length), []).extend(time_steps(model, config, 1, length, steps, device))
-            batch.setdefault(name, []).extend(time_steps(model, config, 8, short, steps, device))
-    report.table(f"one step, {short} tokens in the cache", "ms", 1e3, {n: grown[n, short] for n in everybody}, None)
-    report.table(f"one step, {long} tokens in the cache", "ms", 1e3, {n: grown[n, long] for n in everybody}, None)
-    report.line(f"\ngrowth of a step from {short} to {long} tokens")
-    report.values["growth"] = {}
-    for name in everybody:
-        growth = statistics.median(grown[name, long]) / statistics.median(grown[name, short]) - 1
-        report.values["growth"][name] = growth
+    short, long = (measure_steps(plan, 1, length) for length in (300, 3000))
+    report.table("one step, 300 tokens in the cache", "ms", short)
+    report.table("one step, 3000 tokens in the cache", "ms", long)
+    report.line("\ngrowth of a step from 300 to 3000 tokens")
+    report.values["growth"] = {
+        name: statistics.median(long[name]) / statistics.median(short[name]) - 1 for name in short
+    }
+    for name, growth in report.values["growth"].items():
         report.line(f"  {name:34} {growth:+9.1%}")
-    report.table(f"one step, batch 8, {short} tokens", "ms", 1e3, batch, decode_limit)
+    batch = measure_steps(plan, 8, 300)
+    report.table("one step, batch 8, 300 tokens", "ms", batch, decode_limit)
+    for kind, seconds in measure_sampling(plan).items():
+        report.table(f"decode, batch 1, {kind}", "ms/token", seconds)
+    report.table("prefill of 4 prompts about one picture", "ms", measure_shared_picture(plan))
 
-    # ---- what 8 bits change
-    if "ours, fast, 8-bit weights" in models:
-        report.values["eight_bit"] = change_in_logits(models["ours, fast"], models["ours, fast, 8-bit weights"], inputs)
-        change = report.values["eight_bit"]
-        report.line(
-            f"\n8-bit weights, random as here: logits change by {change['rms']:.2%} of their standard deviation (root "
-            f"mean square), at most by {change['largest']:.2%}"
-        )
-
-    # ---- loading, where there is room for these weights, a second copy, and the file in the system's cache
-    weights = sum(parameter.nbytes for parameter in ours.parameters())
-    if device == "cpu" and 3 * weights < memory_bytes():
-        loading = time_loading(ours, 1 if quick or large else 3)
-        report.values["loading"] = loading
-        report.line(f"\nloading a file of {loading['file bytes'] / 1e9:.3f} GB that the system has cached")
-        report.line(f"  {'':34} {'s':>9}  {'s, all touched':>17}  {'peak memory':>14}")
-        for who in ("ours", "transformers"):
-            loaded, ready = (statistics.median(value[key] for value in loading[who]) for key in ("loaded", "ready"))
-            peaks = [value["peak"] for value in loading[who] if value["peak"] is not None]
-            peak = f"{statistics.median(peaks) / loading['file bytes']:.2f} x file" if peaks else "not known"
-            report.line(f"  {who:34} {loaded:9.3g}  {ready:17.3g}  {peak:>14}")
-
-    # ---- the roofline
     points = {}
+    by_name = {way.name: way for way in ways}
     for label, seconds, rows, kind in (
         ("prefill", prefill, 1, "prefill"),
         ("decode, batch 1", decode, 1, "decode"),
         ("decode, batch 8", batch, 8, "decode"),
     ):  # our fastest way with the model's own weights
-        ours_only = [name for name in seconds if name in models and "8-bit" not in name]
-        name = min(ours_only, key=lambda name, seconds=seconds: statistics.median(seconds[name]))
-        flops, read = count_work(config, rows, bytes_per_weight[name])[kind]
+        candidates = [name for name in seconds if not by_name[name].is_peer and by_name[name].weight_bytes > 1]
+        name = min(candidates, key=lambda name, seconds=seconds: statistics.median(seconds[name]))
+        flops, read = count_work(plan.config, rows, by_name[name].weight_bytes)[kind]
         points[label] = (flops / read, flops / statistics.median(seconds[name]))
     report.values["roofline"] = points
-    if output is not None:
-        from matplotlib import pyplot as plt
 
-        from .. import visualize
 
-        name = f"{shape}-{dtype}"
-        report.save(Path(output), name)
-        visualize.set_style()
-        ax = visualize.roofline(bandwidth, fastest, points)
-        picture = Path(output) / f".{name}.tmp.png"
-        ax.figure.savefig(picture)
-        os.replace(picture, Path(output) / f"{name}.png")
-        plt.close(ax.figure)
-        report.line(f"\nwritten: {Path(output) / name}.json and .png")
-    return report.values
+def report_eight_bits(plan: Plan, report: Report) -> None:
+    models = {way.name: way.model for way in plan.ways}
+    inputs = make_inputs(plan.config, 1)
+    change = change_in_logits(models["ours, fast"], models["ours, fast, 8-bit weights"], inputs)
+    report.values["eight_bit"] = change
+    report.line(
+        f"\n8-bit weights, random as here: logits change by {change['rms']:.2%} of their standard deviation (root "
+        f"mean square), at most by {change['largest']:.2%}"
+    )
+
+
+def report_training(plan: Plan, report: Report, ours, theirs, quick: bool) -> None:
+    """The model's part of a step: stage 1 asks several questions about each picture, fine-tuning one."""
+    for name, pictures, questions in (("stage 1", 16, 3), ("fine-tuning", 16, 1)):
+        pictures = 2 if quick or plan.large else pictures
+        work = f"training step of {name}: {pictures} pictures, {questions} question{'s' if questions > 1 else ''} each"
+        report.table(work, "ms", measure_training(plan, ours, theirs, pictures, questions))
+
+
+def report_loading(report: Report, loading: dict) -> None:
+    report.values["loading"] = loading
+    report.line(f"\nloading a file of {loading['file bytes'] / 1e9:.3f} GB that the system has cached")
+    report.line(f"  {'':34} {'s':>9}  {'s, all touched':>17}  {'peak memory':>14}")
+    for who in ("ours", "transformers"):
+        loaded, ready = (statistics.median(value[key] for value in loading[who]) for key in ("loaded", "ready"))
+        peaks = [value["peak"] for value in loading[who] if value["peak"] is not None]
+        peak = f"{statistics.median(peaks) / loading['file bytes']:.2f} x file" if peaks else "not known"
+        report.line(f"  {who:34} {loaded:9.3g}  {ready:17.3g}  {peak:>14}")
+
+
+def save_report(report: Report, folder: Path, name: str) -> None:
+    """NAME.json, and the roofline as NAME.png."""
+    from matplotlib import pyplot as plt
+
+    from .. import visualize
+
+    folder.mkdir(parents=True, exist_ok=True)
+    report.save(folder / f"{name}.json")
+    visualize.set_style()
+    limits = report.values["limits"]
+    ax = visualize.roofline(limits["bandwidth"], max(limits["products"].values()), report.values["roofline"])
+    with write_atomically(folder / f"{name}.png") as partial:
+        ax.figure.savefig(partial)
+    plt.close(ax.figure)
+    report.line(f"\nwritten: {folder / name}.json and .png")
 
 
 @torch.inference_mode()
@@ -615,6 +824,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=list(DTYPES), help="default: float32 for the small shapes, else bfloat16")
     parser.add_argument("--rounds", type=int, help="how often each takes its turn (default 3; for the large shapes 2)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count the process's processor time instead of the clock's: with --threads 1, on a machine that is busy",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--compile", action="store_true", help="also decode by torch.compile; on a GPU it always does")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder for JSON and picture")
@@ -624,8 +838,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--rounds and --threads must be 1 or more")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU that torch can use here: leave --device out")
+    if options.cpu_time and (options.threads != 1 or options.device != "cpu"):
+        parser.error("--cpu-time adds up all threads: it needs --threads 1, and says nothing about a GPU")
     if options.threads:
         torch.set_num_threads(options.threads)
+    global clock
+    clock = time.process_time if options.cpu_time else time.perf_counter
     dtype = options.dtype or ("bfloat16" if options.shape in ("3b", "pg2-3b") else "float32")
     compiled = options.compile or options.device == "cuda"
     run(options.shape, dtype, options.rounds, options.quick, options.device, options.output, compiled)

@@ -1,8 +1,9 @@
-"""Decoding with torch.compile: the model's own layers, for one token, turned into one graph. For GPUs above all.
+"""A decoding step as one graph, by torch.compile or as a CUDA graph: the model's own layers, for one token. For GPUs.
 
-    from paligemma.speed.compiled import compile_for_decode
-    compiled = compile_for_decode(model)
-    generate(compiled, processor, images=[image], text=["caption en"])
+    from paligemma.speed.compiled import capture_for_decode, compile_for_decode
+    compiled = compile_for_decode(model)   # a compiler turns the step into fewer, larger kernels
+    captured = capture_for_decode(model)   # a CUDA graph: the kernels as they are, started by one call
+    generate(captured, processor, images=[image], text=["caption en"])
 
 On a GPU a step of the plain path is hundreds of small kernels, each started from Python, and most of the time goes into
 starting them. A graph can be compiled once only if no shape changes from step to step. The plain path's do: one more
@@ -12,9 +13,13 @@ written yet; where to write is a tensor, not a number in Python. The prompt goes
 On the CPU fast.py is faster; this works there, too.
 """
 
+import weakref
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional as F
 
+from ..kv_cache import KVCache
 from ..modeling_gemma import PaliGemmaForConditionalGeneration, additive_mask
 from .step import ModelWithFastStep, takes_fast_steps
 
@@ -93,8 +98,106 @@ class CompiledPaliGemma(ModelWithFastStep):
         """One token for each row: input_ids [B, 1] -> logits [B, 1, V]."""
         missing = kv_cache.max_length - kv_cache.length - 1
         masks = (F.pad(mask, (0, missing)) for mask in (attention_mask, token_type_ids))  # [B, S]
-        column = torch.tensor([kv_cache.length], device=input_ids.device)
+        column = torch.full((1,), kv_cache.length, device=input_ids.device)
         return self.compiled(self.model, input_ids, column, *masks, kv_cache.keys, kv_cache.values)
 
     def describe(self) -> str:
         return "one token: torch.compile; prompt: the model"
+
+
+# --------------------------------------------------------------------------------------------------------- CUDA graphs
+
+
+def capture_for_decode(model: PaliGemmaForConditionalGeneration, compiled: bool = False):
+    """A model whose decoding steps are CUDA graphs; give it to `generate` in place of `model`, which stays as it is.
+
+    The first step for each batch size and cache size captures a graph, in less than a second; `compiled`: of the step
+    that torch.compile makes, in up to a minute. All answers share the graph's memory, so one is written at a time: when
+    another cache takes its turn, the first gets a copy of its own. On the CPU, where there are no graphs, the step
+    simply runs. Returns the model itself, with a warning, when one of its parts is not the package's own.
+    """
+    if not takes_fast_steps(model):
+        return model
+    return CapturedPaliGemma(model, torch.compile(decode_step, fullgraph=True) if compiled else decode_step)
+
+
+class CapturedPaliGemma(ModelWithFastStep):
+    """Called like the model it holds. A single new token replays a CUDA graph, everything else takes the model."""
+
+    def __init__(self, model: PaliGemmaForConditionalGeneration, one_step: Callable):
+        super().__init__(model)
+        self.one_step = one_step
+        self.captured: dict[tuple[int, int], CapturedStep] = {}  # by batch size and size of the cache
+
+    def step(self, input_ids, attention_mask, token_type_ids, kv_cache) -> torch.Tensor:
+        """One token for each row: input_ids [B, 1] -> logits [B, 1, V]."""
+        size = kv_cache.batch_size, kv_cache.max_length
+        if size not in self.captured:
+            self.captured[size] = CapturedStep(self.one_step, self.model, kv_cache)
+        return self.captured[size](input_ids, attention_mask, token_type_ids, kv_cache)
+
+    def describe(self) -> str:
+        return "one token: a CUDA graph; prompt: the model"
+
+
+class CapturedStep:
+    """decode_step for one batch size and one size of the cache, with inputs and outputs that never move in memory."""
+
+    def __init__(self, one_step: Callable, model: PaliGemmaForConditionalGeneration, kv_cache: KVCache):
+        B, S, device = kv_cache.batch_size, kv_cache.max_length, model.device
+        self.owner = None  # a weak reference to the KVCache whose tensors are the graph's
+        with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could be used in it only
+            self.allocate(B, S, device, kv_cache)
+            inputs = self.tokens, self.column, self.attention_mask, self.token_type_ids, self.keys, self.values
+            self.replay, self.logits = capture(lambda: one_step(model, *inputs), device)
+
+    def allocate(self, B: int, S: int, device: torch.device, kv_cache: KVCache) -> None:
+        self.tokens = torch.zeros(B, 1, dtype=torch.int64, device=device)
+        self.column = torch.zeros(1, dtype=torch.int64, device=device)
+        self.attention_mask = torch.ones(B, S, dtype=torch.int64, device=device)
+        self.token_type_ids = torch.zeros(B, S, dtype=torch.int64, device=device)
+        self.keys, self.values = torch.zeros_like(kv_cache.keys), torch.zeros_like(kv_cache.values)
+
+    def __call__(self, input_ids, attention_mask, token_type_ids, kv_cache: KVCache) -> torch.Tensor:
+        self.lend_memory_to(kv_cache)
+        T = kv_cache.length + 1
+        self.tokens.copy_(input_ids)
+        self.column.fill_(kv_cache.length)
+        for mine, mask in ((self.attention_mask, attention_mask), (self.token_type_ids, token_type_ids)):
+            mine[:, :T].copy_(mask)
+            mine[:, T:].zero_()
+        self.replay()
+        return self.logits.clone()
+
+    def lend_memory_to(self, kv_cache: KVCache) -> None:
+        """Let this cache live in the graph's memory; the cache that did before keeps what it holds, elsewhere."""
+        owner = None if self.owner is None else self.owner()
+        if owner is kv_cache and kv_cache.keys is self.keys and kv_cache.values is self.values:
+            return
+        if owner is not None and owner is not kv_cache:
+            owner.keys, owner.values = self.keys.clone(), self.values.clone()
+        self.keys.copy_(kv_cache.keys)
+        self.values.copy_(kv_cache.values)
+        kv_cache.keys, kv_cache.values = self.keys, self.values
+        self.owner = weakref.ref(kv_cache)
+
+
+def capture(function: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
+    """(replay, output): `replay()` does what `function` did with the same memory, and so refreshes `output`.
+
+    On a GPU a CUDA graph, captured after three runs on a stream of its own (libraries allocate their workspaces in the
+    first), as https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs asks for. On the CPU `function` itself.
+    """
+    if device.type != "cuda":
+        output = function()
+        return lambda: output.copy_(function()), output
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = function()
+    return graph.replay, output

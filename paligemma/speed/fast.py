@@ -6,13 +6,15 @@
 
 When one token is decoded at a time, what is left of the work is reading every weight once. The plain path reads them
 at a part of the memory's speed and spends time in Python between layers; gemv.cpp does neither. The prompt goes
-through the model itself, but where gemm.cpp multiplies matrices faster than torch (it is measured), it does so.
+through the model itself, but where gemm.cpp multiplies matrices faster than torch (it is measured, for each size of
+matrix), it does so. `repr(fast)` tells what was chosen.
 
 Results agree with the plain path to float32 rounding. In bfloat16 decoding comes closer to float32 than on the plain
 path, because only the weights and the cache are rounded.
 """
 
 import ctypes
+import math
 import os
 import platform
 import shutil
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from contextlib import nullcontext
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
@@ -117,12 +119,12 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.decode_step.argtypes = [ctypes.POINTER(_Model), ctypes.POINTER(_Step), ctypes.c_int32]
     library.decode_step.restype = ctypes.c_int32
     pointer, whole = ctypes.c_void_p, ctypes.c_int32
-    library.linear_of_many.argtypes = [pointer, pointer, pointer, whole, whole, whole, pointer, pointer, whole, whole]
-    library.linear_of_many.restype = None
-    library.work_of_many.argtypes = [whole, whole, whole]
-    library.work_of_many.restype = ctypes.c_int64
-    library.gelu_of_many.argtypes = [pointer, pointer, ctypes.c_int64, whole, whole]
-    library.gelu_of_many.restype = None
+    library.linear_tiled.argtypes = [pointer, pointer, pointer, whole, whole, whole, pointer, pointer, whole, whole]
+    library.linear_tiled.restype = None
+    library.workspace_size.argtypes = [whole, whole, whole]
+    library.workspace_size.restype = ctypes.c_int64
+    library.gelu_tanh.argtypes = [pointer, pointer, ctypes.c_int64, whole, whole]
+    library.gelu_tanh.restype = None
     library.read_matrix.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int32]
     library.read_matrix.restype = ctypes.c_float
     return library
@@ -167,19 +169,19 @@ class _Step(ctypes.Structure):
 
 
 def quantize_rows(weight: torch.Tensor, rows_at_once: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
-    """8-bit whole numbers and one scale a row: weight [rows, K] -> (int8 [rows, K], float32 [rows]).
+    """Symmetric per-row int8 quantisation: weight [rows, K] -> (int8 [rows, K], scale float32 [rows]).
 
-    Symmetric: the largest magnitude of a row becomes 127, so weight is about numbers * scale[:, None], off by at most
-    scale / 2. A row of zeros gets scale 0. Done in pieces: a table of 257,216 rows in float32 would not fit twice.
+    The largest magnitude of a row becomes 127, so weight is about quantized * scale[:, None], off by at most scale / 2.
+    A row of zeros gets scale 0. Done in pieces: a table of 257,216 rows in float32 would not fit twice.
     """
-    numbers = torch.empty(weight.shape, dtype=torch.int8)
+    quantized = torch.empty(weight.shape, dtype=torch.int8)
     scale = torch.empty(weight.shape[0])
     for start in range(0, weight.shape[0], rows_at_once):
         rows = weight[start : start + rows_at_once].detach().float()
         step = rows.abs().amax(dim=1) / 127  # [rows]
         scale[start : start + rows_at_once] = step
-        numbers[start : start + rows_at_once] = (rows / step.clamp(min=1e-30)[:, None]).round().to(torch.int8)
-    return numbers, scale
+        quantized[start : start + rows_at_once] = (rows / step.clamp(min=1e-30)[:, None]).round().to(torch.int8)
+    return quantized, scale
 
 
 # ---------------------------------------------------------------------------------------------------------- the prompt
@@ -213,71 +215,82 @@ def check_suitable(*tensors: torch.Tensor | None) -> None:
         raise ValueError(reason)
 
 
-def tiled_linear(x: torch.Tensor, weight: torch.Tensor, bias=None, work: torch.Tensor | None = None) -> torch.Tensor:
+def tiled_linear(
+    x: torch.Tensor, weight: torch.Tensor, bias=None, workspace: torch.Tensor | None = None
+) -> torch.Tensor:
     """F.linear by gemm.cpp: x [..., K], weight [rows, K], bias [rows] or None -> [..., rows].
 
-    All float32 or all bfloat16; sums are float32 in both, and rounded once. `work`: float32 memory that it may write
-    into, enlarged in place when it is too small. (Memory that is used again is faster than fresh memory.)
+    All float32 or all bfloat16; sums are float32 in both, and rounded once. `workspace`: float32 memory that it may
+    write into, enlarged in place when it is too small. (Memory that is used again is faster than fresh memory.)
     Raises ValueError for other types, devices and shapes, and where gradients are asked for.
     """
     check_suitable(x, weight, bias)
     library, (rows, K), threads = load_library(), weight.shape, torch.get_num_threads()
     x, weight = x.contiguous(), weight.contiguous()
     M = x.numel() // K
-    work = torch.empty(0) if work is None else work
-    needed = library.work_of_many(M, K, threads)
-    if len(work) < needed:
-        work.resize_(needed)
+    workspace = torch.empty(0) if workspace is None else workspace
+    needed = library.workspace_size(M, K, threads)
+    if len(workspace) < needed:
+        workspace.resize_(needed)
     output = torch.empty(*x.shape[:-1], rows, dtype=x.dtype)
     bias = None if bias is None else bias.contiguous()  # named, so that the memory lives until it was read
     pointers = weight.data_ptr(), x.data_ptr(), None if bias is None else bias.data_ptr()
-    wide = x.dtype == torch.float32
-    library.linear_of_many(*pointers, M, K, rows, output.data_ptr(), work.data_ptr(), threads, wide)
+    is_float32 = x.dtype == torch.float32
+    library.linear_tiled(*pointers, M, K, rows, output.data_ptr(), workspace.data_ptr(), threads, is_float32)
     return output
 
 
-def tiling_pays(weight: torch.Tensor, tokens: int = 256) -> bool:
-    """Measured on one matrix of the model: does gemm.cpp multiply it with `tokens` tokens faster than torch?"""
-    x = torch.zeros(tokens, weight.shape[1], dtype=weight.dtype)
-    tiled = partial(tiled_linear, work=torch.empty(0))
-    times = {F.linear: [], tiled: []}
+def tiling_pays(tokens: int, rows: int, K: int, dtype: torch.dtype) -> bool:
+    """Does gemm.cpp multiply that many tokens by a matrix [rows, K] faster than torch does here? Measured when it is
+    asked for the first time, for the power of two that is nearest to `tokens`."""
+    return _tiling_pays(2 ** round(math.log2(tokens)), rows, K, dtype, torch.get_num_threads())
+
+
+@cache
+def _tiling_pays(tokens: int, rows: int, K: int, dtype: torch.dtype, threads: int) -> bool:
+    x, weight = torch.ones(tokens, K, dtype=dtype), torch.ones(rows, K, dtype=dtype)
+    ways = (F.linear, partial(tiled_linear, workspace=torch.empty(0)))
+    least = [math.inf, math.inf]
     for _ in range(4):
-        for function, seconds in times.items():
+        for i, way in enumerate(ways):
             start = perf_counter()
-            function(x, weight)
-            seconds.append(perf_counter() - start)
-    return min(times[tiled]) < min(times[F.linear])
+            way(x, weight)
+            least[i] = min(least[i], perf_counter() - start)
+    return least[1] < least[0]
 
 
 def fast_gelu(x: torch.Tensor) -> torch.Tensor:
-    """F.gelu(x, approximate="tanh") by gemm.cpp, float32 or bfloat16: torch's takes two to three times as long.
+    """F.gelu(x, approximate="tanh") by gemm.cpp, float32 or bfloat16: torch's takes two to five times as long.
 
     Raises ValueError for other types and devices, and where gradients are asked for.
     """
     check_suitable(x)
     x = x.contiguous()
     output = torch.empty_like(x)
-    wide = x.dtype == torch.float32
-    load_library().gelu_of_many(x.data_ptr(), output.data_ptr(), x.numel(), torch.get_num_threads(), wide)
+    is_float32 = x.dtype == torch.float32
+    load_library().gelu_tanh(x.data_ptr(), output.data_ptr(), x.numel(), torch.get_num_threads(), is_float32)
     return output
 
 
 class FastOperations(TorchFunctionMode):
-    """Inside `with FastOperations():` F.linear of 8 or more vectors is `tiled_linear`, and GELU is `fast_gelu`.
+    """Inside `with FastOperations():` F.linear of 8 or more vectors is `tiled_linear` where `pays(tokens, rows, K,
+    dtype)`, and GELU is `fast_gelu`.
 
     (nn.Linear calls F.linear, so the model need not know.) Everything else, mistakes included, is torch's.
     """
 
-    def __init__(self):
+    def __init__(self, pays: Callable[[int, int, int, torch.dtype], bool] = tiling_pays):
         super().__init__()
-        self.work = torch.empty(0)  # for all products of this block
+        self.pays = pays
+        self.workspace = torch.empty(0)  # for all products of this block
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.linear and len(args) >= 2:
             x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else kwargs.get("bias")
             if weight.ndim == 2 and x.numel() >= 8 * weight.shape[1] > 0 and refusal(x, weight, bias) is None:
-                return tiled_linear(x, weight, bias, work=self.work)
+                if self.pays(x.numel() // weight.shape[1], *weight.shape, x.dtype):
+                    return tiled_linear(x, weight, bias, self.workspace)
         if func is F.gelu and kwargs == {"approximate": "tanh"} and refusal(args[0]) is None:
             return fast_gelu(*args)
         return func(*args, **kwargs)  # this method itself is out of the way while it runs
@@ -322,8 +335,7 @@ class FastPaliGemma(ModelWithFastStep):
         self.library, self.eight_bit = library, eight_bit
         self._kept = []  # tensors that the structures point to
         self._versions = self._weight_versions()
-        widest = model.language_model.model.layers[0].mlp.gate_proj.weight.detach()
-        self.tile_prompt = tiling_pays(widest)
+        self.tiled = {}  # "rows x K" of the prompts' products so far -> by gemm.cpp?
         config, decoder = model.config.text_config, model.language_model.model
         gemma2 = config.model_type == "gemma2"
         self._layers = (_Layer * config.num_hidden_layers)()
@@ -375,8 +387,8 @@ class FastPaliGemma(ModelWithFastStep):
     def _matrix(self, weight: torch.Tensor) -> _Matrix:
         if not self.eight_bit:
             return _Matrix(self._pointer(weight), None, TYPES[weight.dtype])
-        numbers, scale = quantize_rows(weight)
-        return _Matrix(self._pointer(numbers), self._pointer(scale), EIGHT_BIT)
+        quantized, scale = quantize_rows(weight)
+        return _Matrix(self._pointer(quantized), self._pointer(scale), EIGHT_BIT)
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one step reads (the embedding counts once: as the head)."""
@@ -397,8 +409,12 @@ class FastPaliGemma(ModelWithFastStep):
         return super().changed()
 
     def prompt(self, *arguments) -> PaliGemmaOutput:
-        with FastOperations() if self.tile_prompt else nullcontext():
+        with FastOperations(self._pays):
             return self.model(*arguments)
+
+    def _pays(self, tokens: int, rows: int, K: int, dtype: torch.dtype) -> bool:
+        choice = self.tiled[f"{rows} x {K}"] = tiling_pays(tokens, rows, K, dtype)
+        return choice
 
     def step(self, input_ids, attention_mask, token_type_ids, kv_cache) -> torch.Tensor:
         """One token for each row: input_ids [B, 1] -> logits [B, 1, V] float32."""
@@ -431,5 +447,9 @@ class FastPaliGemma(ModelWithFastStep):
 
     def describe(self) -> str:
         weights = "8-bit" if self.eight_bit else str(self.dtype).removeprefix("torch.")
-        prompt = "gemm.cpp" if self.tile_prompt else "torch"
-        return f"one token: gemv.cpp, {weights} weights; prompt: products of {prompt}"
+        ways = {
+            way: [size for size in self.tiled if self.tiled[size] == (way == "gemm.cpp")]
+            for way in ("gemm.cpp", "torch")
+        }
+        products = ", ".join(f"{way} for {', '.join(sizes)}" for way, sizes in ways.items() if sizes)
+        return f"one token: gemv.cpp, {weights} weights; prompt: {products or 'measured when the first comes'}"

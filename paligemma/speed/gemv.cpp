@@ -17,64 +17,78 @@
 
 struct Matrix {
     const void* weights;  // [rows, columns], as nn.Linear keeps them
-    const float* scale;   // [rows] for 8-bit weights, else null
-    int32_t type;         // 0: float32, 1: bfloat16, 2: 8-bit
+    const float* scale;   // [rows] for int8 weights, else null
+    int32_t type;         // 0: float32, 1: bfloat16, 2: int8
 };
 
-// R rows of a matrix [.., K] times B vectors [B, K]. Several rows at once give several sums that do not wait for one
-// another, and the rows after these are asked for in advance, into the second-level cache, which can wait for more at a
-// time than the first: a matrix is read at the speed of the memory.
-template <int R, int B, class W>
-static void dots(const W* w, const float* x, size_t K, float (&out)[R][B]) {
-    constexpr int U = B == 1 && sizeof(W) == 1 ? 2 : 1;  // 8-bit weights come so fast that each row needs two sums
-    Floats sums[R][B][U] = {};
-    size_t k = 0;
-    for (; k + U * LANES <= K; k += U * LANES) {
-        for (int r = 0; r < R; r++) __builtin_prefetch(w + (r + R) * K + k, 0, 2);
-        for (int u = 0; u < U; u++) {
-            Floats weights[R];
-            for (int r = 0; r < R; r++) weights[r] = load(w + r * K + k + u * LANES);
-            for (int b = 0; b < B; b++) {
-                Floats values = load(x + b * K + k + u * LANES);
-                for (int r = 0; r < R; r++) sums[r][b][u] += weights[r] * values;
-            }
-        }
+// sums[r][b][a] += row r of the matrix, columns k to k + LANES, times vector b
+template <int R, int B, int A, class W>
+static inline void multiply_add(const W* w, const float* x, size_t K, size_t k, int a, Floats (&sums)[R][B][A]) {
+    Floats weights[R];
+    for (int r = 0; r < R; r++) weights[r] = load(w + r * K + k);
+    for (int b = 0; b < B; b++) {
+        Floats values = load(x + b * K + k);
+        for (int r = 0; r < R; r++) sums[r][b][a] += weights[r] * values;
     }
+}
+
+// R rows of a matrix [.., K] times B vectors [B, K]: R * B dot products whose accumulators do not wait for one another
+// (one vector alone has two for each row). Prefetches the next R rows into L2, which has more outstanding-miss slots than
+// L1: so a matrix is read at the speed of the memory.
+template <int R, int B, class W>
+static void dot_products(const W* w, const float* x, size_t K, float (&out)[R][B]) {
+    // Weights that are taken at a time: a cache line, so that each is prefetched once; or one vector, where 32 registers
+    // are filled by the accumulators of many vectors.
+    constexpr int CHUNK = B <= 2 || LANES == 8 ? 64 / sizeof(W) : LANES;
+    constexpr int ACCUMULATORS = B == 1 && CHUNK > LANES ? 2 : 1;
+    Floats sums[R][B][ACCUMULATORS] = {};
+    size_t k = 0;
+    for (; k + CHUNK <= K; k += CHUNK) {
+        for (int r = 0; r < R; r++) __builtin_prefetch(w + (r + R) * K + k, 0, 2);
+#pragma GCC unroll 8
+        for (int i = 0; i < CHUNK / LANES; i++) multiply_add(w, x, K, k + i * LANES, i % ACCUMULATORS, sums);
+    }
+    for (; k + LANES <= K; k += LANES) multiply_add(w, x, K, k, 0, sums);
     for (int r = 0; r < R; r++)
         for (int b = 0; b < B; b++) {
-            out[r][b] = sum(sums[r][b][0]) + (U == 2 ? sum(sums[r][b][U - 1]) : 0.0f);
+            Floats total = sums[r][b][0];
+            for (int a = 1; a < ACCUMULATORS; a++) total += sums[r][b][a];
+            out[r][b] = sum(total);
             for (size_t i = k; i < K; i++) out[r][b] += widen(w[r * K + i]) * x[b * K + i];
         }
 }
 
 // `rows` rows of a matrix times x [B, K] -> y [B, .] whose rows are `stride` apart.
 template <int R, int B, class W>
-static void times(const W* w, const float* scale, const float* x, size_t K, int rows, float* y, size_t stride) {
+static void gemv_rows(const W* w, const float* scale, const float* x, size_t K, int rows, float* y, size_t stride) {
     int row = 0;
     for (; row + R <= rows; row += R) {
         float out[R][B];
-        dots(w + row * K, x, K, out);
+        dot_products(w + row * K, x, K, out);
         for (int r = 0; r < R; r++)
             for (int b = 0; b < B; b++) y[b * stride + row + r] = out[r][b] * (scale ? scale[row + r] : 1.0f);
     }
-    if (R > 1) times<1, B, W>(w + row * K, scale ? scale + row : nullptr, x, K, rows - row, y + row, stride);
+    if (R > 1) gemv_rows<1, B, W>(w + row * K, scale ? scale + row : nullptr, x, K, rows - row, y + row, stride);
 }
 
+// The same for any B: eight, four or two vectors share each weight that is read.
 template <class W>
-static void times(const W* w, const float* scale, const float* x, int B, size_t K, int rows, float* y, size_t stride) {
-    int b = 0;  // eight vectors, or four, share each weight that is read; what is left over goes one by one
-    for (; b + 8 <= B; b += 8) times<4, 8, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
-    for (; b + 4 <= B; b += 4) times<4, 4, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
-    for (; b < B; b++) times<4, 1, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
+static void gemv_batch(const W* w, const float* scale, const float* x, int B, size_t K, int rows, float* y, size_t stride) {
+    constexpr int R = LANES == 16 ? 3 : 4;  // 3 rows times 8 vectors are 24 accumulators, of 32 registers
+    int b = 0;
+    for (; b + 8 <= B; b += 8) gemv_rows<R, 8, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
+    for (; b + 4 <= B; b += 4) gemv_rows<4, 4, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
+    for (; b + 2 <= B; b += 2) gemv_rows<4, 2, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
+    for (; b < B; b++) gemv_rows<4, 1, W>(w, scale, x + b * K, K, rows, y + b * stride, stride);
 }
 
-// Rows `first` to `first + rows` of the matrix times x [B, K] -> y [B, .]
-static void times(const Matrix& m, const float* x, int B, size_t K, int first, int rows, float* y, size_t stride) {
+// Rows `first` to `first + rows` of the matrix, of whatever type, times x [B, K] -> y [B, .]
+static void gemv_dispatch(const Matrix& m, const float* x, int B, size_t K, int first, int rows, float* y, size_t stride) {
     const size_t skip = first * K;
     const float* scale = m.scale ? m.scale + first : nullptr;
-    if (m.type == 0) times((const float*)m.weights + skip, scale, x, B, K, rows, y, stride);
-    if (m.type == 1) times((const bfloat16*)m.weights + skip, scale, x, B, K, rows, y, stride);
-    if (m.type == 2) times((const int8_t*)m.weights + skip, scale, x, B, K, rows, y, stride);
+    if (m.type == 0) gemv_batch((const float*)m.weights + skip, scale, x, B, K, rows, y, stride);
+    if (m.type == 1) gemv_batch((const bfloat16*)m.weights + skip, scale, x, B, K, rows, y, stride);
+    if (m.type == 2) gemv_batch((const int8_t*)m.weights + skip, scale, x, B, K, rows, y, stride);
 }
 
 // The rows of a matrix [rows, K], each times its weight, added up -> y [K]. Four rows at once: y is fetched less often.
@@ -96,13 +110,13 @@ static void weighted_sum(const W* w, const float* weight, int rows, int K, float
         for (int k = 0; k < K; k++) y[k] += widen(w[k]) * *weight;
 }
 
-constexpr int BLOCK = 32;  // rows that a thread takes at a time: they stay in its own fast memory for all B vectors
+constexpr int BLOCK = 32;  // rows that a thread takes at a time: they stay in its L2 cache for all B vectors
 
 // The whole matrix [rows, K] times x [B, K] -> y [B, rows], rows shared out among the threads.
 static void linear(const Matrix& matrix, const float* x, int B, size_t K, int rows, float* y) {
 #pragma omp for schedule(static)
     for (int first = 0; first < rows; first += BLOCK)
-        times(matrix, x, B, K, first, std::min(BLOCK, rows - first), y + first, rows);
+        gemv_dispatch(matrix, x, B, K, first, std::min(BLOCK, rows - first), y + first, rows);
 }
 
 // -------------------------------------------------------------------------------------------------------- small parts
@@ -121,6 +135,13 @@ static void rms_norm(const float* x, const float* factor, float eps, int B, int 
         float* to = y + (size_t)b * D;
         for (int i = 0; i < D; i++) to[i] = row[i] * scale * factor[i] + (add ? to[i] : 0.0f);
     }
+}
+
+// gate = gelu(gate) * up, `count` numbers
+static void gated(float* gate, const float* up, int count) {
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) store(gate + i, gelu(load(gate + i)) * load(up + i));
+    for (; i < count; i++) gate[i] = gelu(gate[i]) * up[i];
 }
 
 static void add(float* x, const float* y, int count) {
@@ -226,7 +247,7 @@ static void run(const Model& m, const Step& step) {
             const int count = std::min(BLOCK, T - first);
             const C* keys = column(step.keys, b, head) + (size_t)first * d;
             float* score = &scores[(size_t)(b * H + head * G) * T + first];  // of the first query; others lie T apart
-            times(keys, nullptr, &q[(b * H + head * G) * d], G, d, count, score, T);
+            gemv_batch(keys, nullptr, &q[(b * H + head * G) * d], G, d, count, score, T);
             for (int g = 0; g < G; g++)
                 for (int t = 0; t < count; t++)
                     score[g * T + t] = softcap(score[g * T + t] * m.attention_scale, m.attention_cap);
@@ -258,10 +279,9 @@ static void run(const Model& m, const Step& step) {
         for (int first = 0; first < m.I; first += BLOCK) {
             const int rows = std::min(BLOCK, m.I - first);
             float* gate = &hidden[first];
-            times(layer.gate, y.data(), B, D, first, rows, gate, m.I);
-            times(layer.up, y.data(), B, D, first, rows, &up[first], m.I);
-            for (int b = 0; b < B; b++)
-                for (int r = 0; r < rows; r++) gate[b * m.I + r] = gelu(gate[b * m.I + r]) * up[b * m.I + first + r];
+            gemv_dispatch(layer.gate, y.data(), B, D, first, rows, gate, m.I);
+            gemv_dispatch(layer.up, y.data(), B, D, first, rows, &up[first], m.I);
+            for (int b = 0; b < B; b++) gated(gate + (size_t)b * m.I, &up[(size_t)b * m.I + first], rows);
         }
         linear(layer.down, hidden.data(), B, m.I, D, y.data());
         if (layer.after_mlp) rms_norm(y.data(), layer.after_mlp, m.eps, B, D, x.data(), true);
@@ -278,20 +298,20 @@ static void run(const Model& m, const Step& step) {
     }
 }
 
-// `wide`: are embedding and cache float32 (else bfloat16)? Returns 0, or what is wrong and nothing was done:
+// `is_float32`: are embedding and cache float32, or bfloat16? Returns 0, or what is wrong and nothing was done:
 // 1 a token that is not in the vocabulary, 2 a negative token type.
-extern "C" int32_t decode_step(const Model* model, const Step* step, int32_t wide) {
+EXPORT int32_t decode_step(const Model* model, const Step* step, int32_t is_float32) {
     for (int b = 0; b < step->B; b++) {
         if (step->tokens[b] < 0 || step->tokens[b] >= model->V) return 1;
         const int64_t* types = step->token_type_ids + b * step->stride;
         if (std::any_of(types, types + step->T, [](int64_t type) { return type < 0; })) return 2;
     }
-    wide ? run<float>(*model, *step) : run<bfloat16>(*model, *step);
+    is_float32 ? run<float>(*model, *step) : run<bfloat16>(*model, *step);
     return 0;
 }
 
 // For the benchmark: read a matrix once, as above, and do nothing else. Returns a sum, so that nothing is left out.
-extern "C" float read_matrix(const float* weights, int64_t rows, int64_t K, int32_t threads) {
+EXPORT float read_matrix(const float* weights, int64_t rows, int64_t K, int32_t threads) {
     float total = 0;
 #pragma omp parallel for num_threads(threads) reduction(+ : total) schedule(static)
     for (int64_t row = 0; row < rows; row++) {

@@ -19,7 +19,7 @@ from ..kv_cache import KVCache
 from ..modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaOutput
 
 # What a fast step writes out again: methods, and the functions between the modules.
-METHODS = ("forward", "embed", "layer_masks", "attend", "lm_head", "inv_freq")
+METHODS = ("forward", "embed", "layer_masks", "attend", "attend_eager", "cap", "lm_head", "inv_freq")
 FUNCTIONS = ("rotate_half", "apply_rotary_pos_emb", "repeat_kv", "make_attn_mask", "additive_mask", "softcap")
 
 

@@ -19,7 +19,7 @@ from ... import modeling_gemma as gemma
 from ... import modeling_siglip as siglip
 from ... import processing_paligemma as processing
 from ...swap import hidden
-from ..checking import Case, Mistake, Task, find_task, numbers
+from ..tasks import Case, Mistake, Task, find_task, numbers
 from . import calls, standins
 from .calls import Sizes
 
@@ -169,7 +169,7 @@ def misfits(made: nn.Module, right: nn.Module, name: str):
             saw = f"{key} has the shape {list(value.shape)}, expected {list(source[key].shape)}{turned}"
             yield "weights do not fit", saw, "sizes in __init__ are exchanged, or one is written in", key.split(".")[0]
         if key not in source and key not in others and id(value) not in tied:
-            if key.endswith(".bias"):
+            if key.endswith(".bias") and key[: -len("bias")] + "weight" in source:
                 saw, means = f"you have {key}, the published weights have none", "this nn.Linear needs bias=False"
             else:
                 saw, means = f"you have a parameter {key}, which the published weights do not have", NAMES
@@ -288,38 +288,51 @@ def simple(maker: Maker, name: str, right, sizes: Sizes, **more) -> Part:
 # Configurations
 
 
-# What no part needs when it is not there; the others are read from every published config.json.
-SPARE = {"attention_dropout", "num_image_tokens", "ignore_index", "attention_bias", "max_position_embeddings",
-         "vocab_size", "projection_dim", "hidden_size", "pad_token_id", "rope_theta", "head_dim"}  # fmt: skip
+# What a configuration may leave out; the others are in every published config.json.
+SPARE = {"attention_dropout", "num_image_tokens", "attention_bias", "max_position_embeddings", "pad_token_id",
+         "rope_theta", "head_dim"}  # fmt: skip
+
+
+class NotKept(Exception):
+    """A value that a configuration was given and does not have afterwards under the published name."""
+
+    def __init__(self, name: str, given, value, parameters):
+        self.attribute = name
+        if value is None and name not in parameters:
+            self.means = f"config.json files call it {name}: under another name it is not read from them"
+            super().__init__(f"the configuration has no {name}")
+        else:
+            self.means = "two lines of __init__ are mixed up, or one is missing"
+            super().__init__(f"{name}={given} was given, and afterwards config.{name} is {value}")
 
 
 def config_parts(maker: Maker) -> list[Part]:
-    def kept(names):
+    def kept(names, model_type):
         def run(kind, sizes):
             if kind is Sizes:
                 return {}
-            made = kind(**calls.accepted(kind, {**sizes, "model_type": "paligemma"}))
+            made = calls.construct(kind, {**sizes, "model_type": model_type})
             parameters = calls.inspect.signature(kind).parameters
             for name in names:
                 value = getattr(made, name, None)
                 if value != sizes[name] and (name in parameters or name not in SPARE):
-                    raise AttributeError(f"{name}={sizes[name]} was given, and the object's {name} is {value}")
+                    raise NotKept(name, sizes[name], value, parameters)
             return {}
 
         return run
 
-    def part(name, chapter, sizes):
+    def part(name, chapter, sizes, model_type):
         names = [key for key in sizes if key not in ("vision_config", "text_config", "bos_token_id", "eos_token_id")]
         if name == "PaliGemmaConfig":
             names = ["image_token_index"]
-        return Part(name, chapter, Sizes, [Case((sizes,))], kept(names))
+        return Part(name, chapter, Sizes, [Case((sizes,))], kept(names, model_type))
 
     distinct = Sizes({**calls.VISION, "num_attention_heads": 4, "num_channels": 1, "attention_dropout": 0.25})
-    other = Sizes({**calls.TEXT, "attention_dropout": 0.25, "pad_token_id": 7, "attention_bias": True})
+    other = Sizes({**calls.TEXT, "pad_token_id": 7})
     return [
-        part("SiglipVisionConfig", "02", distinct),
-        part("GemmaConfig", "09", other),
-        part("PaliGemmaConfig", "10", calls.whole(projection_dim=16, pad_token_id=5)),
+        part("SiglipVisionConfig", "02", distinct, "siglip_vision_model"),
+        part("GemmaConfig", "09", other, "gemma"),
+        part("PaliGemmaConfig", "10", calls.whole(pad_token_id=5), "paligemma"),
     ]
 
 
@@ -401,7 +414,7 @@ def vision_parts(maker: Maker) -> list[Part]:
                    Mistake("fc1 used twice", "your numbers need fc1 in both places", OneLinearTwice),
                ]),
         simple(maker, "SiglipAttention", siglip.SiglipAttention, sizes, chapter="03", cases=vision_cases(patches),
-               tasks=("03.4",)),
+               tasks=("03.4",), places={"scale by the wrong size": r"self\.\w*scale\w* *="}),
         simple(maker, "SiglipEncoderLayer", siglip.SiglipEncoderLayer, sizes, chapter="04",
                cases=vision_cases(patches), tasks=("04.3",), mistakes=[EPS], uses=("SiglipAttention", "SiglipMLP")),
         simple(maker, "SiglipEncoder", siglip.SiglipEncoder, sizes, chapter="04", cases=vision_cases(patches),
@@ -477,6 +490,7 @@ def processing_parts() -> list[Part]:
              [Case(([wide, tall], (6, 8))), Case(([tall], (5, 5)))], processed, ("01.4",),
              uses=("resize", "rescale", "normalize"), places={
                  "other interpolation": "resize", "not normalised": "normali[sz]e|rescale",
+                 "not finite": "normali[sz]e",
              }),
     ]  # fmt: skip
 
@@ -582,6 +596,10 @@ def values_swapped(self, key_states, value_states, layer_idx):
     return standins.KVCache.update(self, key_states, value_states, layer_idx)[::-1]
 
 
+def keys_twice(self, key_states, value_states, layer_idx):
+    return (standins.KVCache.update(self, key_states, value_states, layer_idx)[0],) * 2
+
+
 def new_only(self, key_states, value_states, layer_idx):
     standins.KVCache.update(self, key_states, value_states, layer_idx)
     return key_states, value_states
@@ -604,6 +622,7 @@ CACHES = [
             "keys", growing(update=joined(values=newest_first))),
     Mistake("key and value swapped", "what comes back are the values and then the keys",
             growing(update=values_swapped)),
+    Mistake("keys for values", "both results are the keys: the second is to be the values", growing(update=keys_twice)),
     Mistake("new tokens only", "what comes back are the new tokens alone, without those held",
             growing(update=new_only)),
     Mistake("replaced instead of joined", "the new tokens replace those held",
@@ -627,15 +646,18 @@ def use_cache(maker: Maker):
     def run(kind, steps, layers, sizes):
         given = {"config": calls.configuration(sizes, maker.kinds), "batch_size": 2, "max_length": 64}
         cache = kind(**calls.arguments(kind, given)) if kind.__init__ is not object.__init__ else kind()
-        told = [count(cache)]
+        told, held = {"num_items of an empty cache": count(cache)}, 0
         for step, length in enumerate(steps):
+            held += length
             for layer in range(layers):
                 key = numbers(10 * step + layer, 2, sizes["num_key_value_heads"], length, sizes["head_dim"])
                 value = numbers(100 + 10 * step + layer, *key.shape)
-                told += list(calls.call(cache.update, {"k": key, "v": value, "layer_idx": layer}))
+                keys, values = calls.call(cache.update, {"k": key, "v": value, "layer_idx": layer})
+                told[f"keys of layer {layer}, {held} tokens"] = keys
+                told[f"values of layer {layer}, {held} tokens"] = values
             if hasattr(cache, "advance"):
                 cache.advance(length)
-            told.append(count(cache))
+            told[f"num_items, {held} tokens"] = count(cache)
         return told
 
     def count(cache):
@@ -655,7 +677,7 @@ def gemma_parts(maker: Maker) -> list[Part]:
     def angles(seed, batch, length, sizes):
         heads = sizes["num_key_value_heads"]
         x = numbers(seed, batch, heads, length, sizes["head_dim"])
-        return x, torch.arange(length).expand(batch, length) + 5 * torch.arange(batch)[:, None]
+        return x, torch.arange(3, 3 + length).expand(batch, length) + 5 * torch.arange(batch)[:, None]
 
     def apply(function, q, k, cos, sin):
         result = calls.call(function, {"q": q, "k": k, "cos": cos, "sin": sin})
@@ -672,7 +694,7 @@ def gemma_parts(maker: Maker) -> list[Part]:
 
         def run(kind, x, mask, positions, sizes):
             made = maker.loaded(name, kind, right, sizes)
-            cache = maker_cache(maker, sizes) if len(sizes["steps"]) > 1 else None
+            cache = new_cache(maker, kind, sizes, len(x)) if len(sizes["steps"]) > 1 else None
             results, start = [], 0
             for length in sizes["steps"]:
                 end = start + length
@@ -681,15 +703,17 @@ def gemma_parts(maker: Maker) -> list[Part]:
                 given = {"hidden_states": states, "attention_mask": mask[:, :, start:end, :end],
                          "position_ids": places, "kv_cache": cache, "position_embeddings": rope}  # fmt: skip
                 results.append(calls.first_tensor(calls.call(made, given)))
+                if hasattr(cache, "advance"):  # a cache that the model moves on, when all layers are done
+                    cache.advance(length)
                 start = end
-            return results if len(results) > 1 else results[0]
+            return {"the first tokens": results[0], "the last token": results[1]} if len(results) > 1 else results[0]
 
         return run
 
     def decoder(name, right):
         def run(kind, x, mask, positions, sizes):
             made = maker.loaded(name, kind, right, sizes)
-            cache = maker_cache(maker, sizes) if len(sizes["steps"]) > 1 else None
+            cache = new_cache(maker, kind, sizes, len(x)) if len(sizes["steps"]) > 1 else None
             results, start = [], 0
             for length in sizes["steps"]:
                 end = start + length
@@ -697,7 +721,7 @@ def gemma_parts(maker: Maker) -> list[Part]:
                          "inputs_embeds": x[:, start:end], "kv_cache": cache}  # fmt: skip
                 results.append(calls.first_tensor(calls.call(made, given)))
                 start = end
-            return results if len(results) > 1 else results[0]
+            return {"the first tokens": results[0], "the last token": results[1]} if len(results) > 1 else results[0]
 
         return run
 
@@ -705,33 +729,37 @@ def gemma_parts(maker: Maker) -> list[Part]:
         Case((numbers(0, 3, 2, 5, 4), 4), sizes={"B": 3, "H_kv": 2, "T": 5, "d": 4}, note="n_rep = 4"),
         Case((numbers(1, 2, 3, 7, 6), 2), sizes={"B": 2, "H_kv": 3, "T": 7, "d": 6}, note="n_rep = 2"),
         Case((numbers(2, 2, 4, 3, 6), 1), sizes={"B": 2, "H_kv": 4, "T": 3, "d": 6}, note="n_rep = 1"),
+        Case((numbers(3, 3, 2, 1, 6), 4), sizes={"B": 3, "H_kv": 2, "T": 1, "d": 6}, note="n_rep = 4, one token"),
     ]
     norm_cases = text_cases(tokens)
-    norm_cases.append(
-        Case(
-            (numbers(3, 2, 3, sizes["hidden_size"], scale=30.0).to(torch.bfloat16), sizes),
-            sizes={"B": 2, "L": 3, "D": sizes["hidden_size"]},
-        )
-    )
+    half = {"B": 2, "L": 3, "D": sizes["hidden_size"]}
+    norm_cases.append(Case((numbers(3, 2, 3, 16, dtype=torch.bfloat16), sizes), sizes=half))
+    large = numbers(4, 2, 3, 16, scale=500, dtype=torch.float16)
+    norm_cases.append(Case((large, sizes), sizes=half, note="numbers of about 500, whose squares float16 cannot hold"))
+    rotary_cases = text_cases(angles)
+    far = torch.tensor([[3, 259, 300, 501, 599]])
+    note = "positions beyond 256"
+    x = numbers(5, 1, 2, 5, sizes["head_dim"], dtype=torch.bfloat16)
+    rotary_cases.append(Case((x, far, sizes), sizes={"L": 5, "d": sizes["head_dim"]}, note=note))
     attention = ("GemmaRotaryEmbedding", "rotate_half", "apply_rotary_pos_emb", "repeat_kv", "KVCache")
     cached = {"cached": True}
     return [
         Part("KVCache", "11", standins.KVCache,
-             [Case(((4, 1, 1), 3, sizes), note="3 layers; 4, 1 and 1 tokens"),
-              Case(((5, 2), 2, OTHER_TEXT), note="2 layers; 5 and 2 tokens")], use_cache(maker), mistakes=CACHES,
+             [Case(((4, 1, 1), 3, sizes), note="4, 1 and 1 tokens, 3 layers"),
+              Case(((5, 2), 2, OTHER_TEXT), note="5 and 2 tokens, 2 layers")], use_cache(maker), mistakes=CACHES,
              places={"wrong axis counted": "shape|size|len", "layers counted": r"len\(", "newest first": "cat",
                      "joined along the heads": "cat", "new tokens only": "return",
-                     "key and value swapped": "return|append"}),
+                     "key and value swapped": "return|append", "keys for values": "return.*,"}),
         simple(maker, "GemmaRMSNorm", gemma.GemmaRMSNorm, sizes, chapter="06", cases=norm_cases, tasks=("06.3",),
                mistakes=[Mistake("wrong axis", "your numbers are those you get when the mean runs over the tokens "
                                  "instead of the features of one token", OneNorm)]),
-        Part("GemmaRotaryEmbedding", "07", standins.GemmaRotaryEmbedding, text_cases(angles), rotary, ("07.3",),
+        Part("GemmaRotaryEmbedding", "07", standins.GemmaRotaryEmbedding, rotary_cases, rotary, ("07.3",),
              mistakes=[Mistake("// instead of /", "the exponents are rounded down to 0 (// instead of /): every pair "
                                "turns at the same speed", FlooredExponent)],
-             places={"// instead of /": "//", "base not passed on": r"^\s*self\.base\s*="}),
+             places={"// instead of /": "//", "base not passed on": r"^\s*self\.base\s*=\s*[\d.]+|\*\*"}),
         Part("rotate_half", "07", gemma.rotate_half,
-             [Case((numbers(0, 2, 3, 5, 8),), sizes={"B": 2, "H": 3, "L": 5, "d": 8}),
-              Case((numbers(1, 1, 4, 3, 6),), sizes={"H": 4, "L": 3, "d": 6})],
+             [Case((numbers(0, 2, 3, 4, 8),), sizes={"B": 2, "H": 3, "L": 4, "d": 8}),
+              Case((numbers(1, 1, 4, 2, 6),), sizes={"H": 4, "L": 2, "d": 6})],
              lambda function, x: calls.call(function, {"hidden_states": x}), ("07.2",)),
         Part("apply_rotary_pos_emb", "07", standins.apply_rotary_pos_emb, text_cases(turning),
              lambda function, q, k, cos, sin, sizes: apply(function, q, k, cos, sin), mistakes=TURNS,
@@ -749,25 +777,46 @@ def gemma_parts(maker: Maker) -> list[Part]:
                          "together: the sum that makes up a score has head_dim terms", ScaleByQueries),
                  Mistake("cache not used", "without a cache all is right; with one, what it holds is not used",
                          CacheForgotten),
-             ], places={"cache not used": "kv_cache|cache", "value turned too": "apply_rotary",
+             ], places={"scale of the width": r"self\.\w*scale\w* *=", "cache not used": "kv_cache|cache",
+                        "value turned too": "apply_rotary",
                         "RoPE forgotten": "rotary|def forward"}),
         Part("GemmaDecoderLayer", "09", standins.GemmaDecoderLayer, text_cases(attended, **cached),
              stepwise("GemmaDecoderLayer", standins.GemmaDecoderLayer), ("09.2",),
              fit=maker.fits("GemmaDecoderLayer", standins.GemmaDecoderLayer, sizes),
-             uses=("GemmaAttention", "GemmaMLP", "GemmaRMSNorm")),
+             uses=("GemmaAttention", "GemmaMLP", "GemmaRMSNorm"), places={"cache not passed on": r"self_attn\("},
+             mistakes=[Mistake("cache not passed on", LOST, cache_lost(standins.GemmaDecoderLayer))]),
         Part("GemmaModel", "09", standins.GemmaModel, text_cases(attended, **cached),
              decoder("GemmaModel", standins.GemmaModel), mistakes=MODELS,
              fit=maker.fits("GemmaModel", standins.GemmaModel, sizes), uses=("GemmaDecoderLayer", "GemmaRMSNorm"),
-             places={"layers share a cache entry": "range|enumerate|DecoderLayer"}),
+             places={"scale forgotten": r"= *\w*embed\w* *$",
+                     "layers share a cache entry": "range|enumerate|DecoderLayer",
+                     "cache not passed on": r"layer\w*\("}),
         Part("GemmaForCausalLM", "09", standins.GemmaForCausalLM, text_cases(attended, **cached),
              decoder("GemmaForCausalLM", standins.GemmaForCausalLM), uses=("GemmaModel",), mistakes=HEADS,
-             fit=maker.fits("GemmaForCausalLM", standins.GemmaForCausalLM, sizes)),
+             fit=maker.fits("GemmaForCausalLM", standins.GemmaForCausalLM, sizes),
+             places={"cache not passed on": r"self\.model\("}),
     ]  # fmt: skip
 
 
-def maker_cache(maker: Maker, sizes: Sizes):
-    given = {"config": calls.configuration(sizes, maker.kinds), "batch_size": 1, "max_length": 64}
-    return maker.cache(**calls.arguments(maker.cache, given)) if maker.cache is not standins.KVCache else maker.cache()
+def new_cache(maker: Maker, kind, sizes: Sizes, batch_size: int):
+    """The learner's cache for the learner's parts, where it is right; the course's in the video's form for others."""
+    if kind.__module__.startswith("paligemma.") or maker.cache is standins.KVCache:
+        return standins.KVCache()
+    given = {"config": calls.configuration(sizes, maker.kinds), "batch_size": batch_size, "max_length": 64}
+    return maker.cache(**calls.arguments(maker.cache, given))
+
+
+def cache_lost(kind) -> type:
+    """The class, with the cache not passed on to what is inside."""
+
+    class Lost(kind):
+        def forward(self, *arguments, **named):
+            return super().forward(*arguments, **{**named, "kv_cache": None})
+
+    return Lost
+
+
+LOST = "without a cache all is right; with one, it does not reach the attention: kv_cache has to be passed on"
 
 
 class NotScaled(standins.GemmaModel):
@@ -831,6 +880,7 @@ MODELS = [
     Mistake("last norm in the loop", "the norm comes after every layer: it is to come once, at the end", NormInTheLoop),
     Mistake("only the last layer used", LAYERS[0].message, LastLayerOnly),
     Mistake("a layer left out", "your numbers are those without the last layer", SkipsLast),
+    Mistake("cache not passed on", LOST, cache_lost(standins.GemmaModel)),
     Mistake("layers share a cache entry", "without a cache all is right; with one, all layers write to the same "
             "place: each layer needs its own layer_idx", SameIndex),
 ]  # fmt: skip
@@ -851,6 +901,7 @@ class Probabilities(standins.GemmaForCausalLM):
 HEADS = [
     Mistake("head scaled too", "the logits are multiplied by sqrt(hidden_size): the factor belongs to the embeddings "
             "alone", ScaledLogits),
+    Mistake("cache not passed on", LOST, cache_lost(standins.GemmaForCausalLM)),
     Mistake("probabilities", "what comes back are probabilities: logits are asked for", Probabilities),
 ]  # fmt: skip
 
@@ -964,7 +1015,7 @@ def whole_parts(maker: Maker) -> list[Part]:
     def run(kind, input_ids, pixel_values, sizes):
         name = "PaliGemmaForConditionalGeneration"
         made = maker.loaded(name, kind, standins.PaliGemmaForConditionalGeneration, sizes)
-        cache = maker_cache(maker, sizes["text_config"])
+        cache = new_cache(maker, kind, sizes["text_config"], 1)
         mask = torch.ones_like(input_ids)
         results, step = [], input_ids
         for new in (7, 9, None):
@@ -973,7 +1024,7 @@ def whole_parts(maker: Maker) -> list[Part]:
             results.append(result[:, -1:] if isinstance(result, torch.Tensor) and result.ndim == 3 else result)
             step = torch.tensor([[new]]) if new else None
             mask = torch.cat([mask, torch.ones(1, 1, dtype=mask.dtype)], dim=-1)
-        return results
+        return dict(zip(("logits of the prompt", "of the first new token", "of the second"), results, strict=True))
 
     def project(kind, x, sizes):
         made = maker.loaded("PaliGemmaMultiModalProjector", kind, gemma.PaliGemmaMultiModalProjector, sizes_of(sizes))

@@ -65,7 +65,7 @@ def told(trouble: Trouble) -> Iterator[str]:
 
 def parts(results: Iterator[Result]) -> Iterator[str]:
     """Part after part: right ones of a group in one line, each finding by itself."""
-    group, right = "", []
+    group, right, later = "", [], []
     for result in results:
         title = next(title for title, names in GROUPS.items() if result.part in names)
         if title != group or result.state in ("wrong", "broken"):
@@ -87,7 +87,12 @@ def parts(results: Iterator[Result]) -> Iterator[str]:
                 yield from wrapped("look", f"chapter {result.chapter}{exercise}")
         elif result.state == "broken":
             yield f"  ERROR    {result.part}: see above"
+        elif result.state == "later":
+            later.append(result.part)
     yield from right_ones(right)
+    if later:
+        text = f"{', '.join(later)}: with token_type_ids, as in this course, and judged with the whole model"
+        yield from wrapped("below", text, 2, 9)
 
 
 def right_ones(names: list[str]) -> Iterator[str]:
@@ -142,7 +147,7 @@ def trained(found: Trained) -> Iterator[str]:
     elif found.modules:
         text = f"the same as the course's in all {found.modules} modules"
         if found.logits is not None:
-            text += f"; the logits differ by at most {found.logits:.0e}"
+            text += f"; the logits differ by at most {found.logits:.0e}" if found.logits else "; the logits are equal"
         yield from wrapped("numbers", text, 2, 9)
     if found.cached is not None:
         yield from parting("cache", found.cached)

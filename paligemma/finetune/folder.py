@@ -1,0 +1,227 @@
+"""Read a folder of examples: what people have, turned into pictures, prompts and answers.
+
+    DIR/train/annotations.jsonl    {"image": "1.png", "prefix": "caption en", "suffix": "a dog"}, one a line
+    DIR/valid/annotations.jsonl    the same; valid may be called val, and test is read as well
+    DIR/annotations.jsonl          or one file for all, of which every fifth picture is kept for validation
+
+The format of Roboflow's maestro and of big_vision's jsonl datasets; pictures lie beside the file, or at the path that
+it gives. In place of annotations.jsonl a folder may hold boxes and outlines as other programs write them:
+
+    _annotations.coco.json         COCO: boxes in pixels, x y width height; polygons
+    images/ labels/ ../data.yaml   YOLO: class x y width height (or a polygon), in fractions of the picture
+
+For these each picture is asked `detect a ; b ; c` with the names of all classes, and answered with its boxes.
+
+Nothing is skipped silently: what cannot be read is a problem with file and line.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from ..locations import Detection, format_detections
+from ..processing_paligemma import to_rgb
+
+SPLITS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
+JSONL, COCO = "annotations.jsonl", ("_annotations.coco.json", "annotations.json", "annotations.coco.json")
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about one picture, and where it is written: `train/annotations.jsonl:12`."""
+
+    image: Path
+    prompt: str
+    answer: str
+    where: str
+
+    def open(self) -> Image.Image:
+        """The picture as the processor sees it. Raises OSError when it cannot be read."""
+        with Image.open(self.image) as picture:
+            return to_rgb(picture)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with the examples. An error stops the training; the rest is for you to judge."""
+
+    where: str
+    what: str
+    is_error: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.where}: {'error' if self.is_error else 'warning'}: {self.what}"
+
+
+@dataclass
+class Examples:
+    """What a folder holds: examples by split, and what could not be read."""
+
+    folder: Path
+    splits: dict[str, list[Example]] = field(default_factory=lambda: {name: [] for name in SPLITS})
+    problems: list[Problem] = field(default_factory=list)
+
+    def __iter__(self) -> Iterable[Example]:
+        return (example for examples in self.splits.values() for example in examples)
+
+    def name(self, path: Path) -> str:
+        """A path as messages give it: from the folder on."""
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+
+
+def read_folder(folder: str | Path) -> Examples:
+    """Read the examples of a folder in any of the layouts above.
+
+    Raises FileNotFoundError for a folder that is missing or holds none of them.
+    """
+    found = Examples(Path(folder))
+    if not found.folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    for split, names in SPLITS.items():
+        for part in (found.folder / name for name in names):
+            if part.is_dir():
+                found.splits[split] += read_split(found, part)
+    if not any(found.splits.values()) and not found.problems:
+        everything = read_split(found, found.folder)
+        pictures = sorted({example.image for example in everything})
+        kept = set(pictures[4::5])  # by picture: a picture in both parts would make the validation too easy
+        for example in everything:
+            found.splits["valid" if example.image in kept else "train"].append(example)
+    if not any(found.splits.values()) and not found.problems:
+        raise FileNotFoundError(
+            f"{folder} holds no examples, expected train/{JSONL} and valid/{JSONL}, or {JSONL}, or COCO or YOLO files"
+        )
+    return found
+
+
+def read_split(found: Examples, part: Path) -> list[Example]:
+    """The examples of one folder, in whichever format it holds."""
+    if (part / JSONL).is_file():
+        return read_jsonl(found, part / JSONL)
+    for name in COCO:
+        if (part / name).is_file():
+            return read_coco(found, part / name)
+    if (part / "labels").is_dir():
+        return read_yolo(found, part)
+    return []
+
+
+def read_jsonl(found: Examples, path: Path) -> list[Example]:
+    """Lines {"image", "prefix", "suffix"}; the picture lies beside the file, or below the whole folder."""
+    examples = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        where = f"{found.name(path)}:{number}"
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            found.problems.append(Problem(where, f"this is no line of JSON ({error})"))
+            continue
+        keys = ("image", "prefix", "suffix")
+        wrong = [key for key in keys if not isinstance(values, dict) or not isinstance(values.get(key), str)]
+        if wrong:
+            found.problems.append(
+                Problem(where, f"{' and '.join(wrong)} missing or no text, expected {', '.join(keys)}")
+            )
+            continue
+        image = path.parent / values["image"]
+        if not image.is_file() and (found.folder / values["image"]).is_file():
+            image = found.folder / values["image"]
+        examples.append(Example(image, values["prefix"], values["suffix"], where))
+    return examples
+
+
+def detect_example(image: Path, classes: list[str], objects: list[Detection], where: str) -> Example:
+    """`detect` every class, and the answer in the order of the classes, then from top to bottom."""
+    objects = sorted(objects, key=lambda one: (classes.index(one.label), one.box))
+    return Example(image, "detect " + " ; ".join(classes), format_detections(objects), where)
+
+
+def read_coco(found: Examples, path: Path) -> list[Example]:
+    """COCO: `bbox` is x, y, width, height in pixels of the picture."""
+    name = found.name(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        classes = {one["id"]: str(one["name"]) for one in values["categories"]}
+        images = {one["id"]: one for one in values["images"]}
+        annotations = list(values["annotations"])
+    except (ValueError, KeyError, TypeError) as error:
+        found.problems.append(Problem(name, f"this is no COCO file: {type(error).__name__} {error}"))
+        return []
+    used = {one.get("category_id") for one in annotations if isinstance(one, dict)}
+    asked = sorted({label for key, label in classes.items() if key in used})  # Roboflow adds a class that none has
+    objects: dict = {key: [] for key in images}
+    for index, one in enumerate(annotations):
+        where = f"{name}: annotations[{index}]"
+        try:
+            image, label, (x, y, width, height) = images[one["image_id"]], classes[one["category_id"]], one["bbox"]
+            objects[one["image_id"]].append(
+                clipped(label, y / image["height"], x / image["width"], (y + height) / image["height"],
+                        (x + width) / image["width"])
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            found.problems.append(Problem(where, f"it cannot be read: {type(error).__name__} {error}"))
+    return [
+        detect_example(path.parent / str(image["file_name"]), asked, objects[key], f"{name}: {image['file_name']}")
+        for key, image in images.items()
+    ]
+
+
+def read_yolo(found: Examples, part: Path) -> list[Example]:
+    """YOLO: labels/NAME.txt beside images/NAME.png, lines `class x y width height`, the centre, in fractions.
+
+    A line of more numbers is a polygon; its box is taken. The names of the classes stand in data.yaml.
+    """
+    names = [part / "data.yaml", part.parent / "data.yaml", found.folder / "data.yaml"]
+    names = [path for path in names if path.is_file()]
+    if not names:
+        found.problems.append(Problem(found.name(part / "labels"), "there is no data.yaml, which names the classes"))
+        return []
+    try:
+        classes = yaml.safe_load(names[0].read_text(encoding="utf-8"))["names"]
+        classes = (
+            [str(classes[key]) for key in sorted(classes)] if isinstance(classes, dict) else list(map(str, classes))
+        )
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        found.problems.append(Problem(found.name(names[0]), f"it names no classes: {type(error).__name__} {error}"))
+        return []
+    pictures = {path.stem: path for path in sorted((part / "images").glob("*")) if path.suffix.lower() in PICTURES}
+    examples = []
+    for path in sorted((part / "labels").glob("*.txt")):
+        objects = []
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            if not line.strip():
+                continue
+            where = f"{found.name(path)}:{number}"
+            try:
+                index, *numbers = line.split()
+                objects.append(yolo_object(classes[int(index)], [float(value) for value in numbers]))
+            except (ValueError, IndexError) as error:
+                found.problems.append(Problem(where, f"{line.strip()[:60]!r} cannot be read: {error}"))
+        image = pictures.get(path.stem, part / "images" / f"{path.stem}.png")
+        examples.append(detect_example(image, classes, objects, found.name(path)))
+    return examples
+
+
+def yolo_object(label: str, numbers: list[float]) -> Detection:
+    """A box by centre and size, or the box of a polygon. Raises ValueError for other numbers."""
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        return clipped(label, y - height / 2, x - width / 2, y + height / 2, x + width / 2)
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise ValueError(f"{len(numbers)} numbers came after the class, expected 4, or a polygon of 6 or more")
+    xs, ys = numbers[::2], numbers[1::2]
+    return clipped(label, min(ys), min(xs), max(ys), max(xs))
+
+
+def clipped(label: str, y1: float, x1: float, y2: float, x2: float) -> Detection:
+    """A detection whose box is cut at the picture's edges. Raises ValueError when it lies outside by more than 2 %."""
+    if min(y1, x1) < -0.02 or max(y2, x2) > 1.02:
+        raise ValueError(f"the box {y1:.2f} {x1:.2f} {y2:.2f} {x2:.2f} (of 1) leaves the picture")
+    return Detection(label, tuple(min(max(side, 0.0), 1.0) for side in (y1, x1, y2, x2)))
