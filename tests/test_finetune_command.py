@@ -4,6 +4,7 @@ import copy
 import json
 
 import pytest
+import reference
 import torch
 from PIL import Image
 from transformers import PaliGemmaForConditionalGeneration as Reference
@@ -12,7 +13,7 @@ from paligemma import ASSETS, generate, load_pretrained
 from paligemma.checkpoint import read_config
 from paligemma.finetune import Plan, load_adapter, recipe
 from paligemma.finetune.__main__ import main
-from paligemma.finetune.folder import Example
+from paligemma.finetune.folder import Example, read_folder
 from paligemma.modeling_gemma import PaliGemmaConfig
 from paligemma.published import PUBLISHED
 
@@ -179,3 +180,23 @@ def test_the_memory_of_a_large_model_is_computed_before_it_is_loaded():
     assert lora["gradients"] * 1e9 == 4 * 9_805_824 and lora["optimiser"] == 2 * lora["gradients"]
     assert lora["weights"] == pytest.approx(whole["weights"] + lora["gradients"], abs=1e-6)
     assert recipe.memory(read_config(TINY), Plan(), torch.float32)["weights"] < 0.01
+
+
+@pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_generations_in_both_precisions(folder, tmp_path, text_model, dtype):
+    """Random small models: the loss falls, and the adapter says what the trained model says."""
+    shape = reference.shape(text_model)
+    model, _ = reference.make_pair(shape)
+    processor, _ = reference.processors_for(shape)
+    model.to(dtype)
+    plain = copy.deepcopy(model)
+    plan = Plan(epochs=4, batch=4, lora=4, part="all", lr=1e-2, max_answer=8)
+    recipe.prepare(model, plan)
+    splits = {split: read_folder(folder).splits[split] for split in ("train", "valid")}
+    lines = recipe.train_on(model, processor, splits, plan, tmp_path, "random", tell=lambda text: None)
+    assert lines[-1]["loss"] < 0.8 * lines[1]["loss"]
+    load_adapter(plain, tmp_path / "adapter")
+    inputs = processor(["caption ko"] * 2, [example.open() for example in splits["valid"][:2]])
+    with torch.no_grad():
+        assert torch.equal(plain(**inputs).logits, model.eval()(**inputs).logits)

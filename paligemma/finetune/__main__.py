@@ -79,7 +79,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     if errors:
         return 1
     if is_main_process():
-        draw_examples(found.splits["train"][:4], processor.image_size, out / "examples.png")
+        shown = [found.splits["train"][i * len(found.splits["train"]) // 4] for i in range(4)]
+        draw_examples(list(dict.fromkeys(shown)), processor.image_size, out / "examples.png")
         say(f"four examples, as the model sees them: {out / 'examples.png'}")
     plan = Plan(
         part=args.part or ("decoder" if args.lora else "all"),
@@ -135,6 +136,7 @@ def draw_examples(examples: list[Example], size: int, path: Path) -> None:
             left, top, right, bottom = box_to_pixels(one.box, size, size)
             boxes.append((top, left, bottom, right))
         show_boxes(picture, boxes, [one.label for one in detections], ax=ax)
+        ax.set(xlabel="", ylabel="")
         ax.set_title(plain(f"{example.prompt}\n{example.answer}", longest=60), fontsize=7)
     save_figure(figure, path)
     plt.close(figure)
@@ -153,7 +155,7 @@ def draw_curves(out: Path, lines: list[dict]) -> None:
     steps = [line["step"] for line in lines]
     shares = {name: (steps, [line[name] for line in lines]) for name in ("exact", "mean IoU") if name in lines[0]}
     if shares:
-        show_curves(shares, title="validation", ylabel="share", ax=axes[1])
+        show_curves(shares, title=f"validation: {', '.join(shares)}", ylabel="share", ax=axes[1])
     save_figure(figure, out / "curves.png")
     plt.close(figure)
 
