@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from paligemma.visualize.explorer import write_explorer
+from paligemma.visualize.explorer import FILES, write_explorer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,15 +63,17 @@ article table { display: block; max-width: 100%; overflow-x: auto; }
 
 # The excerpts of the search show what is written in the article, not the buttons above it.
 JS = """
-if (typeof Search !== "undefined" && Search.htmlToText) {
+// Sphinx's `Search` is loaded after this file, and starts when the page is complete.
+document.addEventListener("DOMContentLoaded", () => {
+  if (typeof Search === "undefined" || !Search.htmlToText) return;
   const plain = Search.htmlToText;
   Search.htmlToText = (html, anchor) => {
     const page = new DOMParser().parseFromString(html, "text/html");
-    page.querySelectorAll(".bd-header-article, .bd-sidebar-secondary, .prev-next-footer, .bd-footer-content")
+    page.querySelectorAll(".bd-header-article, #jb-print-docs-body, .bd-sidebar-secondary, .prev-next-footer, footer")
       .forEach(element => element.remove());
     return plain(page.documentElement.outerHTML, anchor);
   };
-}
+});
 """
 
 # The front page is the index page, whatever folder it lies in.
@@ -196,9 +198,9 @@ def check_output(output: Path) -> None:
     if not output.is_dir():
         raise ValueError(f"{output} is a file, expected a folder: choose another with --output")
     front = output / "index.html"
-    if any(path.name != "explorer" for path in output.iterdir()) and not (
-        front.is_file() and front.read_text("utf-8", "replace") == FRONT
-    ):
+    ours = front.is_file() and front.read_text("utf-8", "replace") == FRONT
+    live_page = {output / "explorer" / name for name in (*FILES, "index.html", "world.js", "data.js")}
+    if not ours and any(path not in live_page for path in output.rglob("*") if path != output / "explorer"):
         raise ValueError(
             f"{output} holds other files, expected a new or empty folder, or the pages of an earlier run: "
             "choose another with --output, or empty it yourself"

@@ -149,7 +149,8 @@ function show_overlay() {
     const [y1, x1, y2, x2] = item.box.map((edge) => edge * CANVAS), chosen = index === state.selected;
     const group = make("g", { class: chosen ? "item chosen" : "item", tabindex: 0, role: "button", "aria-pressed": chosen, "data-index": index, "aria-label": word(item_name(item)) });
     group.append(make("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: "hit" }));
-    group.append(make("rect", { x: x1 - 4, y: y1 - 4, width: x2 - x1 + 8, height: y2 - y1 + 8, rx: 4, class: "frame" }));
+    const rim = 4 + ((item.width ?? 0) * CANVAS) / 2; // a line is thicker than the points that make it
+    group.append(make("rect", { x: x1 - rim, y: y1 - rim, width: x2 - x1 + 2 * rim, height: y2 - y1 + 2 * rim, rx: 4, class: "frame" }));
     if (chosen) {
       for (const [corner, x, y] of [["nw", x1, y1], ["ne", x2, y1], ["sw", x1, y2], ["se", x2, y2]]) {
         group.append(make("circle", { cx: x, cy: y, r: 10, class: `handle ${corner}`, "data-corner": corner }));
@@ -552,7 +553,8 @@ function show_answer(finished) {
   show_overlay();
   if (!finished) return;
   const names = state.picture.items.filter((item) => item.shape !== "line").map((item) => word(item_name(item)));
-  $("truth").textContent = state.picture.photo ? "" : names.length ? t("true_scene", { names: names.join(", ") }) : t("true_none");
+  const unknown = state.picture.photo || names.length < state.picture.items.length; // nobody says what is on it
+  $("truth").textContent = unknown ? "" : names.length ? t("true_scene", { names: names.join(", ") }) : t("true_none");
   const speed = run.rate ? t("speed", { first: Math.round(run.first), rate: Math.round(run.rate) }) : t("speed_one", { first: Math.round(run.first) });
   $("speed").textContent = (answered_fully() ? "" : t("stopped", { count: run.ids.length }) + " ") + speed;
   const banner = $("broken-banner");

@@ -108,8 +108,10 @@ def build(root):
     return module
 
 
-def fake_sphinx(monkeypatch):
-    """Sphinx that makes one page in no time."""
+@pytest.fixture
+def fake_sphinx(build, monkeypatch):
+    """Sphinx that makes one page in no time, and no live page."""
+    monkeypatch.setattr(build, "write_explorer", lambda folder: None)
 
     def build_main(arguments):
         pages = Path(arguments[-1])
@@ -123,9 +125,8 @@ def fake_sphinx(monkeypatch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
-@pytest.mark.parametrize("there", ["thesis.txt", "index.html", "docs/index.html", ".hidden"])
-def test_a_folder_with_other_files_is_never_emptied(build, tmp_path, monkeypatch, there):
-    fake_sphinx(monkeypatch)
+@pytest.mark.parametrize("there", ["thesis.txt", "index.html", "docs/index.html", "explorer/thesis.txt", ".hidden"])
+def test_a_folder_with_other_files_is_never_emptied(build, tmp_path, fake_sphinx, there):
     output = tmp_path / "output"
     (output / there).parent.mkdir(parents=True)
     (output / there).write_text("years of work", encoding="utf-8")
@@ -135,15 +136,21 @@ def test_a_folder_with_other_files_is_never_emptied(build, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
 
-def test_a_file_is_not_replaced_by_pages(build, tmp_path, monkeypatch):
-    fake_sphinx(monkeypatch)
+def test_a_file_is_not_replaced_by_pages(build, tmp_path, fake_sphinx):
     (tmp_path / "output").write_text("years of work", encoding="utf-8")
     with pytest.raises(ValueError, match="is a file, expected a folder"):
         build.build(tmp_path / "output")
 
 
-def test_pages_replace_pages_and_leave_the_neighbours(build, tmp_path, monkeypatch):
-    fake_sphinx(monkeypatch)
+def test_a_folder_with_nothing_but_the_live_page_is_taken(build, tmp_path, fake_sphinx):
+    """As `python -m paligemma explore` leaves it."""
+    page = tmp_path / "site" / "explorer" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("the live page", encoding="utf-8")
+    assert build.build(tmp_path / "site") == 0
+
+
+def test_pages_replace_pages_and_leave_the_neighbours(build, tmp_path, fake_sphinx):
     neighbour = tmp_path / "deep" / "site.tmp"
     neighbour.mkdir(parents=True)
     (neighbour / "thesis.txt").write_text("years of work", encoding="utf-8")

@@ -40,12 +40,15 @@ from paligemma import (
     record_attention,
     save_pretrained,
 )
+from paligemma.__main__ import main as main_of_paligemma
 from paligemma.attention_maps import ablate_head, box_patches, share_inside
 from paligemma.generation import generate_tokens
 from paligemma.locations import box_iou, parse_detections
+from paligemma.modeling_gemma2 import Gemma2Config
 from paligemma.segmentation import load_mask_tokenizer
 from paligemma.swap import swap
-from paligemma.visualize.explorer import write_explorer
+from paligemma.visualize import explorer
+from paligemma.visualize.explorer import FILES, write_explorer
 from paligemma.world.evaluation import RENDERERS, make_questions
 from paligemma.world.scenes import SHAPES, _outline, caption_is_true, draw, make_scene, shape_mask
 
@@ -440,10 +443,49 @@ def test_model_of_other_sizes(dtype, browser, tiny, tmp_path):
     context.close()
 
 
-def test_writing_refuses_what_the_page_cannot_show(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        write_explorer(tmp_path / "page", tmp_path / "nowhere")
+def test_command_writes_the_page(tmp_path, capsys):
+    assert main_of_paligemma(["explore", "--output", str(tmp_path / "page")]) == 0
+    assert f"Wrote {tmp_path / 'page' / 'index.html'}" in capsys.readouterr().out
+    page = tmp_path / "page"
+    assert {path.name for path in page.iterdir()} == {*FILES, "world.js", "data.js"}
+    assert main_of_paligemma(["explore", "--single-file", "--output", str(page)]) == 0
+    assert [path.name for path in page.iterdir()] == ["index.html"], "the files of the earlier page are still there"
+    capsys.readouterr()
+    assert main_of_paligemma(["explore", str(tmp_path / "nowhere"), "--output", str(page)]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert [path.name for path in page.iterdir()] == ["index.html"]
+
+
+def test_writing_refuses_what_the_page_cannot_show(tiny, tmp_path, monkeypatch):
+    vision = SiglipVisionConfig(8, 8, 1, 2, image_size=16, patch_size=8)
+    text = Gemma2Config(
+        vocab_size=1706, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=4,
+    )  # fmt: skip
+    model = PaliGemmaForConditionalGeneration(PaliGemmaConfig(vision, text, image_token_index=1705))
+    save_pretrained(model, PaliGemmaProcessor(tiny[1].tokenizer, 4, 16), tmp_path / "second")
+    with pytest.raises(ValueError, match="expected PaliGemma 1"):
+        write_explorer(tmp_path / "page", tmp_path / "second")
+    monkeypatch.setattr(explorer, "LARGEST", 7_000_000)
+    with pytest.raises(ValueError, match="7 MB, expected 7 at most"):
+        write_explorer(tmp_path / "page")
     assert not (tmp_path / "page").exists()
+
+
+def test_single_file_works_in_a_sandboxed_frame(page, tmp_path):
+    """As JupyterLab shows local pages: without its cookies, from an origin of its own."""
+    write_explorer(tmp_path / "explorer", single_file=True)
+    frame = (
+        '<iframe sandbox="allow-scripts" width="900" height="700" src="explorer/index.html#scene=7&lang=en"></iframe>'
+    )
+    (tmp_path / "outer.html").write_text(frame, encoding="utf-8")
+    with served(tmp_path) as address:
+        page.goto(f"{address}/outer.html")
+        answer = page.frame_locator("iframe").locator("#truth", has_text="In the picture:")
+        answer.wait_for(timeout=120_000)
+        answer = page.frame_locator("iframe").locator("#answer-text").inner_text()
+    assert caption_is_true(make_scene(7), answer.strip())
+    assert page.wrong == [] and page.outside == []
 
 
 # --- what a visitor does ----------------------------------------------------------------------------------------
@@ -459,15 +501,21 @@ def test_page_is_small_and_asks_nothing_of_others(page, folder):
 
 
 def test_page_works_from_a_server(page, folder):
-    handler = functools.partial(QuietHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        page.goto(f"http://127.0.0.1:{server.server_port}/index.html#scene=7&lang=en")
+    with served(folder) as address:
+        page.goto(f"{address}/index.html#scene=7&lang=en")
         answer = answered(page)
-        server.shutdown()
     assert caption_is_true(make_scene(7), answer.strip())
     assert page.wrong == [] and page.outside == []
+
+
+@contextlib.contextmanager
+def served(folder: Path):
+    """Address of a server of this folder, on this machine alone."""
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

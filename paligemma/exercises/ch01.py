@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..processing_paligemma import to_rgb
-from .checking import Case, Mistake, Task
+from .tasks import Case, Mistake, Task, faults_left, larger
 from .watching import picture, swap_task
 
 
@@ -24,9 +24,13 @@ def rescale(image, scale):
 
 
 def rescale_cases(seed):
-    yield Case((pixels(seed, 4, 6), 1 / 255), sizes={"height": 4, "width": 6, "C": 3})
+    k = larger(seed)
+    yield Case((pixels(seed, 4 + k, 6), 1 / 255), sizes={"height": 4 + k, "width": 6, "C": 3})
     yield Case((pixels(seed, 5, 7, 1)[:, :, 0], 1 / 255), sizes={"height": 5, "width": 7}, note="a grey picture")
-    yield Case((pixels(seed, 4, 6), 2.0), sizes={"height": 4, "width": 6, "C": 3}, note="scale = 2")
+    yield Case(
+        (pixels(seed, 4 + k, 6) // 4, 1 / 255), sizes={"height": 4 + k, "width": 6, "C": 3}, note="a dark picture"
+    )
+    yield Case((pixels(seed, 4 + k, 6), 2.0), sizes={"height": 4 + k, "width": 6, "C": 3}, note="scale = 2")
 
 
 def show_range(thing):
@@ -44,7 +48,7 @@ RESCALE = Task(
     reference=rescale,
     cases=rescale_cases,
     gradients=False,
-    look='chapter 01, "Rescale and normalize"; hint 1 of this task',
+    see='chapter 01, "Rescale and normalize"; the hints of this task',
     reward=show_range,
     mistakes=[
         Mistake(
@@ -88,8 +92,9 @@ def normalize(image, mean, std):
 
 
 def normalize_cases(seed):
-    image = rescale(pixels(seed, 4, 6), 1 / 255)
-    sizes = {"height": 4, "width": 6, "C": 3}
+    k = larger(seed)
+    image = rescale(pixels(seed, 4, 6 + k), 1 / 255)
+    sizes = {"height": 4, "width": 6 + k, "C": 3}
     yield Case((image, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), sizes=sizes, note="mean and std 0.5")
     yield Case((image, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)), sizes=sizes, note="a mean and std for each channel")
     yield Case((image, [0.1, 0.5, 0.9], [0.2, 0.4, 0.8]), sizes=sizes, note="lists instead of tuples")
@@ -114,7 +119,7 @@ NORMALIZE = Task(
     reference=normalize,
     cases=normalize_cases,
     gradients=False,
-    look='chapter 01, "Rescale and normalize"; hint 1 of this task',
+    see='chapter 01, "Rescale and normalize"; the hints of this task',
     reward=show_normalize,
     mistakes=[
         Mistake("divided before subtracting", "your numbers are those you get when dividing first and subtracting the "
@@ -156,8 +161,9 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def rgb_cases(seed):
-    rgb, grey = Image.fromarray(pixels(seed, 5, 7)), Image.fromarray(pixels(seed, 5, 7, 1)[:, :, 0])
-    rgba = Image.fromarray(pixels(seed, 5, 7, 4))
+    k = larger(seed)
+    rgb, grey = Image.fromarray(pixels(seed, 5, 7 + k)), Image.fromarray(pixels(seed, 5, 7 + k, 1)[:, :, 0])
+    rgba = Image.fromarray(pixels(seed, 5, 7 + k, 4))
     alpha = np.array(rgba)
     alpha[:, :4, 3] = 0  # the left half is invisible
     yield Case((rgb,), note="an ordinary picture")
@@ -166,6 +172,7 @@ def rgb_cases(seed):
     yield Case((rgb.quantize(16),), note="a palette of 16 colours")
     yield Case((turned(rgb, 6),), note="a camera held upright: EXIF orientation 6")
     yield Case((turned(rgb, 3),), note="a camera upside down: EXIF orientation 3")
+    yield Case((turned(Image.fromarray(alpha), 6),), note="transparent, and EXIF orientation 6", tolerance=0.02)
 
 
 def on(colour):
@@ -174,6 +181,13 @@ def on(colour):
         return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
 
     return function
+
+
+def note_lost(image):
+    """The white page is laid under first, and has no note on how to turn the picture."""
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def show_modes(thing):
@@ -198,7 +212,7 @@ RGB = Task(
     cases=rgb_cases,
     gradients=False,
     tolerance=0.02,  # of 255: one step, where transparency is rounded
-    look='chapter 01, "Any file at all"; hint 1 of this task',
+    see='chapter 01, "Any file at all"; the hints of this task',
     reward=show_modes,
     mistakes=[
         Mistake(
@@ -208,6 +222,12 @@ RGB = Task(
             lambda image: Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(
                 "RGB"
             ),
+        ),
+        Mistake(
+            "EXIF lost",
+            "a picture that is transparent and turned as well lies on its side: laying it on a white page makes a new "
+            "picture, which has no note on how to turn it",
+            note_lost,
         ),
         Mistake(
             "transparency dropped",
@@ -255,12 +275,13 @@ def but(**changes):
 
 
 def image_cases(seed):
+    k = larger(seed)
     grey = Image.fromarray(pixels(seed + 9, 9, 8, 1)[:, :, 0])
-    wide, tall = Image.fromarray(pixels(seed, 11, 17)), Image.fromarray(pixels(seed + 5, 19, 6))
-    sizes = {"C": 3, "height": 8, "width": 12}
-    yield Case(([wide, tall], (8, 12)), sizes=sizes, note="size = (height 8, width 12)", tolerance=1e-4)
+    wide, tall = Image.fromarray(pixels(seed, 11, 17 + k)), Image.fromarray(pixels(seed + 5, 19, 6))
+    sizes = {"C": 3, "height": 8, "width": 12 + k}
+    yield Case(([wide, tall], (8, 12 + k)), sizes=sizes, note=f"size = (height 8, width {12 + k})", tolerance=1e-4)
     yield Case(([tall], (8, 8)), sizes={"C": 3, "side": 8}, note="size = (8, 8)", tolerance=1e-4)
-    yield Case(([grey, wide], (8, 12)), sizes=sizes, note="the first one grey", tolerance=1e-4)
+    yield Case(([grey, wide], (8, 12 + k)), sizes=sizes, note="the first one grey", tolerance=1e-4)
 
 
 def centre_crop(images, size):
@@ -297,7 +318,7 @@ WHOLE = Task(
     reference=lambda images, size: process_images(images, size),
     cases=image_cases,
     gradients=False,
-    look='chapter 01, "All together"; hint 1 of this task',
+    see='chapter 01, "All together"; the hints of this task',
     reward=show_processed,
     mistakes=[
         Mistake("channels last", "the channels are the last axis: convolutions in torch want them first",
@@ -339,25 +360,23 @@ def to_picture(array, axes=(1, 2, 0), clip=True, rounding=True):
     return values.astype(np.int64).astype(np.uint8)
 
 
-FAULTS = {
-    "axes": ("rows and columns are exchanged", "the axes"),
-    "clip": ("numbers just outside of -1 to 1 turn from white to black, or from black to white", "the ends"),
-    "rounding": ("most numbers are one too small: there and back again, a picture gets darker", "the fraction"),
+FAULTS = {  # what can be observed of each, and its name
+    "axes": ("rows and columns are exchanged", "left: the axes"),
+    "clip": ("numbers just outside of -1 to 1 turn from white to black, or from black to white", "left: the ends"),
+    "rounding": ("most numbers are one too small: there and back again, a picture gets darker", "left: the fraction"),
 }
 
 
-def left(*faults):
-    """The listing with these faults still in it."""
+def back_with(faults):
+    """The listing with these faults."""
     changes = {"axes": (2, 1, 0), "clip": False, "rounding": False}
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else f"left: {FAULTS[faults[0]][1]}"
-    message = f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}"
-    return Mistake(name, message, lambda array: to_picture(array, **{fault: changes[fault] for fault in faults}))
+    return lambda array: to_picture(array, **{fault: changes[fault] for fault in faults})
 
 
 def back_cases(seed):
-    sizes = {"C": 3, "height": 4, "width": 6}
-    array = rescale(pixels(seed, 4, 6), 1 / 255) * 2 - 1
+    k = larger(seed)
+    sizes = {"C": 3, "height": 4 + k, "width": 6}
+    array = rescale(pixels(seed, 4 + k, 6), 1 / 255) * 2 - 1
     yield Case((np.ascontiguousarray(array.transpose(2, 0, 1)),), sizes=sizes)
     yield Case((np.ascontiguousarray(1.1 * array.transpose(2, 0, 1)),), sizes=sizes, note="from -1.1 to 1.1")
 
@@ -380,16 +399,10 @@ BACK = Task(
     reference=to_picture,
     cases=back_cases,
     gradients=False,
-    look="hint 1 of this task: which picture would show each fault?",
+    see="the hints of this task: which picture would show each fault?",
     reward=show_back,
     mistakes=[
-        left("axes", "clip", "rounding"),
-        left("axes", "clip"),
-        left("axes", "rounding"),
-        left("clip", "rounding"),
-        left("axes"),
-        left("clip"),
-        left("rounding"),
+        *faults_left(FAULTS, back_with),
         Mistake("channels first", "the channels are still the first axis: pictures have them last",
                 lambda array: to_picture(array).transpose(2, 0, 1)),
         Mistake("not shifted", "the middle is at 0 and not at 127.5: the mean has to come back",
@@ -397,4 +410,4 @@ BACK = Task(
     ],
 )  # fmt: skip
 
-TASKS = [RESCALE, NORMALIZE, RGB, WHOLE, BACK, swap_task("01.6", ("process_images",), look="hint 1 of this task")]
+TASKS = [RESCALE, NORMALIZE, RGB, WHOLE, BACK, swap_task("01.6", ("process_images",), see="the hints of this task")]

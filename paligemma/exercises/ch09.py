@@ -15,7 +15,8 @@ from ..modeling_gemma import (
     additive_mask,
     make_attn_mask,
 )
-from .checking import Case, Finding, Mistake, Task, explain_error, numbers, with_weights
+from .checking import explain_error, with_weights
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 from .watching import PROMPT, picture, swap_task, trained
 
 # --- 09.1 --------------------------------------------------------------------------------------------------------
@@ -29,7 +30,12 @@ def config_of(D, inner, eps=1e-6):
 
 
 def mlp_cases(seed):
-    yield Case((numbers(seed, 2, 5, 6, scale=3.0),), (config_of(6, 10),), {"B": 2, "L": 5, "D": 6, "inner": 10})
+    k = larger(seed)
+    yield Case(
+        (numbers(seed, 2, 5, 6 + k, scale=3.0),),
+        (config_of(6 + k, 10 + 2 * k),),
+        {"B": 2, "L": 5, "D": 6 + k, "inner": 10 + 2 * k},
+    )
     yield Case((numbers(seed, 3, 4, 9, shift=2.0),), (config_of(9, 7),), {"B": 3, "L": 4, "D": 9, "inner": 7},
                note="about 2 on average, and an inner width below D")  # fmt: skip
 
@@ -76,7 +82,7 @@ MLP = Task(
     reference=GemmaMLP,
     cases=mlp_cases,
     tolerance=3e-6,
-    look='chapter 09, "By hand" and "GemmaMLP"; hint 1 of this task',
+    see='chapter 09, "By hand" and "GemmaMLP"; the hints of this task',
     reward=show_mlp,
     mistakes=[
         Mistake(
@@ -121,16 +127,19 @@ MLP = Task(
 
 
 def layer_cases(seed):
+    k = larger(seed)
     sizes = {"B": 3, "L": 5, "D": 14, "inner": 20}
     real = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
     x = numbers(seed, 3, 5, 14, scale=2.0)
     rope = GemmaRotaryEmbedding(6)(x, real.cumsum(-1).clamp(min=1))
     mask = additive_mask(make_attn_mask(real, torch.tensor([[0, 0, 0, 1, 1]] * 3)), x.dtype)
     yield Case((x, rope, mask), (config_of(14, 20), 0), sizes, note="prefix-LM, padded")
-    x = numbers(seed, 2, 7, 8, shift=3.0)
-    rope = GemmaRotaryEmbedding(6)(x, torch.arange(1, 8).expand(2, 7))
-    sizes = {"B": 2, "L": 7, "D": 8, "inner": 9}
-    yield Case((x, rope), (config_of(8, 9, eps=0.3), 0), sizes, note="about 3 on average, no mask, rms_norm_eps = 0.3")
+    x = numbers(seed, 2, 7 + k, 8 + k, shift=3.0)
+    rope = GemmaRotaryEmbedding(6)(x, torch.arange(1, 8 + k).expand(2, 7 + k))
+    sizes = {"B": 2, "L": 7 + k, "D": 8 + k, "inner": 9}
+    yield Case(
+        (x, rope), (config_of(8 + k, 9, eps=0.01), 0), sizes, note="about 3 on average, no mask, rms_norm_eps = 0.01"
+    )
 
 
 def layer(first, second=lambda s, h: h + s.mlp(s.post_attention_layernorm(h))):
@@ -210,7 +219,7 @@ def passes_the_cache_on(kind) -> Finding | None:
                 cache.advance(end - start)
     except Exception as error:
         finding = explain_error(error)
-        return Finding(finding.name, where + finding.saw, finding.means)
+        return Finding(finding.name, where + finding.observed, finding.explanation)
     gap = float((torch.cat(pieces, 1) - whole).abs().max())
     if gap < 1e-4:
         return None
@@ -243,7 +252,7 @@ LAYER = Task(
     reference=GemmaDecoderLayer,
     cases=layer_cases,
     tolerance=2e-5,
-    look='chapter 09, "GemmaDecoderLayer"; hint 1 of this task',
+    see='chapter 09, "GemmaDecoderLayer"; the hints of this task',
     reward=show_layer,
     extra=[passes_the_cache_on],
     mistakes=[
@@ -345,10 +354,10 @@ def pieces(seed, D, zeros=False):
     return attend, think, norm_1, norm_2
 
 
-FAULTS = {
+FAULTS = {  # what can be observed of each, and its name
     "residual": (
-        "the attention's output is added to the normalised input: with attention and MLP silenced, the layer is not "
-        "the identity",
+        "the attention's output is added to the normalised input: with attention and MLP "
+        "silenced, the layer is not the identity",
         "residual from the normalised input",
     ),
     "raw": (
@@ -368,20 +377,13 @@ def block(x, attend, think, norm_1, norm_2, faults=()):
     return h + (norm_2(think(h)) if "after" in faults else think(norm_2(h)))
 
 
-def left(*faults):
-    """The listing with these faults still in it."""
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else FAULTS[faults[0]][1]
-    message = f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}"
-    return Mistake(name, message, lambda *inputs: block(*inputs, faults=faults))
-
-
 def block_cases(seed):
-    sizes = {"B": 2, "L": 5, "D": 6}
-    yield Case((numbers(seed, 2, 5, 6, scale=2.0), *pieces(seed, 6)), sizes=sizes)
-    yield Case((numbers(seed, 2, 5, 6, scale=30.0), *pieces(seed + 9, 6)), sizes=sizes, note="about 30 in size")
+    k = larger(seed)
+    sizes = {"B": 2, "L": 5 + k, "D": 6}
+    yield Case((numbers(seed, 2, 5 + k, 6, scale=2.0), *pieces(seed, 6)), sizes=sizes)
+    yield Case((numbers(seed, 2, 5 + k, 6, scale=30.0), *pieces(seed + 9, 6)), sizes=sizes, note="about 30 in size")
     silent = pieces(seed, 6, zeros=True)
-    yield Case((numbers(seed, 2, 5, 6), *silent), sizes=sizes, note="attention and MLP return zeros")
+    yield Case((numbers(seed, 2, 5 + k, 6), *silent), sizes=sizes, note="attention and MLP return zeros")
 
 
 def show_block(thing):
@@ -402,16 +404,10 @@ BLOCK = Task(
     reference=block,
     cases=block_cases,
     tolerance=2e-5,
-    look='chapter 09, "GemmaDecoderLayer"; hint 1 of this task: which input would show each fault?',
+    see='chapter 09, "GemmaDecoderLayer"; the hints of this task: which input would show each fault?',
     reward=show_block,
     mistakes=[
-        left("residual", "raw", "after"),
-        left("residual", "raw"),
-        left("residual", "after"),
-        left("raw", "after"),
-        left("residual"),
-        left("raw"),
-        left("after"),
+        *faults_left(FAULTS, lambda some: lambda *inputs: block(*inputs, faults=some)),
         Mistake(
             "residual from the normalised input", "the MLP's output is added to its normalised input",
             lambda x, attend, think, norm_1, norm_2: (lambda n: n + think(n))(norm_2(x + attend(norm_1(x)))),
@@ -496,12 +492,17 @@ def both_ends(kind, table, input_ids, states):
 
 
 def table_cases(seed):
+    k = larger(seed)
     sizes = {"V": 11, "D": 6, "B": 2, "L": 5}
     ids = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(seed))
     yield Case((numbers(seed, 11, 6), ids, numbers(seed + 20, 2, 5, 6)), sizes=sizes)
-    sizes = {"V": 5, "D": 9, "B": 3, "L": 4}
-    ids = torch.randint(0, 5, (3, 4), generator=torch.Generator().manual_seed(seed))
-    yield Case((numbers(seed, 5, 9), ids, numbers(seed + 30, 3, 4, 9)), sizes=sizes, note="fewer words than features")
+    sizes = {"V": 5, "D": 9 + k, "B": 3, "L": 4 + k}
+    ids = torch.randint(0, 5, (3, 4 + k), generator=torch.Generator().manual_seed(seed))
+    yield Case(
+        (numbers(seed, 5, 9 + k), ids, numbers(seed + 30, 3, 4 + k, 9 + k)),
+        sizes=sizes,
+        note="fewer words than features",
+    )
 
 
 def scaled(factor):
@@ -561,7 +562,7 @@ TABLE = Task(
     cases=table_cases,
     use=both_ends,
     gradients=False,
-    look='chapter 09, "GemmaForCausalLM and the head that isn\'t there"; hint 1 of this task',
+    see='chapter 09, "GemmaForCausalLM and the head that isn\'t there"; the hints of this task',
     reward=show_table,
     symptoms=[is_tied],
     mistakes=[
@@ -609,12 +610,14 @@ def gain(seed, D):
 
 
 def lens_cases(seed):
+    k = larger(seed)
+
     def case(layers, B, L, D, V, note=""):
         states = [numbers(seed + 3 * i, B, L, D, scale=1.0 + i) for i in range(layers + 1)]
         sizes = {"layers + 1": layers + 1, "B": B, "L": L, "D": D, "V": V}
         return Case((states, gain(seed, D), numbers(seed + 40, V, D, scale=0.7)), sizes=sizes, note=note)
 
-    yield case(3, 2, 5, 6, 9)
+    yield case(3 + k, 2, 5, 6 + k, 9 + k)
     yield case(2, 1, 7, 8, 4, "fewer words than features")
 
 
@@ -672,7 +675,7 @@ LENS = Task(
     level="medium",
     reference=logit_lens,
     cases=lens_cases,
-    look='chapter 09, "The logit lens"; hint 1 of this task',
+    see='chapter 09, "The logit lens"; the hints of this task',
     reward=show_lens,
     mistakes=[
         Mistake(
@@ -711,5 +714,5 @@ TASKS = [
     BLOCK,
     TABLE,
     LENS,
-    swap_task("09.6", ("GemmaMLP", "GemmaDecoderLayer"), look='chapter 09, "Break it"; hint 1'),
+    swap_task("09.6", ("GemmaMLP", "GemmaDecoderLayer"), see='chapter 09, "Break it"; the hints of this task'),
 ]

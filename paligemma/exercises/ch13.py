@@ -2,7 +2,6 @@
 
 import copy as copies
 import functools
-import itertools
 import math
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from ..modeling_gemma import make_attn_mask
 from ..modeling_gemma import suffix_loss as package_loss
 from ..world.scenes import caption, draw, make_scene
-from .checking import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 from .watching import trained
 
 
@@ -39,8 +38,9 @@ def make_labels(input_ids, attention_mask, token_type_ids):
 
 
 def label_cases(seed):
+    k = larger(seed)
     for rows, pad, note in (
-        (("qqqaaa.", "qqaa..."), 0, "padded on the right"),
+        (("qqqaaa." + "." * k, "qqaa..." + "." * k), 0, "padded on the right"),
         (("..qqaa", "qqqqqa", "...qaa"), 0, "padded on the left"),
         (("qqqqaaxx", "qaaaaaax"), 0, "padding has type 1, like the answer"),
         (("qqaaax", "qaaxxx"), 5, "padding has the id 5 and type 1"),
@@ -79,7 +79,7 @@ LABELS = Task(
     reference=make_labels,
     cases=label_cases,
     gradients=False,
-    look='chapter 13, "Which guesses count?"; hint 2 of this task',
+    see='chapter 13, "Which guesses count?"; the hints of this task',
     reward=show_labels,
     mistakes=[
         Mistake(
@@ -192,6 +192,7 @@ def half_precision(logits, labels, average):
 
 
 def loss_cases(seed):
+    k = larger(seed)
     for average in ("tokens", "examples"):
         labels = batch_of(seed, "qqaaaa", "qqqqa.", vocabulary=7)["labels"]
         yield Case((numbers(seed, 2, 6, 7, scale=2.0), labels, average), sizes={"B": 2, "L": 6, "V": 7})
@@ -201,8 +202,10 @@ def loss_cases(seed):
             sizes={"B": 3, "L": 5, "V": 4},
             note="logits of about 30, padded on the left",
         )
-        labels = batch_of(seed, "qaaaaa.", "qqqaa..", vocabulary=9)["labels"]
-        yield Case((numbers(seed, 2, 7, 9, dtype=torch.bfloat16), labels, average), sizes={"B": 2, "L": 7, "V": 9})
+        labels = batch_of(seed, "qaaaaa." + "." * k, "qqqaa.." + "." * k, vocabulary=9)["labels"]
+        yield Case(
+            (numbers(seed, 2, 7 + k, 9, dtype=torch.bfloat16), labels, average), sizes={"B": 2, "L": 7 + k, "V": 9}
+        )
 
 
 def refuses_nothing(thing):
@@ -243,7 +246,7 @@ LOSS = Task(
     level="medium",
     reference=losing(),
     cases=loss_cases,
-    look='chapter 13, "The loss" and "The two averages"; hint 1 of this task',
+    see='chapter 13, "The loss" and "The two averages"; the hints of this task',
     extra=[refuses_nothing],
     reward=show_averages,
     mistakes=[
@@ -383,7 +386,7 @@ SCHEDULE = Task(
     cases=schedule_cases,
     use=all_factors,
     gradients=False,
-    look='chapter 13, "The learning rate"; hint 1 of this task. In what was seen, [3] is step 3',
+    see='chapter 13, "The learning rate"; the hints of this task. In what was seen, [3] is step 3',
     reward=show_schedule,
     mistakes=[
         Mistake(
@@ -507,7 +510,8 @@ def interpolating(mode="bilinear", corners=False, grid=None, back=None):
 
 
 def position_cases(seed):
-    for old, new, D in (((3, 4), (5, 7), 6), ((2, 2), (5, 5), 3), ((4, 3), (8, 9), 5)):
+    k = larger(seed)
+    for old, new, D in (((3, 4), (5, 7), 6), ((2, 2), (5 + 3 * k, 5), 3 + 7 * k), ((4, 3), (8, 9), 5)):
         table = numbers(seed, old[0] * old[1], D)
         sizes = {"N": old[0] * old[1], "D": D, "new places": new[0] * new[1]}
         yield Case((table, old, new), sizes=sizes, note=f"from {old[0]} x {old[1]} to {new[0]} x {new[1]} places")
@@ -545,7 +549,7 @@ POSITIONS = Task(
     level="medium",
     reference=interpolate_positions,
     cases=position_cases,
-    look='chapter 13, "Stage 2: higher resolution"; hint 1 of this task',
+    see='chapter 13, "Stage 2: higher resolution"; the hints of this task',
     reward=show_positions,
     mistakes=[
         Mistake(
@@ -667,17 +671,11 @@ def use_step(step, seed, batches, clip):
     return trained_by(lambda model, optimizer: [step(model, optimizer, batch, clip) for batch in batches], seed, 0.2)
 
 
-STEP_FAULTS = {
-    "prompt": "picture and prompt have labels: the loss is on the prompt, too",
-    "shift": "the labels are shifted by one, and the model shifts them again",
-    "zero": "gradients of earlier steps are still there when new ones are added",
-    "clip": "the gradients are clipped before they are there, or not at all",
-}
-STEP_NAMES = {
-    "prompt": "loss on the prompt",
-    "shift": "labels shifted twice",
-    "zero": "zero_grad missing",
-    "clip": "not clipped",
+STEP_FAULTS = {  # what can be observed of each, and its name
+    "prompt": ("picture and prompt have labels: the loss is on the prompt, too", "loss on the prompt"),
+    "shift": ("the labels are shifted by one, and the model shifts them again", "labels shifted twice"),
+    "zero": ("gradients of earlier steps are still there when new ones are added", "zero_grad missing"),
+    "clip": ("the gradients are clipped before they are there, or not at all", "not clipped"),
 }
 
 
@@ -697,10 +695,6 @@ def training_step(model, optimizer, batch, clip=1.0, faults=()):
         nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.item()
-
-
-def step_left(*faults):
-    return faults_left(faults, STEP_FAULTS, STEP_NAMES, functools.partial(training_step, faults=faults))
 
 
 def causal_step(model, optimizer, batch, clip=1.0):
@@ -770,10 +764,10 @@ STEP = Task(
     cases=step_cases,
     use=use_step,
     gradients=False,
-    look='chapter 13, "The batch" and "Break it"; the order of the five lines of a step',
+    see='chapter 13, "The batch" and "Break it"; the order of the five lines of a step',
     reward=show_step,
     mistakes=[
-        *(step_left(*faults) for size in (4, 3, 2, 1) for faults in itertools.combinations(STEP_FAULTS, size)),
+        *faults_left(STEP_FAULTS, lambda some: functools.partial(training_step, faults=some)),
         Mistake("causal", "everything counts as the answer, so that no token of the prompt sees those after it: the "
                 "mask is causal", causal_step),
         Mistake("step without gradients", "no weight has changed: when the step is taken the gradients are cleared "
@@ -912,7 +906,7 @@ TEACH = Task(
     cases=teach_cases,
     use=use_teach,
     gradients=False,
-    look='chapter 13, "Stage 3: a new task, live"; hint 2 of this task',
+    see='chapter 13, "Stage 3: a new task, live"; the hints of this task',
     reward=show_teaching,
     mistakes=[
         Mistake("old left out", "only the new batches are learned from: that is how the old is forgotten",
