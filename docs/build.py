@@ -63,15 +63,17 @@ article table { display: block; max-width: 100%; overflow-x: auto; }
 
 # The excerpts of the search show what is written in the article, not the buttons above it.
 JS = """
-if (typeof Search !== "undefined" && Search.htmlToText) {
+// Sphinx's `Search` is loaded after this file, and starts when the page is complete.
+document.addEventListener("DOMContentLoaded", () => {
+  if (typeof Search === "undefined" || !Search.htmlToText) return;
   const plain = Search.htmlToText;
   Search.htmlToText = (html, anchor) => {
     const page = new DOMParser().parseFromString(html, "text/html");
-    page.querySelectorAll(".bd-header-article, .bd-sidebar-secondary, .prev-next-footer, .bd-footer-content")
+    page.querySelectorAll(".bd-header-article, #jb-print-docs-body, .bd-sidebar-secondary, .prev-next-footer, footer")
       .forEach(element => element.remove());
     return plain(page.documentElement.outerHTML, anchor);
   };
-}
+});
 """
 
 # The front page is the index page, whatever folder it lies in.

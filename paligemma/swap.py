@@ -175,11 +175,7 @@ def build(name: str, kind, old: nn.Module, path: str, tree: dict[str, nn.Module]
     arguments = constructor_arguments(name, old, path, tree)
     call = ", ".join(f"{key}={brief(value)}" for key, value in arguments.items())
     try:
-        accepted = inspect.signature(kind).parameters
-        if set(arguments) <= set(accepted):
-            new = kind(**arguments)
-        else:  # the learner's own names: by position, as the package does it
-            new = kind(*arguments.values())
+        new = construct(kind, arguments)
     except Exception as error:
         raise ValueError(
             f"{label} cannot be constructed: {getattr(kind, '__name__', kind)}({call}) raised "
@@ -196,6 +192,21 @@ def build(name: str, kind, old: nn.Module, path: str, tree: dict[str, nn.Module]
         if hasattr(old, attribute) and not hasattr(new, attribute):
             setattr(new, attribute, getattr(old, attribute))
     return new
+
+
+def construct(kind, arguments: dict):
+    """Make an object: by name where the names fit, else by position, as the package does it.
+
+    So a constructor with an argument of its own in between (max_position_embeddings before base) gets what it asks for.
+    """
+    try:
+        accepted = inspect.signature(kind).parameters.values()
+    except (TypeError, ValueError):
+        accepted = ()
+    names = {p.name for p in accepted if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if arguments.keys() <= names:
+        return kind(**arguments)
+    return kind(*arguments.values())
 
 
 def brief(value) -> str:

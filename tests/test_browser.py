@@ -240,6 +240,24 @@ def test_site_says_what_each_figure_shows_and_leaves_solutions_out_of_the_search
     assert "Solutions:" in solution
 
 
+def test_excerpts_of_the_search_are_of_the_text(page, site):
+    """Over HTTP, since a page from a file may fetch no other page."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(site)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        port = re.search(r"port (\d+)", server.stdout.readline())[1]
+        page.goto(f"http://127.0.0.1:{port}/search.html?q=RoPE")
+        page.locator("ul.search li p.context").nth(3).wait_for(timeout=MINUTES)
+        excerpts = page.locator("ul.search li p.context").all_inner_texts()
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert excerpts and not any("Settings" in text or "Contents" in text for text in excerpts), excerpts
+    assert page.wrong == []
+
+
 def test_no_page_scrolls_sideways_on_a_phone(page, site):
     page.set_viewport_size({"width": 390, "height": 844})
     wide = []

@@ -9,6 +9,7 @@ import pytest
 
 from paligemma.exercises import NotStarted, checking
 from paligemma.exercises.make import clear_solutions, drop_hidden_tests, exercise, make, to_text
+from paligemma.exercises.tasks import tasks_of
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
@@ -63,7 +64,7 @@ def test_nbgrader_would_make_the_same(path):
 def test_every_task_is_there_with_its_marks(path):
     notebook = read(path)
     cells = notebook["cells"]
-    tasks = checking.tasks_of(path.name[:2])
+    tasks = tasks_of(path.name[:2])
     checks = [cell for cell in cells if marks(cell).get("grade")]
     assert len(checks) == len(tasks)
     for task, cell in zip(tasks, checks, strict=True):
@@ -115,7 +116,7 @@ def test_an_untouched_exercise_is_told_so_politely(path):
 def sections_named(task) -> list[tuple[str, str]]:
     """(chapter, heading) for each section that the task's messages send a learner to."""
     found = []
-    for text in (task.look, *(mistake.look for mistake in task.mistakes)):
+    for text in (task.see, *(mistake.see for mistake in task.mistakes)):
         for chapter, rest in re.findall(r"[Cc]hapter (\d\d),? ([^;.]*)", text):
             found += [(chapter, heading) for heading in re.findall(r'"([^"]+)"', rest)]
     return found
@@ -124,7 +125,7 @@ def sections_named(task) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("chapter", sorted({path.name[:2] for path in SOLUTIONS}))
 def test_where_to_look_is_there(chapter):
     missing = []
-    for task in checking.tasks_of(chapter):
+    for task in tasks_of(chapter):
         for number, heading in sections_named(task):
             for path in NOTEBOOKS.glob(f"{number}_*.ipynb"):
                 prose = "\n\n".join(source(cell) for cell in read(path)["cells"] if cell["cell_type"] == "markdown")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from planted import GEMMA, PLANTED, PROCESSING, RAISED, SIGLIP
 
+import paligemma
 from paligemma.exercises.mycode import run
 from paligemma.exercises.mycode.compare import Comparison
 from paligemma.exercises.mycode.files import WANTED, Workspace
@@ -173,6 +174,32 @@ def test_other_names_methods_and_relative_imports(typed):
     assert comparison.found["apply_rotary_pos_emb"].own_name == "apply_rotary_emb"
 
 
+def test_this_courses_own_form(tmp_path):
+    """Someone who typed the chapters: the package's signatures, configurations and cache."""
+    package = Path(paligemma.__file__).parent
+    names = ("modeling_siglip", "modeling_gemma", "processing_paligemma", "kv_cache", "config_checks", "locations")
+    for name in names:
+        shutil.copy(package / f"{name}.py", tmp_path)
+    comparison, others = compared(tmp_path)
+    assert {result.part for result in others if result.state == "later"} == {
+        "GemmaModel", "GemmaForCausalLM", "PaliGemmaForConditionalGeneration",
+    }  # fmt: skip
+    assert {result.part for result in others if result.state != "later"} == {"sample_top_p"}
+    whole = Whole(comparison)
+    assert whole.build()
+    whole.walk()
+    assert not whole.trained.differs() and whole.trained.logits == 0 and whole.trained.steps == 3
+
+
+def test_what_is_only_begun_is_missing(typed):
+    siglip = (typed / SIGLIP).read_text(encoding="utf-8")
+    start, end = siglip.index("class SiglipMLP"), siglip.index("class SiglipEncoderLayer")
+    siglip = siglip[:start] + "class SiglipMLP(nn.Module):\n    pass\n\n\n" + siglip[end:]
+    (typed / SIGLIP).write_text(siglip, encoding="utf-8")
+    _, others = compared(typed, ["SiglipEncoder"])
+    assert [(result.part, result.state) for result in others] == [("SiglipMLP", "missing")]
+
+
 def test_a_missing_file_is_filled_in(typed):
     (typed / SIGLIP).unlink()
     comparison, others = compared(typed)
@@ -197,7 +224,7 @@ def test_a_loop_without_end_is_left(typed, capsys):
         "        for layer in self.layers:\n",
         "        while True:\n            layer = self.layers[0]\n",
     )
-    assert run(typed, seconds=4) == 3
+    assert run(typed, seconds=6) == 3
     said = capsys.readouterr().out
     assert "SiglipEncoder: still at it" in said and "modeling_siglip.py, line" in said
 

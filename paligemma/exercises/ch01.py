@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..processing_paligemma import to_rgb
-from .checking import Case, Mistake, Task
+from .tasks import Case, Mistake, Task, faults_left
 from .watching import picture, swap_task
 
 
@@ -44,7 +44,7 @@ RESCALE = Task(
     reference=rescale,
     cases=rescale_cases,
     gradients=False,
-    look='chapter 01, "Rescale and normalize"; hint 1 of this task',
+    see='chapter 01, "Rescale and normalize"; hint 1 of this task',
     reward=show_range,
     mistakes=[
         Mistake(
@@ -114,7 +114,7 @@ NORMALIZE = Task(
     reference=normalize,
     cases=normalize_cases,
     gradients=False,
-    look='chapter 01, "Rescale and normalize"; hint 1 of this task',
+    see='chapter 01, "Rescale and normalize"; hint 1 of this task',
     reward=show_normalize,
     mistakes=[
         Mistake("divided before subtracting", "your numbers are those you get when dividing first and subtracting the "
@@ -198,7 +198,7 @@ RGB = Task(
     cases=rgb_cases,
     gradients=False,
     tolerance=0.02,  # of 255: one step, where transparency is rounded
-    look='chapter 01, "Any file at all"; hint 1 of this task',
+    see='chapter 01, "Any file at all"; hint 1 of this task',
     reward=show_modes,
     mistakes=[
         Mistake(
@@ -297,7 +297,7 @@ WHOLE = Task(
     reference=lambda images, size: process_images(images, size),
     cases=image_cases,
     gradients=False,
-    look='chapter 01, "All together"; hint 1 of this task',
+    see='chapter 01, "All together"; hint 1 of this task',
     reward=show_processed,
     mistakes=[
         Mistake("channels last", "the channels are the last axis: convolutions in torch want them first",
@@ -339,20 +339,17 @@ def to_picture(array, axes=(1, 2, 0), clip=True, rounding=True):
     return values.astype(np.int64).astype(np.uint8)
 
 
-FAULTS = {
-    "axes": ("rows and columns are exchanged", "the axes"),
-    "clip": ("numbers just outside of -1 to 1 turn from white to black, or from black to white", "the ends"),
-    "rounding": ("most numbers are one too small: there and back again, a picture gets darker", "the fraction"),
+FAULTS = {  # what can be observed of each, and its name
+    "axes": ("rows and columns are exchanged", "left: the axes"),
+    "clip": ("numbers just outside of -1 to 1 turn from white to black, or from black to white", "left: the ends"),
+    "rounding": ("most numbers are one too small: there and back again, a picture gets darker", "left: the fraction"),
 }
 
 
-def left(*faults):
-    """The listing with these faults still in it."""
+def back_with(faults):
+    """The listing with these faults."""
     changes = {"axes": (2, 1, 0), "clip": False, "rounding": False}
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else f"left: {FAULTS[faults[0]][1]}"
-    message = f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}"
-    return Mistake(name, message, lambda array: to_picture(array, **{fault: changes[fault] for fault in faults}))
+    return lambda array: to_picture(array, **{fault: changes[fault] for fault in faults})
 
 
 def back_cases(seed):
@@ -380,16 +377,10 @@ BACK = Task(
     reference=to_picture,
     cases=back_cases,
     gradients=False,
-    look="hint 1 of this task: which picture would show each fault?",
+    see="hint 1 of this task: which picture would show each fault?",
     reward=show_back,
     mistakes=[
-        left("axes", "clip", "rounding"),
-        left("axes", "clip"),
-        left("axes", "rounding"),
-        left("clip", "rounding"),
-        left("axes"),
-        left("clip"),
-        left("rounding"),
+        *faults_left(FAULTS, back_with),
         Mistake("channels first", "the channels are still the first axis: pictures have them last",
                 lambda array: to_picture(array).transpose(2, 0, 1)),
         Mistake("not shifted", "the middle is at 0 and not at 127.5: the mean has to come back",
@@ -397,4 +388,4 @@ BACK = Task(
     ],
 )  # fmt: skip
 
-TASKS = [RESCALE, NORMALIZE, RGB, WHOLE, BACK, swap_task("01.6", ("process_images",), look="hint 1 of this task")]
+TASKS = [RESCALE, NORMALIZE, RGB, WHOLE, BACK, swap_task("01.6", ("process_images",), see="hint 1 of this task")]

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ..modeling_siglip import SiglipVisionConfig, SiglipVisionEmbeddings
-from .checking import Case, Mistake, Task, faults_left, numbers
+from .tasks import Case, Mistake, Task, faults_left, numbers
 from .watching import picture, swap_task, trained
 
 # --- 02.1 --------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ BOX = Task(
     reference=patch_box,
     cases=box_cases,
     gradients=False,
-    look='chapter 02, "By hand"; hint 1 of this task',
+    see='chapter 02, "By hand"; hint 1 of this task',
     reward=show_box,
     mistakes=[
         Mistake(
@@ -132,7 +132,7 @@ CUT = Task(
     level="medium",
     reference=cut_patches,
     cases=cut_cases,
-    look='chapter 02, "Cut, without a loop"; hint 1 of this task',
+    see='chapter 02, "Cut, without a loop"; hint 1 of this task',
     reward=show_patches,
     mistakes=[
         Mistake(
@@ -198,7 +198,7 @@ EMBED = Task(
     reference=embed_patches,
     cases=embed_cases,
     tolerance=1e-4,
-    look='chapter 02, "The same, as a convolution"; hint 1 of this task',
+    see='chapter 02, "The same, as a convolution"; hint 1 of this task',
     reward=show_filters,
     mistakes=[
         Mistake("no bias", "your numbers are those you get without the bias",
@@ -343,7 +343,7 @@ MODULE = Task(
     reference=SiglipVisionEmbeddings,
     cases=module_cases,
     tolerance=1e-4,
-    look='chapter 02, "The class"; hint 1 of this task',
+    see='chapter 02, "The class"; hint 1 of this task',
     reward=show_positions,
     mistakes=[
         Mistake("positions forgotten", "your numbers are those you get without the positions: two patches that look "
@@ -380,17 +380,11 @@ class Listing(SiglipVisionEmbeddings):
         return tokens + (self.position_embedding.weight[:1] if self.one_position else self.position_embedding.weight)
 
 
-FAULTS = {
-    "columns_first": "token 1 is still not the patch to the right of token 0",
-    "one_position": "two equal patches still become equal tokens, wherever they are",
-    "no_bias": "one of the three trained tensors has no influence",
+FAULTS = {  # what can be observed of each, and its name
+    "columns_first": ("token 1 is still not the patch to the right of token 0", "left: the order"),
+    "one_position": ("two equal patches still become equal tokens, wherever they are", "left: the places"),
+    "no_bias": ("one of the three trained tensors has no influence", "left: a tensor"),
 }
-FAULT_NAMES = {"columns_first": "left: the order", "one_position": "left: the places", "no_bias": "left: a tensor"}
-
-
-def left(*faults):
-    kind = type("Left", (Listing,), {fault: fault in faults for fault in FAULTS})
-    return faults_left(faults, FAULTS, FAULT_NAMES, kind)
 
 
 BUGS = Task(
@@ -402,16 +396,10 @@ BUGS = Task(
     reference=SiglipVisionEmbeddings,
     cases=module_cases,
     tolerance=1e-4,
-    look="hint 1 of this task: which picture would show each fault?",
+    see="hint 1 of this task: which picture would show each fault?",
     reward=lambda kind: print("  a picture with one white patch at a time would have shown two of the three"),
     mistakes=[
-        left("columns_first", "one_position", "no_bias"),
-        left("columns_first", "one_position"),
-        left("columns_first", "no_bias"),
-        left("one_position", "no_bias"),
-        left("columns_first"),
-        left("one_position"),
-        left("no_bias"),
+        *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
         Mistake("positions forgotten", "the positions were there, if badly, and are gone", NoPositions),
         Mistake("reshaped instead of transposed", "the features lie in the wrong tokens: `reshape` moves no number",
                 Reshaped),
@@ -419,4 +407,4 @@ BUGS = Task(
     ],
 )  # fmt: skip
 
-TASKS = [BOX, CUT, EMBED, MODULE, BUGS, swap_task("02.6", ("SiglipVisionEmbeddings",), look="hint 1 of this task")]
+TASKS = [BOX, CUT, EMBED, MODULE, BUGS, swap_task("02.6", ("SiglipVisionEmbeddings",), see="hint 1 of this task")]

@@ -3,7 +3,7 @@
 import torch
 
 from ..modeling_siglip import SiglipAttention, SiglipVisionConfig
-from .checking import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import swap_task
 
 # --- 03.1 --------------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ SOFTMAX = Task(
     level="easy",
     reference=softmax,
     cases=softmax_cases,
-    look='chapter 03, "A softmax that does not overflow"; hint 1 of this task',
+    see='chapter 03, "A softmax that does not overflow"; hint 1 of this task',
     reward=show_softmax,
     mistakes=[
         Mistake(
@@ -167,7 +167,7 @@ ATTENTION = Task(
     level="easy",
     reference=attention,
     cases=attention_cases,
-    look='chapter 03, "All queries at once" and "Why the scores are scaled"; hint 1 of this task',
+    see='chapter 03, "All queries at once" and "Why the scores are scaled"; hint 1 of this task',
     symptoms=[rows_sum_to_one],
     reward=show_attention,
     mistakes=[
@@ -296,7 +296,7 @@ HEADS = Task(
     reference=(split_heads, merge_heads),
     use=use_heads,
     cases=heads_cases,
-    look='chapter 03, "Many heads"; hint 1 of this task',
+    see='chapter 03, "Many heads"; hint 1 of this task',
     reward=lambda pair: show_heads(pair),
     mistakes=[
         Mistake("heads split without the transpose", NUMBERS_STAY, (plain_view_split, merge_heads)),
@@ -499,7 +499,7 @@ MODULE = Task(
     level="medium",
     reference=SiglipAttention,
     cases=layer_cases,
-    look='chapter 03, "The finished class"; hint 2 of this task',
+    see='chapter 03, "The finished class"; hint 2 of this task',
     reward=show_head_maps,
     mistakes=[
         Mistake("scale forgotten", "your numbers are those you get without the scale", NoScale),
@@ -547,21 +547,11 @@ class Listing(SiglipAttention):
         return self.out_proj(output), weights
 
 
-FAULTS = {
-    "over_queries": "a query's weights do not sum to 1",
-    "not_transposed": "numbers of one token still end up in another",
-    "key_for_value": "one of the three projections has no influence on the output",
+FAULTS = {  # what can be observed of each, and its name
+    "over_queries": ("a query's weights do not sum to 1", "left: the softmax"),
+    "not_transposed": ("numbers of one token still end up in another", "left: the merge"),
+    "key_for_value": ("one of the three projections has no influence on the output", "left: a projection"),
 }
-FAULT_NAMES = {
-    "over_queries": "left: the softmax",
-    "not_transposed": "left: the merge",
-    "key_for_value": "left: a projection",
-}
-
-
-def left(*faults):
-    kind = type("Left", (Listing,), {fault: fault in faults for fault in FAULTS})
-    return faults_left(faults, FAULTS, FAULT_NAMES, kind)
 
 
 BUGS = Task(
@@ -572,16 +562,10 @@ BUGS = Task(
     level="hard",
     reference=SiglipAttention,
     cases=layer_cases,
-    look="hint 1 of this task: what would you print to see each fault?",
+    see="hint 1 of this task: what would you print to see each fault?",
     reward=lambda kind: print("  three faults, and every shape was right: shapes prove little"),
     mistakes=[
-        left("over_queries", "not_transposed", "key_for_value"),
-        left("over_queries", "not_transposed"),
-        left("over_queries", "key_for_value"),
-        left("not_transposed", "key_for_value"),
-        left("over_queries"),
-        left("not_transposed"),
-        left("key_for_value"),
+        *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
         Mistake("scale forgotten", "the scale was right in the listing and is gone", NoScale),
         Mistake("no output projection", "the output projection was there in the listing and is gone", NoOutput),
     ],
@@ -589,5 +573,5 @@ BUGS = Task(
 
 TASKS = [
     SOFTMAX, ATTENTION, HEADS, MODULE, BUGS,
-    swap_task("03.6", ("SiglipAttention",), look='chapter 03, "Break it"; hint 1 of this task'),
+    swap_task("03.6", ("SiglipAttention",), see='chapter 03, "Break it"; hint 1 of this task'),
 ]  # fmt: skip

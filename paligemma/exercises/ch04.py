@@ -9,7 +9,7 @@ from ..modeling_siglip import (
     SiglipVisionConfig,
     SiglipVisionTransformer,
 )
-from .checking import Case, Finding, Mistake, Task, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import picture, swap_task, trained
 
 # --- 04.1 --------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ NORM = Task(
     reference=layer_norm,
     cases=norm_cases,
     tolerance=2e-5,
-    look='chapter 04, "A layer norm"; hint 1 of this task',
+    see='chapter 04, "A layer norm"; hint 1 of this task',
     reward=show_norm,
     mistakes=[
         Mistake("one less in the variance", "your variance divides by the count minus one, as torch's var and std do "
@@ -145,7 +145,7 @@ MLP = Task(
     reference=SiglipMLP,
     cases=mlp_cases,
     tolerance=2e-6,
-    look='chapter 04, "The MLP"; hint 1 of this task',
+    see='chapter 04, "The MLP"; hint 1 of this task',
     reward=show_mlp,
     mistakes=[
         Mistake("exact GELU", "your numbers are those of the exact GELU. The form that the weights were trained with "
@@ -310,7 +310,7 @@ LAYER = Task(
     level="medium",
     reference=SiglipEncoderLayer,
     cases=layer_cases,
-    look='chapter 04, "The layer"; hint 1 of this task',
+    see='chapter 04, "The layer"; hint 1 of this task',
     extra=[zeroed_parts_make_it_the_identity],
     reward=show_layer,
     mistakes=[
@@ -376,7 +376,7 @@ LOSS = Task(
     level="medium",
     reference=sigmoid_loss,
     cases=loss_cases,
-    look='chapter 04, "SigLIP: every pair a yes-or-no question"; hint 1 of this task',
+    see='chapter 04, "SigLIP: every pair a yes-or-no question"; hint 1 of this task',
     reward=show_loss,
     mistakes=[
         Mistake("softmax loss", "your number is CLIP's loss: each picture chooses among all texts, and each text among "
@@ -424,18 +424,11 @@ class Listing(SiglipVisionTransformer):
         return hidden if self.no_last_norm else self.post_layernorm(hidden)
 
 
-FAULTS = {
-    "shared": ("all layers have the same weights", "the layers"),
-    "restarts": ("each layer starts from the beginning, so only the last one matters", "the loop"),
-    "no_last_norm": ("one of the trained parts has no influence", "a part"),
+FAULTS = {  # what can be observed of each, and its name
+    "shared": ("all layers have the same weights", "left: the layers"),
+    "restarts": ("each layer starts from the beginning, so only the last one matters", "left: the loop"),
+    "no_last_norm": ("one of the trained parts has no influence", "left: a part"),
 }
-
-
-def left(*faults):
-    kind = type("Left", (Listing,), {fault: fault in faults for fault in FAULTS})
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else f"left: {FAULTS[faults[0]][1]}"
-    return Mistake(name, f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}", kind)
 
 
 class LastNormFirst(Listing):
@@ -496,16 +489,10 @@ BUGS = Task(
     reference=SiglipVisionTransformer,
     cases=transformer_cases,
     tolerance=5e-5,
-    look="hint 1 of this task: what would you change to see each fault?",
+    see="hint 1 of this task: what would you change to see each fault?",
     reward=show_features,
     mistakes=[
-        left("shared", "restarts", "no_last_norm"),
-        left("shared", "restarts"),
-        left("shared", "no_last_norm"),
-        left("restarts", "no_last_norm"),
-        left("shared"),
-        left("restarts"),
-        left("no_last_norm"),
+        *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
         Mistake("last norm too early", "`post_layernorm` comes before the layers: post means after", LastNormFirst),
         Mistake("last norm in the loop", "`post_layernorm` is applied after every layer: it comes once, at the end",
                 LastNormEachLayer),
@@ -515,5 +502,5 @@ BUGS = Task(
 
 TASKS = [
     NORM, MLP, LAYER, LOSS, BUGS,
-    swap_task("04.6", ("SiglipEncoderLayer", "SiglipMLP"), look="hint 1 of this task"),
+    swap_task("04.6", ("SiglipEncoderLayer", "SiglipMLP"), see="hint 1 of this task"),
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import torch
 
-from .checking import Case, Mistake, Task
+from .tasks import Case, Mistake, Task, faults_left
 from .watching import practice, swap_task
 
 # --- 05.1 --------------------------------------------------------------------------------------------------------
@@ -27,7 +27,7 @@ PROMPT = Task(
     reference=lambda prompt, bos, count, image: image * count + bos + prompt + "\n",
     cases=prompt_cases,
     gradients=False,
-    look='chapter 05, "The prompt as the model was trained on it"; hint 1 of this task',
+    see='chapter 05, "The prompt as the model was trained on it"; hint 1 of this task',
     reward=show_prompt,
     mistakes=[
         Mistake("newline forgotten", "the newline at the end is missing: in training it told the model that the prompt "
@@ -86,7 +86,7 @@ LABELS = Task(
     reference=make_labels,
     cases=label_cases,
     gradients=False,
-    look='chapter 05, "Prefix, suffix, labels"; hint 1 of this task',
+    see='chapter 05, "Prefix, suffix, labels"; hint 1 of this task',
     reward=show_labels,
     mistakes=[
         Mistake("loss on the prompt", "the prompt has labels, too: the model would learn to guess image tokens and "
@@ -169,7 +169,7 @@ PAD = Task(
     reference=lambda rows, pad_id, side: pad(rows, pad_id, side),
     cases=pad_cases,
     gradients=False,
-    look='chapter 05, "A batch"; hint 1 of this task',
+    see='chapter 05, "A batch"; hint 1 of this task',
     reward=show_padded,
     mistakes=[
         Mistake("padded on the right", "your rows are padded on the right, whatever `side` says", one_side("right")),
@@ -269,7 +269,7 @@ ROW = Task(
     reference=lambda tokenizer, prompt, suffix, count: encode(tokenizer, prompt, suffix, count),
     cases=encode_cases,
     gradients=False,
-    look='chapter 05, "Prefix, suffix, labels"; hint 1 of this task',
+    see='chapter 05, "Prefix, suffix, labels"; hint 1 of this task',
     reward=show_encoded,
     mistakes=[
         Mistake("EOS forgotten", "the answer does not end in EOS: the model would never learn to stop",
@@ -318,18 +318,11 @@ def collate(rows, pad_id, padding_attended=False, padding_answers=False, shifted
     }
 
 
-FAULTS = {
-    "padding_attended": ("padding may still be looked at", "padding attended"),
-    "padding_answers": ("padding still counts as part of the answer", "the kinds"),
-    "shifted": ("labels stand one place too far left; the loss moves them itself", "labels shifted twice"),
+FAULTS = {  # what can be observed of each, and its name
+    "padding_attended": ("padding may still be looked at", "left: padding attended"),
+    "padding_answers": ("padding still counts as part of the answer", "left: the kinds"),
+    "shifted": ("labels stand one place too far left; the loss moves them itself", "left: labels shifted twice"),
 }
-
-
-def left(*faults):
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else f"left: {FAULTS[faults[0]][1]}"
-    message = f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}"
-    return Mistake(name, message, lambda rows, pad_id: collate(rows, pad_id, **dict.fromkeys(faults, True)))
 
 
 def labelled_prompt(rows, pad_id):
@@ -367,16 +360,10 @@ BUGS = Task(
     reference=lambda rows, pad_id: collate(rows, pad_id),
     cases=collate_cases,
     gradients=False,
-    look="hint 1 of this task: which tensor is wrong in which place?",
+    see="hint 1 of this task: which tensor is wrong in which place?",
     reward=show_batch,
     mistakes=[
-        left("padding_attended", "padding_answers", "shifted"),
-        left("padding_attended", "padding_answers"),
-        left("padding_attended", "shifted"),
-        left("padding_answers", "shifted"),
-        left("padding_attended"),
-        left("padding_answers"),
-        left("shifted"),
+        *faults_left(FAULTS, lambda some: lambda rows, pad_id: collate(rows, pad_id, **dict.fromkeys(some, True))),
         Mistake("loss on the prompt", "the prompt has labels now: the answer alone is to be learned", labelled_prompt),
         Mistake("loss on padding", "padding has labels now: the model would learn to write it", labelled_padding),
     ],
@@ -384,5 +371,5 @@ BUGS = Task(
 
 TASKS = [
     PROMPT, LABELS, PAD, ROW, BUGS,
-    swap_task("05.6", ("add_image_tokens_to_prompt",), look="hint 1 of this task"),
+    swap_task("05.6", ("add_image_tokens_to_prompt",), see="hint 1 of this task"),
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..modeling_gemma import GemmaRMSNorm
-from .checking import Case, Finding, Mistake, Task, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import swap_task
 
 # --- 06.1 --------------------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ RMS = Task(
     level="easy",
     reference=rms_norm,
     cases=rms_cases,
-    look='chapter 06, "By hand"; hint 1 of this task',
+    see='chapter 06, "By hand"; hint 1 of this task',
     reward=show_sizes,
     mistakes=[
         Mistake(
@@ -175,7 +175,7 @@ KINDS = Task(
     level="easy",
     reference=normalise,
     cases=kind_cases,
-    look='chapter 06, "Three norms on the same activations"; hint 1 of this task',
+    see='chapter 06, "Three norms on the same activations"; hint 1 of this task',
     reward=show_kinds,
     mistakes=[
         Mistake(
@@ -398,7 +398,7 @@ NORM = Task(
     level="medium",
     reference=GemmaRMSNorm,
     cases=norm_cases,
-    look='chapter 06, "The class" and "Why float32"; hint 2 of this task',
+    see='chapter 06, "The class" and "Why float32"; hint 2 of this task',
     reward=show_norm,
     extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
     mistakes=[
@@ -457,20 +457,11 @@ class Listing(nn.Module):
         return (wide / rms * (1.0 + self.weight)).type_as(x)
 
 
-FAULTS = {
-    "mean_over_all": ("what a token becomes still depends on the other tokens", "a token alone"),
-    "eps_outside": ("very small tokens still come out too small", "eps"),
-    "half": ("in float16, large numbers still overflow on the way", "float16"),
+FAULTS = {  # what can be observed of each, and its name
+    "mean_over_all": ("what a token becomes still depends on the other tokens", "left: a token alone"),
+    "eps_outside": ("very small tokens still come out too small", "left: eps"),
+    "half": ("in float16, large numbers still overflow on the way", "left: float16"),
 }
-
-
-def left(*faults):
-    """The listing with these faults still in it."""
-    kind = type("Left", (Listing,), {fault: fault in faults for fault in FAULTS})
-    texts = [FAULTS[fault][0] for fault in faults]
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else f"left: {FAULTS[faults[0]][1]}"
-    return Mistake(name, f"{count} left: {'; '.join(texts)}", kind)
 
 
 BUGS = Task(
@@ -481,21 +472,15 @@ BUGS = Task(
     level="medium",
     reference=GemmaRMSNorm,
     cases=norm_cases,
-    look="hint 1 of this task: which inputs would show each fault?",
+    see="hint 1 of this task: which inputs would show each fault?",
     reward=show_norm,
     extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
     mistakes=[
-        left("mean_over_all", "eps_outside", "half"),
-        left("mean_over_all", "eps_outside"),
-        left("mean_over_all", "half"),
-        left("eps_outside", "half"),
-        left("mean_over_all"),
-        left("eps_outside"),
-        left("half"),
+        *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
         Mistake("weight instead of 1 + weight", "the scale was right in the listing and is not any more", WithoutOne),
         Mistake("not cast back", "the numbers are right and remain float32: the dtype that came in is to go out",
                 NotCastBack),
     ],
 )  # fmt: skip
 
-TASKS = [RMS, KINDS, NORM, BUGS, swap_task("06.5", ("GemmaRMSNorm",), look='chapter 06, "Break it"; hint 1')]
+TASKS = [RMS, KINDS, NORM, BUGS, swap_task("06.5", ("GemmaRMSNorm",), see='chapter 06, "Break it"; hint 1')]

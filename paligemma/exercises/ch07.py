@@ -3,7 +3,7 @@
 import torch
 
 from ..modeling_gemma import GemmaRotaryEmbedding, rotate_half
-from .checking import Case, Finding, Mistake, Task, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import swap_task
 
 # --- 07.1 --------------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ TURN = Task(
     level="easy",
     reference=turn,
     cases=turn_cases,
-    look='chapter 07, "By hand"; hint 1 of this task',
+    see='chapter 07, "By hand"; hint 1 of this task',
     reward=show_turn,
     mistakes=[
         Mistake(
@@ -117,7 +117,7 @@ HALF = Task(
     level="easy",
     reference=quarter_turn,
     cases=half_cases,
-    look='chapter 07, "Which features form a pair?"; hint 1 of this task',
+    see='chapter 07, "Which features form a pair?"; hint 1 of this task',
     reward=show_half,
     mistakes=[
         Mistake(
@@ -243,7 +243,7 @@ ROTARY = Task(
     cases=rotary_cases,
     tolerance=5e-5,
     gradients=False,
-    look='chapter 07, "Many hands, many speeds" and "Angles in float32"; hint 2 of this task',
+    see='chapter 07, "Many hands, many speeds" and "Angles in float32"; hint 2 of this task',
     reward=show_rotary,
     extra=[rounded_with_the_model],
     mistakes=[
@@ -385,15 +385,15 @@ def turn_at(thing, query, key, positions):
     return thing(query, key, cos, sin)
 
 
-FAULTS = {
+FAULTS = {  # what can be observed of each, and its name
     "layout": (
         "the rotation pairs neighbours, and the angles are laid out for halves, so no pair has one angle",
         "mixed layouts",
     ),
     "row": ("every row of the batch is turned by the positions of the first", "first row for all"),
     "key": (
-        "the key turns the other way round, so that a score depends on the sum of the positions and not on "
-        "their difference",
+        "the key turns the other way round, so that a score depends on the sum of the "
+        "positions and not on their difference",
         "key turned backwards",
     ),
 }
@@ -406,14 +406,6 @@ def apply(query, key, cos, sin, faults=(), rotate=rotate_half):
     cos, sin = cos[:, None], sin[:, None]
     key_sin = -sin if "key" in faults else sin
     return query * cos + rotate(query) * sin, key * cos + rotate(key) * key_sin
-
-
-def left(*faults):
-    """The listing with these faults still in it."""
-    texts = [FAULTS[fault][0] for fault in faults]
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else FAULTS[faults[0]][1]
-    return Mistake(name, f"{count} left: {'; '.join(texts)}", lambda *inputs: apply(*inputs, faults=faults))
 
 
 def for_pairs(angles):
@@ -443,16 +435,10 @@ APPLY = Task(
     reference=turn_all,
     cases=apply_cases,
     use=turn_at,
-    look='chapter 07, "Halves or interleaved?"; hint 1 of this task: which input would show each fault?',
+    see='chapter 07, "Halves or interleaved?"; hint 1 of this task: which input would show each fault?',
     reward=show_apply,
     mistakes=[
-        left("layout", "row", "key"),
-        left("layout", "row"),
-        left("layout", "key"),
-        left("row", "key"),
-        left("layout"),
-        left("row"),
-        left("key"),
+        *faults_left(FAULTS, lambda some: lambda *inputs: apply(*inputs, faults=some)),
         Mistake(
             "interleaved",
             "pairs are neighbours and each has one angle: a rotation, and not the one that Gemma's weights were "
@@ -516,5 +502,5 @@ TASKS = [
     HALF,
     ROTARY,
     APPLY,
-    swap_task("07.5", ("GemmaRotaryEmbedding", "apply_rotary_pos_emb"), look='chapter 07, "Break it"; hint 1'),
+    swap_task("07.5", ("GemmaRotaryEmbedding", "apply_rotary_pos_emb"), see='chapter 07, "Break it"; hint 1'),
 ]

@@ -13,7 +13,8 @@ from ..modeling_gemma import (
     make_attn_mask,
     repeat_kv,
 )
-from .checking import Case, Finding, Mistake, Task, explain_error, numbers, with_weights
+from .checking import explain_error, with_weights
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import swap_task
 
 # --- 08.1 --------------------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ FILL = Task(
     cases=fill_cases,
     use=as_tensors,
     gradients=False,
-    look='chapter 08, "By hand"; hint 1 of this task',
+    see='chapter 08, "By hand"; hint 1 of this task',
     reward=show_tables,
     mistakes=[
         Mistake("upside down", "each table has 1 where it should have 0: 1 is for what may be seen",
@@ -210,7 +211,7 @@ RULE = Task(
     reference=mask_by_loops,
     cases=mask_cases,
     gradients=False,
-    look='chapter 08, "One rule for every mask"; hint 2 of this task',
+    see='chapter 08, "One rule for every mask"; hint 2 of this task',
     reward=show_rule,
     mistakes=[
         Mistake(
@@ -286,7 +287,7 @@ RULE = Task(
 
 # --- 08.3 --------------------------------------------------------------------------------------------------------
 
-FAULTS = {
+FAULTS = {  # what can be observed of each, and its name
     "upside": ("what may be seen is forbidden, and what is forbidden is seen", "upside down"),
     "infinite": ("a query that may see nothing gets NaN: 0 divided by 0", "NaN where nothing may be seen"),
     "axis": (
@@ -303,14 +304,6 @@ def masked_weights(scores, allowed, faults=(), low=None, axis=-1):
     low = -torch.inf if "infinite" in faults else low
     masked = scores.masked_fill(forbidden, low).double()
     return masked.softmax(-2 if "axis" in faults else axis).to(scores.dtype)
-
-
-def left(*faults):
-    """The listing with these faults still in it."""
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else FAULTS[faults[0]][1]
-    message = f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}"
-    return Mistake(name, message, lambda scores, allowed: masked_weights(scores, allowed, faults))
 
 
 def weight_cases(seed):
@@ -360,16 +353,10 @@ WEIGHTS = Task(
     reference=masked_weights,
     cases=weight_cases,
     gradients=False,
-    look='chapter 08, "From yes and no to numbers"; hint 1 of this task',
+    see='chapter 08, "From yes and no to numbers"; hint 1 of this task',
     reward=show_weights,
     mistakes=[
-        left("upside", "infinite", "axis"),
-        left("upside", "infinite"),
-        left("upside", "axis"),
-        left("infinite", "axis"),
-        left("upside"),
-        left("infinite"),
-        left("axis"),
+        *faults_left(FAULTS, lambda some: lambda scores, allowed: masked_weights(scores, allowed, some)),
         Mistake(
             "masked after the softmax",
             "the weights are set to zero after the softmax, so that those that remain no longer sum to 1",
@@ -428,7 +415,7 @@ REPEAT = Task(
     level="easy",
     reference=repeat_by_index,
     cases=repeat_cases,
-    look='chapter 08, "Fewer keys and values than queries"; the hints of this task',
+    see='chapter 08, "Fewer keys and values than queries"; the hints of this task',
     reward=show_repeat,
     mistakes=[
         Mistake(
@@ -593,7 +580,7 @@ def works_with_a_cache(kind) -> Finding | None:
     except Exception as error:
         finding = explain_error(error)
         means = "where does the cache come: before RoPE or after? before the heads are repeated or after?"
-        return Finding(finding.name, where + finding.saw, finding.means or means)
+        return Finding(finding.name, where + finding.observed, finding.explanation or means)
     gap = float((torch.cat(pieces, 1) - whole).abs().max())
     if gap < 1e-4:
         return None
@@ -645,7 +632,7 @@ ATTENTION = Task(
     level="hard",
     reference=GemmaAttention,
     cases=attention_cases,
-    look='chapter 08, "GemmaAttention"; hint 2 of this task',
+    see='chapter 08, "GemmaAttention"; hint 2 of this task',
     reward=show_attention,
     extra=[works_with_a_cache],
     mistakes=[
@@ -712,5 +699,5 @@ TASKS = [
     WEIGHTS,
     REPEAT,
     ATTENTION,
-    swap_task("08.6", ("make_attn_mask", "GemmaAttention"), look='chapter 08, "Break it"; hint 1'),
+    swap_task("08.6", ("make_attn_mask", "GemmaAttention"), see='chapter 08, "Break it"; hint 1'),
 ]

@@ -15,7 +15,8 @@ from ..modeling_gemma import (
     additive_mask,
     make_attn_mask,
 )
-from .checking import Case, Finding, Mistake, Task, explain_error, numbers, with_weights
+from .checking import explain_error, with_weights
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import PROMPT, picture, swap_task, trained
 
 # --- 09.1 --------------------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ MLP = Task(
     reference=GemmaMLP,
     cases=mlp_cases,
     tolerance=3e-6,
-    look='chapter 09, "By hand" and "GemmaMLP"; hint 1 of this task',
+    see='chapter 09, "By hand" and "GemmaMLP"; hint 1 of this task',
     reward=show_mlp,
     mistakes=[
         Mistake(
@@ -130,7 +131,9 @@ def layer_cases(seed):
     x = numbers(seed, 2, 7, 8, shift=3.0)
     rope = GemmaRotaryEmbedding(6)(x, torch.arange(1, 8).expand(2, 7))
     sizes = {"B": 2, "L": 7, "D": 8, "inner": 9}
-    yield Case((x, rope), (config_of(8, 9, eps=0.3), 0), sizes, note="about 3 on average, no mask, rms_norm_eps = 0.3")
+    yield Case(
+        (x, rope), (config_of(8, 9, eps=0.01), 0), sizes, note="about 3 on average, no mask, rms_norm_eps = 0.01"
+    )
 
 
 def layer(first, second=lambda s, h: h + s.mlp(s.post_attention_layernorm(h))):
@@ -210,7 +213,7 @@ def passes_the_cache_on(kind) -> Finding | None:
                 cache.advance(end - start)
     except Exception as error:
         finding = explain_error(error)
-        return Finding(finding.name, where + finding.saw, finding.means)
+        return Finding(finding.name, where + finding.observed, finding.explanation)
     gap = float((torch.cat(pieces, 1) - whole).abs().max())
     if gap < 1e-4:
         return None
@@ -243,7 +246,7 @@ LAYER = Task(
     reference=GemmaDecoderLayer,
     cases=layer_cases,
     tolerance=2e-5,
-    look='chapter 09, "GemmaDecoderLayer"; hint 1 of this task',
+    see='chapter 09, "GemmaDecoderLayer"; hint 1 of this task',
     reward=show_layer,
     extra=[passes_the_cache_on],
     mistakes=[
@@ -345,10 +348,10 @@ def pieces(seed, D, zeros=False):
     return attend, think, norm_1, norm_2
 
 
-FAULTS = {
+FAULTS = {  # what can be observed of each, and its name
     "residual": (
-        "the attention's output is added to the normalised input: with attention and MLP silenced, the layer is not "
-        "the identity",
+        "the attention's output is added to the normalised input: with attention and MLP "
+        "silenced, the layer is not the identity",
         "residual from the normalised input",
     ),
     "raw": (
@@ -366,14 +369,6 @@ def block(x, attend, think, norm_1, norm_2, faults=()):
     normed = norm_1(x)
     h = (normed if "residual" in faults else x) + attend(x if "raw" in faults else normed)
     return h + (norm_2(think(h)) if "after" in faults else think(norm_2(h)))
-
-
-def left(*faults):
-    """The listing with these faults still in it."""
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = f"{len(faults)} left" if len(faults) > 1 else FAULTS[faults[0]][1]
-    message = f"{count} left: {'; '.join(FAULTS[fault][0] for fault in faults)}"
-    return Mistake(name, message, lambda *inputs: block(*inputs, faults=faults))
 
 
 def block_cases(seed):
@@ -402,16 +397,10 @@ BLOCK = Task(
     reference=block,
     cases=block_cases,
     tolerance=2e-5,
-    look='chapter 09, "GemmaDecoderLayer"; hint 1 of this task: which input would show each fault?',
+    see='chapter 09, "GemmaDecoderLayer"; hint 1 of this task: which input would show each fault?',
     reward=show_block,
     mistakes=[
-        left("residual", "raw", "after"),
-        left("residual", "raw"),
-        left("residual", "after"),
-        left("raw", "after"),
-        left("residual"),
-        left("raw"),
-        left("after"),
+        *faults_left(FAULTS, lambda some: lambda *inputs: block(*inputs, faults=some)),
         Mistake(
             "residual from the normalised input", "the MLP's output is added to its normalised input",
             lambda x, attend, think, norm_1, norm_2: (lambda n: n + think(n))(norm_2(x + attend(norm_1(x)))),
@@ -561,7 +550,7 @@ TABLE = Task(
     cases=table_cases,
     use=both_ends,
     gradients=False,
-    look='chapter 09, "GemmaForCausalLM and the head that isn\'t there"; hint 1 of this task',
+    see='chapter 09, "GemmaForCausalLM and the head that isn\'t there"; hint 1 of this task',
     reward=show_table,
     symptoms=[is_tied],
     mistakes=[
@@ -672,7 +661,7 @@ LENS = Task(
     level="medium",
     reference=logit_lens,
     cases=lens_cases,
-    look='chapter 09, "The logit lens"; hint 1 of this task',
+    see='chapter 09, "The logit lens"; hint 1 of this task',
     reward=show_lens,
     mistakes=[
         Mistake(
@@ -711,5 +700,5 @@ TASKS = [
     BLOCK,
     TABLE,
     LENS,
-    swap_task("09.6", ("GemmaMLP", "GemmaDecoderLayer"), look='chapter 09, "Break it"; hint 1'),
+    swap_task("09.6", ("GemmaMLP", "GemmaDecoderLayer"), see='chapter 09, "Break it"; hint 1'),
 ]

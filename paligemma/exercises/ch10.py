@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..modeling_gemma import PaliGemmaMultiModalProjector
-from .checking import Case, Finding, Mistake, Task, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import swap_task
 
 IMAGE = 9  # the id of <image> in the toy vocabularies below
@@ -110,7 +110,7 @@ MERGE = Task(
     level="easy",
     reference=merge,
     cases=merge_cases,
-    look='chapter 10, "By hand"; hint 2 of this task',
+    see='chapter 10, "By hand"; hint 2 of this task',
     reward=show_merge,
     mistakes=[
         Mistake(
@@ -220,7 +220,7 @@ PROJECTOR = Task(
     level="easy",
     reference=PaliGemmaMultiModalProjector,
     cases=projector_cases,
-    look='chapter 10, "The projector"; hint 1 of this task',
+    see='chapter 10, "The projector"; hint 1 of this task',
     reward=show_projector,
     mistakes=[
         Mistake("divided by the root of D", "each number is the expected one divided by the square root of D: image "
@@ -312,7 +312,7 @@ EMBED = Task(
     level="medium",
     reference=embed_sequence,
     cases=embed_cases,
-    look='chapter 10, "Two scales"; hint 2 of this task',
+    see='chapter 10, "Two scales"; hint 2 of this task',
     reward=show_embedding,
     extra=[refuses_wrong_counts],
     mistakes=[
@@ -372,10 +372,13 @@ class Pieces:
         return states @ self.table.T
 
 
-FAULTS = {
-    "twice": "the picture goes through the projector twice, or not at all",
-    "types": "everything counts as the answer, so that nothing sees what comes after it: the mask is causal",
-    "place": "the logits are those of the first position, and the next token is chosen at the last",
+FAULTS = {  # what can be observed of each, and its name
+    "twice": ("the picture goes through the projector twice, or not at all", "projector missing"),
+    "types": (
+        "everything counts as the answer, so that nothing sees what comes after it: the mask is causal",
+        "causal",
+    ),
+    "place": ("the logits are those of the first position, and the next token is chosen at the last", "first place"),
 }
 
 
@@ -400,17 +403,6 @@ def forward_cases(seed):
     yield Case(
         (Pieces(seed + 5), ids, numbers(seed + 6, 2, 3, 3), torch.zeros_like(types)), sizes=sizes, note="prompt only"
     )
-
-
-def left(*faults):
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = (
-        f"{len(faults)} left"
-        if len(faults) > 1
-        else {"twice": "projector missing", "types": "causal", "place": "first place"}[faults[0]]
-    )
-    message = f"{count} left: {'; '.join(FAULTS[fault] for fault in faults)}"
-    return Mistake(name, message, lambda *inputs: next_token_logits(*inputs, faults=faults))
 
 
 def mean_of_states(pieces, input_ids, pictures, token_type_ids):
@@ -449,16 +441,10 @@ FORWARD = Task(
     reference=next_token_logits,
     cases=forward_cases,
     gradients=False,
-    look="the map at the head of chapter 10: follow it arrow by arrow",
+    see="the map at the head of chapter 10: follow it arrow by arrow",
     reward=show_forward,
     mistakes=[
-        left("twice", "types", "place"),
-        left("twice", "types"),
-        left("twice", "place"),
-        left("types", "place"),
-        left("twice"),
-        left("types"),
-        left("place"),
+        *faults_left(FAULTS, lambda some: lambda *inputs: next_token_logits(*inputs, faults=some)),
         Mistake("all see all", "everything counts as prompt: a token of the answer sees those after it", types_zero),
         Mistake(
             "all positions", "logits of all positions are returned; those of the last are asked for", all_positions
@@ -475,5 +461,5 @@ TASKS = [
     PROJECTOR,
     EMBED,
     FORWARD,
-    swap_task("10.5", ("PaliGemmaMultiModalProjector",), look='chapter 10, "Break it"; hint 1'),
+    swap_task("10.5", ("PaliGemmaMultiModalProjector",), see='chapter 10, "Break it"; hint 1'),
 ]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from ..kv_cache import KVCache
-from .checking import Case, Finding, Mistake, Task, numbers
+from .tasks import Case, Finding, Mistake, Task, numbers
 from .watching import swap_task
 
 # --- 11.1 --------------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ TEMPERATURE = Task(
     level="easy",
     reference=probabilities,
     cases=temperature_cases,
-    look='chapter 11, "By hand"; hint 1 of this task',
+    see='chapter 11, "By hand"; hint 1 of this task',
     reward=show_temperature,
     mistakes=[
         Mistake("multiplied", "the logits are multiplied by the temperature: a high one sharpens so, and is to flatten",
@@ -127,7 +127,7 @@ NUCLEUS = Task(
     level="medium",
     reference=keep_nucleus,
     cases=nucleus_cases,
-    look='chapter 11, "By hand"; hint 2 of this task',
+    see='chapter 11, "By hand"; hint 2 of this task',
     gradients=False,
     reward=show_nucleus,
     mistakes=[
@@ -287,7 +287,7 @@ CACHE = Task(
     cases=cache_cases,
     use=lambda kind, steps, seed, batch_size=2: fill(kind, steps, seed, batch_size),
     gradients=False,
-    look='chapter 11, "The cache"; hint 2 of this task',
+    see='chapter 11, "The cache"; hint 2 of this task',
     reward=show_cache,
     extra=[allocated_once],
     mistakes=[
@@ -415,7 +415,7 @@ LOOP = Task(
     cases=loop_cases,
     use=run_loop,
     gradients=False,
-    look='chapter 11, "Prefill and decode"; hint 2 of this task',
+    see='chapter 11, "Prefill and decode"; hint 2 of this task',
     reward=show_loop,
     mistakes=[
         Mistake("row goes on after EOS", "a row that has ended gets what the model says, and not padding",
@@ -440,5 +440,5 @@ TASKS = [
     NUCLEUS,
     CACHE,
     LOOP,
-    swap_task("11.5", ("KVCache",), look='chapter 11, "Break it", the last cell; hint 1'),
+    swap_task("11.5", ("KVCache",), see='chapter 11, "Break it", the last cell; hint 1'),
 ]

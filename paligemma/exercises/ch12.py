@@ -14,7 +14,7 @@ from ..locations import parse_detections
 from ..segmentation import load_mask_tokenizer, mask_iou
 from ..world.scenes import draw, make_scene, mask, shape_mask
 from . import watching
-from .checking import Case, Mistake, Task, numbers
+from .tasks import Case, Mistake, Task, faults_left, numbers
 
 # --- 12.1 --------------------------------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ WRITE = Task(
     reference=box_to_tokens,
     cases=box_cases,
     gradients=False,
-    look='chapter 12, "By hand"; hint 2 of this task',
+    see='chapter 12, "By hand"; hint 2 of this task',
     reward=show_tokens,
     mistakes=[
         Mistake("y and x swapped", "the tokens are those of x first: PaliGemma writes y1 x1 y2 x2, top before left",
@@ -154,7 +154,7 @@ IOU = Task(
     reference=box_iou,
     cases=pair_cases,
     gradients=False,
-    look='chapter 12, "How good is a box?"; the hints of this task',
+    see='chapter 12, "How good is a box?"; the hints of this task',
     reward=show_iou,
     mistakes=[
         Mistake("negative sides", "boxes that are apart get an intersection: a height or width below zero was "
@@ -283,7 +283,7 @@ PARSE = Task(
     reference=read_things,
     cases=text_cases,
     gradients=False,
-    look='chapter 12, "Reading what a model wrote"; hint 2 of this task',
+    see='chapter 12, "Reading what a model wrote"; hint 2 of this task',
     reward=show_things,
     mistakes=[
         Mistake("number of locations", "a piece with three or five locations is not dropped: a box has four",
@@ -423,7 +423,7 @@ QUANTISE = Task(
     cases=vector_cases,
     use=run_quantise,
     gradients=False,
-    look='chapter 12, "The mask tokenizer: quantise" and "Straight through"; hint 2 of this task',
+    see='chapter 12, "The mask tokenizer: quantise" and "Straight through"; hint 2 of this task',
     reward=show_quantise,
     mistakes=[
         Mistake("dot product instead of distance", "the code with the largest dot product is taken: a long code then "
@@ -462,10 +462,13 @@ QUANTISE = Task(
 
 # --- 12.5 --------------------------------------------------------------------------------------------------------
 
-FAULTS = {
-    "divisor": "the far edge of the picture is never reached, as if the last token's number were 1024",
-    "order": "the four numbers are read as x first, and the model writes y first",
-    "floor": "pixels are cut off below, so that boxes drift towards the top left corner",
+FAULTS = {  # what can be observed of each, and its name
+    "divisor": (
+        "the far edge of the picture is never reached, as if the last token's number were 1024",
+        "1024 instead of 1023",
+    ),
+    "order": ("the four numbers are read as x first, and the model writes y first", "y and x swapped"),
+    "floor": ("pixels are cut off below, so that boxes drift towards the top left corner", "floor instead of round"),
 }
 
 
@@ -483,14 +486,6 @@ def reader_cases(seed):
         y2, x2 = generator.randrange(500, 1000), generator.randrange(500, 1000)
         yield Case((f"<loc{y1:04d}><loc{x1:04d}><loc{y2:04d}><loc{x2:04d}> cat", width, height))
     yield Case((f"<loc0000><loc{x1:04d}><loc1023><loc1023> dog", 4000, 2250), note="up to the far edge")
-
-
-def left(*faults):
-    names = {"divisor": "1024 instead of 1023", "order": "y and x swapped", "floor": "floor instead of round"}
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = names[faults[0]] if len(faults) == 1 else f"{len(faults)} left"
-    message = f"{count} left: {'; '.join(FAULTS[fault] for fault in faults)}"
-    return Mistake(name, message, lambda *inputs: read_box(*inputs, faults=faults))
 
 
 def y_first(text, width, height):
@@ -560,16 +555,10 @@ READER = Task(
     reference=read_box,
     cases=reader_cases,
     gradients=False,
-    look='chapter 12, "Boxes to tokens and back" and "Boxes to pixels"',
+    see='chapter 12, "Boxes to tokens and back" and "Boxes to pixels"',
     reward=show_reader,
     mistakes=[
-        left("divisor", "order", "floor"),
-        left("divisor", "order"),
-        left("divisor", "floor"),
-        left("order", "floor"),
-        left("divisor"),
-        left("order"),
-        left("floor"),
+        *faults_left(FAULTS, lambda some: lambda *inputs: read_box(*inputs, faults=some)),
         Mistake("y first in the result", "the result is y1, x1, y2, x2: PIL, which gets it, wants x first", y_first),
         Mistake("width and height swapped", "x is multiplied by the height and y by the width", sides_swapped),
         Mistake("not rounded", "the pixels are no whole numbers", unrounded),
@@ -666,7 +655,7 @@ PASTE = Task(
     reference=paste,
     cases=mask_cases,
     gradients=False,
-    look='chapter 12, "From text to mask"; hint 2 of this task',
+    see='chapter 12, "From text to mask"; hint 2 of this task',
     reward=show_paste,
     mistakes=[
         Mistake("width and height swapped", "the size of the resized mask is given as (height, width): PIL wants "

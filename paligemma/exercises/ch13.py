@@ -2,7 +2,6 @@
 
 import copy as copies
 import functools
-import itertools
 import math
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from ..modeling_gemma import make_attn_mask
 from ..modeling_gemma import suffix_loss as package_loss
 from ..world.scenes import caption, draw, make_scene
-from .checking import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import trained
 
 
@@ -79,7 +78,7 @@ LABELS = Task(
     reference=make_labels,
     cases=label_cases,
     gradients=False,
-    look='chapter 13, "Which guesses count?"; hint 2 of this task',
+    see='chapter 13, "Which guesses count?"; hint 2 of this task',
     reward=show_labels,
     mistakes=[
         Mistake(
@@ -243,7 +242,7 @@ LOSS = Task(
     level="medium",
     reference=losing(),
     cases=loss_cases,
-    look='chapter 13, "The loss" and "The two averages"; hint 1 of this task',
+    see='chapter 13, "The loss" and "The two averages"; hint 1 of this task',
     extra=[refuses_nothing],
     reward=show_averages,
     mistakes=[
@@ -383,7 +382,7 @@ SCHEDULE = Task(
     cases=schedule_cases,
     use=all_factors,
     gradients=False,
-    look='chapter 13, "The learning rate"; hint 1 of this task. In what was seen, [3] is step 3',
+    see='chapter 13, "The learning rate"; hint 1 of this task. In what was seen, [3] is step 3',
     reward=show_schedule,
     mistakes=[
         Mistake(
@@ -545,7 +544,7 @@ POSITIONS = Task(
     level="medium",
     reference=interpolate_positions,
     cases=position_cases,
-    look='chapter 13, "Stage 2: higher resolution"; hint 1 of this task',
+    see='chapter 13, "Stage 2: higher resolution"; hint 1 of this task',
     reward=show_positions,
     mistakes=[
         Mistake(
@@ -667,17 +666,11 @@ def use_step(step, seed, batches, clip):
     return trained_by(lambda model, optimizer: [step(model, optimizer, batch, clip) for batch in batches], seed, 0.2)
 
 
-STEP_FAULTS = {
-    "prompt": "picture and prompt have labels: the loss is on the prompt, too",
-    "shift": "the labels are shifted by one, and the model shifts them again",
-    "zero": "gradients of earlier steps are still there when new ones are added",
-    "clip": "the gradients are clipped before they are there, or not at all",
-}
-STEP_NAMES = {
-    "prompt": "loss on the prompt",
-    "shift": "labels shifted twice",
-    "zero": "zero_grad missing",
-    "clip": "not clipped",
+STEP_FAULTS = {  # what can be observed of each, and its name
+    "prompt": ("picture and prompt have labels: the loss is on the prompt, too", "loss on the prompt"),
+    "shift": ("the labels are shifted by one, and the model shifts them again", "labels shifted twice"),
+    "zero": ("gradients of earlier steps are still there when new ones are added", "zero_grad missing"),
+    "clip": ("the gradients are clipped before they are there, or not at all", "not clipped"),
 }
 
 
@@ -697,10 +690,6 @@ def training_step(model, optimizer, batch, clip=1.0, faults=()):
         nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.item()
-
-
-def step_left(*faults):
-    return faults_left(faults, STEP_FAULTS, STEP_NAMES, functools.partial(training_step, faults=faults))
 
 
 def causal_step(model, optimizer, batch, clip=1.0):
@@ -770,10 +759,10 @@ STEP = Task(
     cases=step_cases,
     use=use_step,
     gradients=False,
-    look='chapter 13, "The batch" and "Break it"; the order of the five lines of a step',
+    see='chapter 13, "The batch" and "Break it"; the order of the five lines of a step',
     reward=show_step,
     mistakes=[
-        *(step_left(*faults) for size in (4, 3, 2, 1) for faults in itertools.combinations(STEP_FAULTS, size)),
+        *faults_left(STEP_FAULTS, lambda some: functools.partial(training_step, faults=some)),
         Mistake("causal", "everything counts as the answer, so that no token of the prompt sees those after it: the "
                 "mask is causal", causal_step),
         Mistake("step without gradients", "no weight has changed: when the step is taken the gradients are cleared "
@@ -912,7 +901,7 @@ TEACH = Task(
     cases=teach_cases,
     use=use_teach,
     gradients=False,
-    look='chapter 13, "Stage 3: a new task, live"; hint 2 of this task',
+    see='chapter 13, "Stage 3: a new task, live"; hint 2 of this task',
     reward=show_teaching,
     mistakes=[
         Mistake("old left out", "only the new batches are learned from: that is how the old is forgotten",

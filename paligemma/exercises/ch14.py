@@ -8,7 +8,7 @@ from ..attention_maps import ablate_head, answer_attention
 from ..generation import generate
 from ..world.scenes import draw, find, make_scene
 from . import watching
-from .checking import Case, Finding, Mistake, Task, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 
 NO_MODEL = "The trained model is not in assets/tiny-paligemma, so it cannot speak."
 
@@ -90,7 +90,7 @@ CHOOSE = Task(
     level="easy",
     reference=chosen_by,
     cases=choice_cases,
-    look='chapter 14, "By hand"; hint 1 of this task',
+    see='chapter 14, "By hand"; hint 1 of this task',
     reward=show_choice,
     mistakes=[
         Mistake("row of the token itself", "this is the row of the token itself: what it looks at chooses the token "
@@ -210,7 +210,7 @@ SHARE = Task(
     reference=share_inside,
     cases=share_cases,
     gradients=False,
-    look='chapter 14, "The share inside a box"; hint 2 of this task',
+    see='chapter 14, "The share inside a box"; hint 2 of this task',
     reward=show_share,
     mistakes=[
         Mistake("not divided by the picture's sum", "the result is of all attention, text included: divide by what the "
@@ -310,7 +310,7 @@ ROLL = Task(
     reference=rollout,
     cases=rollout_cases,
     gradients=False,  # dividing by the rows' sums, which are known, has another gradient and is as right
-    look='chapter 14, "Rollout"; hint 2 of this task',
+    see='chapter 14, "Rollout"; hint 2 of this task',
     reward=show_rollout,
     symptoms=[rows_that_do_not_sum],
     mistakes=[
@@ -349,10 +349,13 @@ ROLL = Task(
 
 # --- 14.4 --------------------------------------------------------------------------------------------------------
 
-FAULTS = {
-    "row": "the map is of the row of the token itself, which chooses the token after it",
-    "turned": "the map lies on its side: the patches are numbered row by row",
-    "scale": "the map's largest value is not 1: it is scaled by a token of the text, and looks pale",
+FAULTS = {  # what can be observed of each, and its name
+    "row": ("the map is of the row of the token itself, which chooses the token after it", "row of the token itself"),
+    "turned": ("the map lies on its side: the patches are numbered row by row", "rows and columns swapped"),
+    "scale": (
+        "the map's largest value is not 1: it is scaled by a token of the text, and looks pale",
+        "scaled with the text",
+    ),
 }
 
 
@@ -374,14 +377,6 @@ def viewer_cases(seed):
         types = torch.tensor([0] * (grid * grid + prompt) + [1] * answer)
         yield Case((scores.softmax(dim=-1), types, layer, t, grid, size),
                    sizes={"layers": layers, "H": H, "L": L, "size": size})  # fmt: skip
-
-
-def left(*faults):
-    names = {"row": "row of the token itself", "turned": "rows and columns swapped", "scale": "scaled with the text"}
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = names[faults[0]] if len(faults) == 1 else f"{len(faults)} left"
-    message = f"{count} left: {'; '.join(FAULTS[fault] for fault in faults)}"
-    return Mistake(name, message, lambda *inputs: viewer_map(*inputs, faults=faults))
 
 
 def first_head(decoder, *rest):
@@ -427,16 +422,10 @@ VIEWER = Task(
     reference=viewer_map,
     cases=viewer_cases,
     gradients=False,
-    look='chapter 14, "By hand" and "Record an answer"',
+    see='chapter 14, "By hand" and "Record an answer"',
     reward=show_viewer,
     mistakes=[
-        left("row", "turned", "scale"),
-        left("row", "turned"),
-        left("row", "scale"),
-        left("turned", "scale"),
-        left("row"),
-        left("turned"),
-        left("scale"),
+        *faults_left(FAULTS, lambda some: lambda *inputs: viewer_map(*inputs, faults=some)),
         Mistake("first head only", "the map is the first head's; it is to be the mean of all heads of the layer",
                 first_head),
         Mistake("not scaled", "the map is not scaled at all: its largest value is to be 1", unscaled_map),
@@ -503,7 +492,7 @@ SILENCE = Task(
     level="easy",
     reference=silence_head,
     cases=silence_cases,
-    look='chapter 14, "Break it"; hint 1 of this task',
+    see='chapter 14, "Break it"; hint 1 of this task',
     reward=show_silence,
     mistakes=[
         Mistake("every H-th feature", "every H-th feature is silenced: the heads lie side by side, each with its d "
@@ -646,7 +635,7 @@ SEARCH = Task(
     cases=search_cases,
     use=search,
     gradients=False,
-    look='chapter 14, "Break it"; hint 2 of this task',
+    see='chapter 14, "Break it"; hint 2 of this task',
     reward=show_search,
     mistakes=[
         Mistake("accuracy instead of loss", "the table holds what is left without a head, and is to hold what is lost; "

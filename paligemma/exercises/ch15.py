@@ -22,7 +22,7 @@ from ..modeling_gemma import (
 )
 from ..modeling_gemma2 import Gemma2Config, Gemma2DecoderLayer
 from . import watching
-from .checking import Case, Mistake, Task, numbers
+from .tasks import Case, Mistake, Task, faults_left, numbers
 
 # --- 15.1 --------------------------------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ NAMES = Task(
     reference=canonical_name,
     cases=name_cases,
     gradients=False,
-    look='chapter 15, "Four layouts"; hint 2 of this task',
+    see='chapter 15, "Four layouts"; hint 2 of this task',
     reward=show_names,
     mistakes=[
         Mistake("prefixes in the wrong order", "`vision_model.` stands twice: a shorter prefix was tried before the "
@@ -204,7 +204,7 @@ COMPARE = Task(
     reference=compare_tensors,
     cases=shape_cases,
     gradients=False,
-    look='chapter 15, "A loader in twenty lines"; hint 1 of this task',
+    see='chapter 15, "A loader in twenty lines"; hint 1 of this task',
     reward=show_compare,
     mistakes=[
         Mistake("missing and unexpected swapped", "missing is what the model expects and the file lacks",
@@ -300,7 +300,7 @@ CAPPED = Task(
     level="medium",
     reference=capped_attention,
     cases=attention_cases,
-    look='chapter 15, "What Gemma 2 changed"; the hints of this task',
+    see='chapter 15, "What Gemma 2 changed"; the hints of this task',
     reward=show_capped,
     mistakes=[
         Mistake("cap after the mask", "hidden tokens get a weight: the cap bends even the mask's huge negative numbers "
@@ -408,19 +408,20 @@ class ResidualForgotten(Layer):
         return self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
 
-FAULTS = {
-    "outside": "the norm on the attention's output normalises the sum: the residual itself must pass untouched",
-    "residual": "the second residual is taken from the normalised vector: it is to pass by both norms",
-    "swapped": "the two norms around the MLP have changed places: one comes before it and one after, as they are named",
+FAULTS = {  # what can be observed of each, and its name
+    "outside": (
+        "the norm on the attention's output normalises the sum: the residual itself must pass untouched",
+        "norm outside the residual",
+    ),
+    "residual": (
+        "the second residual is taken from the normalised vector: it is to pass by both norms",
+        "residual from the norm",
+    ),
+    "swapped": (
+        "the two norms around the MLP have changed places: one comes before it and one after, as they are named",
+        "norms swapped",
+    ),
 }
-
-
-def left(*faults):
-    names = {"outside": "norm outside the residual", "residual": "residual from the norm", "swapped": "norms swapped"}
-    count = {1: "one fault is", 2: "two faults are", 3: "all three faults are"}[len(faults)]
-    name = names[faults[0]] if len(faults) == 1 else f"{len(faults)} left"
-    message = f"{count} left: {'; '.join(FAULTS[fault] for fault in faults)}"
-    return Mistake(name, message, type("Suspect", (Layer,), {"faults": faults}))
 
 
 def layer_cases(seed):
@@ -454,16 +455,10 @@ LAYER = Task(
     level="medium",
     reference=Layer,
     cases=layer_cases,
-    look='chapter 15, "What Gemma 2 changed", the table of norms',
+    see='chapter 15, "What Gemma 2 changed", the table of norms',
     reward=show_layer,
     mistakes=[
-        left("outside", "residual", "swapped"),
-        left("outside", "residual"),
-        left("outside", "swapped"),
-        left("residual", "swapped"),
-        left("outside"),
-        left("residual"),
-        left("swapped"),
+        *faults_left(FAULTS, lambda some: type("Suspect", (Layer,), {"faults": some})),
         Mistake("Gemma 1's layer", "this is a layer of Gemma 1: two of the four norms are not used, and "
                 "post_attention_layernorm stands before the MLP", Gemma1Layer),
         Mistake("post_attention_layernorm before the MLP", "post_attention_layernorm stands where Gemma 1 has it: in "
@@ -527,7 +522,7 @@ WINDOW = Task(
     reference=window_mask,
     cases=window_cases,
     gradients=False,
-    look='chapter 15, "What Gemma 2 changed", three; hint 2 of this task',
+    see='chapter 15, "What Gemma 2 changed", three; hint 2 of this task',
     reward=show_window,
     mistakes=[
         Mistake("window off by one", "a token of the answer sees one token too many: with a window of 3 it sees itself "
@@ -684,7 +679,7 @@ LOAD = Task(
     cases=folder_cases,
     use=open_folder,
     gradients=False,
-    look='chapter 15, "A loader in twenty lines"; hint 2 of this task',
+    see='chapter 15, "A loader in twenty lines"; hint 2 of this task',
     reward=show_load,
     mistakes=[
         Mistake("copied instead of assigned", "the parameters are not the tensors of the file: their dtype is that of "

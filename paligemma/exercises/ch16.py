@@ -2,7 +2,6 @@
 
 import copy as copies
 import functools
-import itertools
 import math
 import statistics
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from ..generation import generate
 from ..speed.fast import quantize_rows as package_rows
-from .checking import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
 from .watching import PROMPT, picture, show_captions, trained
 
 
@@ -90,7 +89,7 @@ FLOPS = Task(
     cases=flop_cases,
     gradients=False,
     tolerance=1e-9,
-    look='chapter 16, "By hand" and "Count a whole model"; hint 2 of this task',
+    see='chapter 16, "By hand" and "Count a whole model"; hint 2 of this task',
     reward=show_flops,
     mistakes=[
         Mistake(
@@ -215,7 +214,7 @@ BYTES = Task(
     cases=byte_cases,
     gradients=False,
     tolerance=1e-9,
-    look='chapter 16, "By hand"; chapter 08, the cache against the number of key/value heads; hint 2 of this task',
+    see='chapter 16, "By hand"; chapter 08, the cache against the number of key/value heads; hint 2 of this task',
     reward=show_bytes,
     mistakes=[
         Mistake("bits counted as bytes", "a byte has 8 bits: your count takes both widths as bytes",
@@ -306,7 +305,7 @@ ROOF = Task(
     reference=tokens_per_second,
     cases=roof_cases,
     gradients=False,
-    look='chapter 16, "Two numbers of your machine"; hint 2 of this task',
+    see='chapter 16, "Two numbers of your machine"; hint 2 of this task',
     reward=show_roof,
     mistakes=[
         Mistake("times added", "computing and reading are taken one after the other: at best they happen at once, "
@@ -372,13 +371,12 @@ def use_stopwatch(thing, settings, rounds):
     return thing(machine.work, machine.make_input, machine.wait, machine.clock, rounds)
 
 
-TIMING_FAULTS = {
-    "first": "the first call counts: it pays for fresh memory, compiling and loading",
-    "wait": "the clock is read when the work has been asked for, and not when it is done",
-    "input": "making the input is timed as well",
-    "mean": "one busy moment of the machine spoils the average: it is to be one that outliers do not move",
+TIMING_FAULTS = {  # what can be observed of each, and its name
+    "first": ("the first call counts: it pays for fresh memory, compiling and loading", "first call counted"),
+    "wait": ("the clock is read when the work has been asked for, and not when it is done", "not waited for"),
+    "input": ("making the input is timed as well", "input timed"),
+    "mean": ("one busy moment of the machine spoils the average: it is to be one that outliers do not move", "mean"),
 }
-TIMING_NAMES = {"first": "first call counted", "wait": "not waited for", "input": "input timed", "mean": "mean"}
 
 
 def measure(work, make_input, wait, clock, rounds, faults=(), before=True, average=None):
@@ -399,10 +397,6 @@ def measure(work, make_input, wait, clock, rounds, faults=(), before=True, avera
             wait()
         seconds.append(clock() - start)
     return (average or (statistics.mean if "mean" in faults else statistics.median))(seconds)
-
-
-def timing_left(*faults):
-    return faults_left(faults, TIMING_FAULTS, TIMING_NAMES, functools.partial(measure, faults=faults))
 
 
 def whole_loop(work, make_input, wait, clock, rounds):
@@ -447,10 +441,10 @@ STOPWATCH = Task(
     cases=stopwatch_cases,
     use=use_stopwatch,
     gradients=False,
-    look='chapter 16, "Two numbers of your machine" and the last part of "Break it"',
+    see='chapter 16, "Two numbers of your machine" and the last part of "Break it"',
     reward=show_stopwatch,
     mistakes=[
-        *(timing_left(*faults) for size in (4, 3, 2, 1) for faults in itertools.combinations(TIMING_FAULTS, size)),
+        *faults_left(TIMING_FAULTS, lambda some: functools.partial(measure, faults=some)),
         Mistake("first call not waited for", "the first call is not counted, and its work still goes on while the "
                 "second "
                 "is timed (with one round that is plain to see)", functools.partial(measure, before=False)),
@@ -583,7 +577,7 @@ ROWS = Task(
     cases=row_cases,
     gradients=False,
     tolerance=1e-6,
-    look='chapter 16, "8 bits"; hint 1 of this task',
+    see='chapter 16, "8 bits"; hint 1 of this task',
     reward=show_rows,
     symptoms=[lossy],
     mistakes=[
@@ -778,7 +772,7 @@ LAYER = Task(
     cases=layer_cases,
     use=use_layer,
     gradients=False,
-    look='chapter 16, "8 bits"; hint 2 of this task',
+    see='chapter 16, "8 bits"; hint 2 of this task',
     extra=[keeps_eight_bits],
     reward=show_layer,
     mistakes=[

@@ -1,110 +1,32 @@
 """How a check works: run the learner's code and the reference on the same inputs, compare, explain.
 
-A task (see Task) names a reference, its inputs and the mistakes that learners usually make there. Each mistake comes
-with an imitation: a wrong solution. When the learner's results are the imitation's on every input, the mistake is
-recognised, however the code is written. What no imitation explains is described by its symptoms: shapes, dtypes, a
-constant factor, right numbers in wrong places.
+A task (see tasks.py) names a reference, its inputs and the mistakes that learners usually make there. Each mistake
+comes with an imitation: a wrong solution. When the learner's results are the imitation's on every input, the mistake is
+recognised, however the code is written. What no imitation explains is described by its symptoms (see comparing.py):
+shapes, dtypes, a constant factor, right numbers in wrong places. What the learner's code does to torch and the rest is
+undone after each call (see undisturbed.py).
 """
 
-import importlib
+import functools
 import inspect
 import linecache
-import random
 import re
 import sys
 import sysconfig
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from .. import swap as swap_module
 from . import progress
-
-# --- what a task is made of ----------------------------------------------------------------------------------
-
-
-@dataclass
-class Case:
-    """One input. `inputs` are the arguments; `init` those of the constructor, when the learner writes a module.
-
-    `sizes` names axis lengths, so that messages can speak of [B=2, L=5]: choose them all different.
-    """
-
-    inputs: tuple = ()
-    init: tuple = ()
-    sizes: dict[str, int] = field(default_factory=dict)
-    note: str = ""  # what is special about this input: "about 1e-3 in size"
-    tolerance: float | None = None  # instead of the task's
-
-
-@dataclass
-class Mistake:
-    """A mistake with a name. `message` says what it usually means, and never the answer."""
-
-    name: str
-    message: str
-    imitation: object  # a wrong function, class or value: its results identify the mistake
-    look: str = ""  # where to look, instead of the task's
-
-
-@dataclass
-class Finding:
-    """What a check found: a name, what was seen in numbers, what that usually means, where to look."""
-
-    name: str
-    saw: str
-    means: str
-    look: str = ""
-
-
-@dataclass
-class Task:
-    """`reference` is a function, a class of torch modules or a value; `cases(seed)` makes the inputs.
-
-    `use(thing, *inputs)` says how to use what the learner wrote, when it isn't just called (for classes that are not
-    modules, for instance). `symptoms` are functions (case, got, want) -> Finding or None, tried when results differ and
-    no mistake is recognised; `extra` are functions (thing) -> Finding or None, for all else that must hold once the
-    results agree; `reward(thing)` draws or prints what the learner gets to see for passing.
-    """
-
-    id: str  # "06.1": chapter and number
-    title: str
-    points: int
-    minutes: int
-    level: str  # in words: "easy", "medium", "hard"
-    reference: object
-    cases: Callable[[int], Sequence[Case]]
-    mistakes: Sequence[Mistake] = ()
-    look: str = ""  # the section of the chapter
-    tolerance: float = 1e-5  # of a float32 result, relative to 1 + its size
-    gradients: bool = True
-    use: Callable | None = None
-    symptoms: Sequence[Callable] = ()
-    extra: Sequence[Callable] = ()
-    reward: Callable | None = None
-    remembered: dict = field(default_factory=dict, repr=False)  # what the reference and the imitations gave
-
-
-def faults_left(faults: Sequence[str], told: dict[str, str], names: dict[str, str], imitation) -> Mistake:
-    """Of the faults planted into a listing (`told` has all), these are still in it; `names` if it is but one."""
-    number = ("one fault is", "two faults are", "three faults are", "four faults are")[len(faults) - 1]
-    number = f"all {number}" if len(faults) == len(told) else number
-    name = f"{len(faults)} left" if len(faults) > 1 else names[faults[0]]
-    return Mistake(name, f"{number} left: {'; '.join(told[fault] for fault in faults)}", imitation)
-
-
-def numbers(seed: int, *shape: int, scale: float = 1.0, shift: float = 0.0, dtype=torch.float32) -> torch.Tensor:
-    """Normal random numbers of this shape, the same for the same seed."""
-    generator = torch.Generator().manual_seed(1000 + seed)
-    return (torch.randn(shape, generator=generator) * scale + shift).to(dtype)
-
+from .comparing import compare, copy, describe, same_inputs
+from .tasks import Case, Finding, Mistake, Task, find_task, numbers
+from .undisturbed import ORIGINALS, say, undisturbed
 
 # --- what a learner sees -------------------------------------------------------------------------------------
 
@@ -112,14 +34,14 @@ def numbers(seed: int, *shape: int, scale: float = 1.0, shift: float = 0.0, dtyp
 class CheckFailed(AssertionError):
     """The check's message. Jupyter shows it alone, without a trace: `_render_traceback_` is asked for the text."""
 
-    def __init__(self, task: "Task", finding: Finding):
+    def __init__(self, task: Task, finding: Finding):
         self.name, self.finding = finding.name, finding
-        look = finding.look or task.look
-        lines = [f"{task.id} · {task.title}: not yet", "", f"  seen   {indent(finding.saw)}"]
-        if finding.means:
-            lines.append(f"  means  {indent(finding.means)}")
-        if look:
-            lines.append(f"  look   {indent(look)}")
+        lines = [f"{task.id} · {task.title}: not yet", "", f"  seen   {hanging(finding.observed)}"]
+        if finding.explanation:
+            lines.append(f"  means  {hanging(finding.explanation)}")
+        see = finding.see or task.see
+        if see:
+            lines.append(f"  see    {hanging(see)}")
         super().__init__("\n".join(lines))
 
     def _render_traceback_(self):
@@ -130,61 +52,68 @@ class NotStarted(CheckFailed):
     """The task is as it was handed out."""
 
 
-def indent(text: str) -> str:
-    return text.strip().replace("\n", "\n         ")
+def hanging(text: str, width: int = 90, indent: int = 9) -> str:
+    """Wrapped at `width` columns, later lines under the beginning of the first. Indented lines stay as they are."""
+    lines = []
+    for line in text.strip().split("\n"):
+        inner = len(line) - len(line.lstrip())
+        if inner:  # a line of code, or a row of a table
+            lines.append(line)
+        else:
+            lines += textwrap.wrap(line, width - indent, break_long_words=False, break_on_hyphens=False) or [""]
+    return ("\n" + " " * indent).join(lines)
 
 
-def find_task(task_id: str) -> Task:
-    """The task "06.1" of ch06.py. Raises ValueError for one that there isn't."""
-    chapter = str(task_id).split(".")[0]
-    tasks = tasks_of(chapter)
-    for task in tasks:
-        if task.id == task_id:
-            return task
-    there = ", ".join(task.id for task in tasks) if tasks else "that chapter has no exercises"
-    raise ValueError(f"there is no task {task_id!r}; there are: {there}")
+@dataclass(frozen=True)
+class Last:
+    """The input on which a check failed, what your code gave for it, and what was expected. All are copies."""
+
+    inputs: tuple = ()
+    yours: object = None  # the result, or the error that was raised
+    expected: object = None
+    init: tuple = ()  # of the constructor, when the task is a module
 
 
-def tasks_of(chapter: str) -> list[Task]:
-    """The tasks of a chapter, "06"; an empty list when it has none."""
-    if not re.fullmatch(r"\d\d", chapter) or not (Path(__file__).parent / f"ch{chapter}.py").exists():
-        return []
-    return importlib.import_module(f".ch{chapter}", __package__).TASKS
-
-
-def check(task_id: str, thing, hidden: bool = False) -> None:
+def check(task_id: str, solution, hidden: bool = False) -> None:
     """Check what you wrote for a task. Silent about the answer; raises CheckFailed with what to do next.
 
-    `thing` is the function or class itself, not its result: check("06.1", rms_norm). With `hidden` (for teachers),
-    other inputs are used, nothing is shown and progress is left alone.
+    `solution` is the function or class itself, not its result: check("06.1", rms_norm). After a failing check,
+    `check.last` holds the input that it speaks of: check.last.inputs, check.last.yours, check.last.expected. With
+    `hidden` (for teachers), other inputs are used, nothing is shown and progress is left alone.
     """
     if swap_module.replaced:
         raise ValueError("a swap is open: run the check outside the `with swap(...)` block, or it compares with yours")
     task = find_task(task_id)
-    with left_alone():
-        finding = examine(task, thing, seeds=(11, 12, 13, 14) if hidden else (0, 1, 2))
+    ORIGINALS.remember_package()
+    check.last = None
+    with undisturbed() as replaced:
+        trial = Trial(task, solution, seeds=(11, 12, 13, 14) if hidden else (0, 1, 2))
+        finding = trial.first_finding()
+    if replaced and not hidden:
+        say(f"(replaced since the course was imported, and not used by this check: {', '.join(replaced[:5])})")
     if not hidden:
+        check.last = trial.last
         progress.record(task.id, passed=finding is None)
     if finding is not None:
         raise (NotStarted if finding.name == "not started" else CheckFailed)(task, finding)
     if not hidden:
-        print(f"{task.id} · {task.title}: passed ({task.points} point{'s' if task.points > 1 else ''})")
+        say(f"{task.id} · {task.title}: passed ({task.points} point{'s' if task.points > 1 else ''})")
         if task.reward is not None:
-            with left_alone():
-                task.reward(thing)
+            show_reward(task, solution)
 
 
-@contextmanager
-def left_alone():
-    """Leave the learner's random numbers and torch's settings as they are."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate(), torch.is_grad_enabled()
+check.last = None
+
+
+def show_reward(task: Task, solution) -> None:
+    """What passing shows. It calls the learner's code once more, and must not turn a pass into an error."""
     try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-        torch.set_grad_enabled(states[3])
+        with undisturbed():
+            task.reward(solution)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        say(f"(passed all the same; what comes with it cannot be shown: {describe_error(error)})")
 
 
 # --- examine -------------------------------------------------------------------------------------------------
@@ -198,142 +127,272 @@ class Outcome:
     error: BaseException | None = None
 
 
-def examine(task: Task, thing, seeds: Sequence[int]) -> Finding | None:
+def examine(task: Task, solution, seeds: Sequence[int]) -> Finding | None:
     """The first thing that is wrong, or None when all is right."""
-    finding = misplaced(task, thing)
-    if finding:
-        return finding
-    cases = [case for seed in seeds for case in task.cases(seed)]
-    wanted = [known(task, task.reference, seeds, index, case) for index, case in enumerate(cases)]
-    for case, want in zip(cases, wanted, strict=True):
-        if want.error is not None:  # a fault of the task and not of the learner: never to be shown as theirs
-            raise RuntimeError(f"the reference of task {task.id} fails on {describe(case)}") from want.error
+    return Trial(task, solution, seeds).first_finding()
 
-    outcomes, changed = [], None
-    for case in cases:
-        inputs = copy(case.inputs)
-        outcomes.append(attempt(task, thing, case, inputs))
-        if not_started(outcomes[-1].error):
-            return Finding("not started", "the task is as it was handed out", "write your code where it says so")
-        if changed is None and not same_inputs(inputs, case.inputs):
-            changed = case
 
-    for index, (case, got, want) in enumerate(zip(cases, outcomes, wanted, strict=True)):
-        tolerance = case.tolerance or task.tolerance
-        symptom = difference(got, want, tolerance, case)
-        if symptom is None:
-            continue
-        where = f"on input {index + 1} of {len(cases)} ({describe(case)}): "
-        mistake = recognise(task, seeds, cases, outcomes, wanted)
-        if mistake is not None:
-            seen = changed_note(changed) + where + symptom.saw
-            return Finding(mistake.name, seen, mistake.message, mistake.look)
-        if got.error is None:
-            for rule in task.symptoms:
+@dataclass
+class Trial:
+    """One solution on the inputs of one task, and the questions that are put to it."""
+
+    task: Task
+    solution: object
+    seeds: Sequence[int]
+    cases: list[Case] = field(default_factory=list)
+    wanted: list[Outcome] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    changed: Case | None = None  # the first whose input the solution has written into
+    last: Last | None = None
+
+    def first_finding(self) -> Finding | None:
+        """One question after the other, until one finds something."""
+        questions = (
+            self.is_a_solution,
+            self.has_begun,
+            self.gives_the_right_results,
+            self.leaves_its_inputs,
+            self.repeats_itself,
+            self.keeps_the_other_rules,
+            self.lets_gradients_through,
+        )
+        return next((finding for question in questions if (finding := question()) is not None), None)
+
+    def is_a_solution(self) -> Finding | None:
+        return misplaced(self.task, self.solution)
+
+    def has_begun(self) -> Finding | None:
+        """Run everything once; stop at once when it is as it was handed out, or was interrupted."""
+        self.cases = [case for seed in self.seeds for case in self.task.cases(seed)]
+        self.wanted = [
+            known(self.task, self.task.reference, self.seeds, index, case) for index, case in enumerate(self.cases)
+        ]
+        for case, want in zip(self.cases, self.wanted, strict=True):
+            if want.error is not None:  # a fault of the task and not of the learner: never to be shown as theirs
+                raise RuntimeError(f"the reference of task {self.task.id} fails on {describe(case)}") from want.error
+        for case in self.cases:
+            inputs = copy(case.inputs)
+            outcome = attempt_theirs(self.task, self.solution, case, inputs)
+            self.outcomes.append(outcome)
+            if not_started(outcome.error):
+                return Finding("not started", "the task is as it was handed out", "write your code where it says so")
+            if isinstance(outcome.error, KeyboardInterrupt):
+                self.remember(case, outcome, None)
+                return Finding(
+                    "interrupted",
+                    f"the check was interrupted while your code ran ({describe(case)}){learner_line(outcome.error)}",
+                    "a loop that never ends stands where it was interrupted: what should end it?",
+                )
+            if self.changed is None and not same_inputs(inputs, case.inputs):
+                self.changed = case
+        return None
+
+    def gives_the_right_results(self) -> Finding | None:
+        for index, (case, got, want) in enumerate(zip(self.cases, self.outcomes, self.wanted, strict=True)):
+            symptom = difference(got, want, case.tolerance or self.task.tolerance, case)
+            if symptom is None:
+                continue
+            self.remember(case, got, want)
+            where = f"on input {index + 1} of {len(self.cases)} ({describe(case)}): "
+            mistake = self.recognise()
+            if mistake is not None:
+                note = "your code changes its input; and " if self.changed is not None else ""
+                return Finding(mistake.name, note + where + symptom.observed, mistake.message, mistake.see)
+            if got.error is None:
+                more = self.symptom_of_the_task(case, got, want)
+                if more is not None:
+                    return Finding(more.name, where + more.observed, more.explanation, more.see)
+                if self.changed is not None:
+                    return input_changed(self.changed)
+                if not self.same_again(case, got):
+                    return different_each_time(case)
+            return Finding(symptom.name, where + symptom.observed, symptom.explanation, symptom.see)
+        return None
+
+    def recognise(self) -> Mistake | None:
+        """The first mistake with an imitation that does on every input what the learner's code does."""
+        for mistake in self.task.mistakes:
+            if any(self.is_like(imitation) for imitation in mistake.imitations):
+                return mistake
+        return None
+
+    def is_like(self, imitation) -> bool:
+        wrong = False
+        for index, (case, got, want) in enumerate(zip(self.cases, self.outcomes, self.wanted, strict=True)):
+            theirs = known(self.task, imitation, self.seeds, index, case)
+            tolerance = case.tolerance or self.task.tolerance
+            if not same_outcome(got, theirs, tolerance, case):
+                return False  # most are ruled out by the first input
+            wrong = wrong or not same_outcome(theirs, want, tolerance, case)
+        return wrong
+
+    def symptom_of_the_task(self, case: Case, got: Outcome, want: Outcome) -> Finding | None:
+        for rule in self.task.symptoms:
+            try:
                 finding = rule(case, got.result, want.result)
-                if finding is not None:
-                    return Finding(finding.name, where + finding.saw, finding.means, finding.look)
-        if changed is not None and got.error is None:
-            return input_changed(changed)
-        return Finding(symptom.name, where + symptom.saw, symptom.means, symptom.look)
-
-    if changed is not None:
-        return input_changed(changed)
-    for case, got in zip(cases, outcomes, strict=True):
-        again = attempt(task, thing, case)
-        if difference(again, got, 1e-6, case) is not None:
-            return Finding(
-                "different each time",
-                f"the same input ({describe(case)}) gave two different results",
-                "something in it is random or remembers the last call: dropout that is not switched off, memory from "
-                "torch.empty, an attribute that is added to",
-            )
-    if task.gradients:
-        for case in cases:
-            finding = compare_gradients(task, thing, case)
+            except Exception:  # a rule that cannot read this result has nothing to say of it
+                continue
             if finding is not None:
                 return finding
-    for rule in task.extra:
-        finding = rule(thing)
-        if finding is not None:
-            return finding
-    return None
+        return None
+
+    def leaves_its_inputs(self) -> Finding | None:
+        return None if self.changed is None else input_changed(self.changed)
+
+    def repeats_itself(self) -> Finding | None:
+        for case, got in zip(self.cases, self.outcomes, strict=True):
+            if not self.same_again(case, got):
+                return different_each_time(case)
+        return None
+
+    def same_again(self, case: Case, got: Outcome) -> bool:
+        """The same input once more, with other random numbers."""
+        return difference(attempt_theirs(self.task, self.solution, case, seed=1), got, 1e-6, case) is None
+
+    def keeps_the_other_rules(self) -> Finding | None:
+        for rule in self.task.extra:
+            try:
+                with undisturbed(), torch.random.fork_rng(devices=[]):
+                    finding = rule(self.solution)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                finding = explain_error(error)
+                text = finding.observed.replace(
+                    "your code raised an error", "one more test of this task ended in an error"
+                )
+                return Finding(finding.name, text, finding.explanation)
+            if finding is not None:
+                return finding
+        return None
+
+    def lets_gradients_through(self) -> Finding | None:
+        for case in self.cases if self.task.gradients else ():
+            finding = compare_gradients(self.task, self.solution, case)
+            if finding is not None:
+                return finding
+        return None
+
+    def remember(self, case: Case, got: Outcome, want: Outcome | None) -> None:
+        """For `check.last`."""
+        yours = got.result if got.error is None else got.error
+        expected = copy(want.result) if want is not None else None
+        self.last = Last(copy(case.inputs), copy(yours), expected, case.init)
 
 
 def not_started(error: BaseException | None) -> bool:
     """`raise NotImplementedError` still stands there. (torch raises one too, for a module without forward.)"""
-    return isinstance(error, NotImplementedError) and "forward" not in str(error)
+    return isinstance(error, NotImplementedError) and "forward" not in text_of(error)
 
 
-def misplaced(task: Task, thing) -> Finding | None:
-    """Things that are not what is to be checked at all."""
+def misplaced(task: Task, solution) -> Finding | None:
+    """What is not a solution at all."""
     reference = task.reference
-    if thing is None or thing is Ellipsis:
+    if solution is None or solution is Ellipsis:
         return Finding("not started", "there is nothing here yet", "write your code where it says so")
-    if inspect.isclass(reference) and not inspect.isclass(thing):
+    if inspect.isclass(reference) and not inspect.isclass(solution):
         return Finding(
             "class expected",
-            f"check was given a {type(thing).__name__}",
+            f"check was given a {type(solution).__name__}",
             "pass the class itself, without brackets: check makes its own objects with sizes of its own",
         )
-    if callable(reference) and not callable(thing):
+    if callable(reference) and not callable(solution):
         return Finding(
             "function expected",
-            f"check was given a {type(thing).__name__}",
+            f"check was given a {type(solution).__name__}",
             "pass the function itself, without calling it: check calls it with inputs of its own",
         )
-    if callable(reference) and str(getattr(thing, "__module__", "")).split(".")[0] == "paligemma":
+    if callable(reference) and not inspect.isclass(reference) and inspect.isclass(solution):
+        return Finding(
+            "function expected", f"check was given the class {solution.__name__}", "this task asks for a function"
+        )
+    owner = package_part(solution, reference)
+    if callable(reference) and owner is not None:
         return Finding(
             "package's own",
-            f"{getattr(thing, '__name__', thing)} comes from {thing.__module__}",
+            f"{getattr(solution, '__name__', solution)} is {owner}",
             "it is to be yours: write it in the cell above the check, and run that cell",
         )
     try:
-        tree = inspect.getsource(thing)
-    except (OSError, TypeError, IndentationError):
+        source = inspect.getsource(solution)
+    except (OSError, TypeError, IndentationError, SyntaxError, AttributeError):
         return None
-    if re.search(r"#\s*YOUR CODE HERE\s*\n\s*raise NotImplementedError", tree) and not inspect.isclass(thing):
+    if re.search(r"#\s*YOUR CODE HERE\s*\n\s*raise NotImplementedError", source) and not inspect.isclass(solution):
         return Finding("not started", "the task is as it was handed out", "write your code where it says so")
     return None
 
 
-def attempt(task: Task, thing, case: Case, inputs=None) -> Outcome:
-    """Run a learner's thing, a reference or an imitation on one input, without gradients."""
+def package_part(solution, reference) -> str | None:
+    """The package's class or function behind this, in words: itself, wrapped, or a subclass that adds nothing."""
+    while isinstance(solution, functools.partial):
+        solution = solution.func
+    code = getattr(solution, "__code__", None)
+    for name in code.co_names if code is not None and not inspect.isclass(reference) else ():
+        if is_ours(reference) and solution.__globals__.get(name) is reference:
+            return f"a call of the package's {reference.__name__}, from {reference.__module__}"
+    solution = inspect.unwrap(solution) if not inspect.isclass(solution) else solution
+    if not inspect.isclass(solution):
+        module = str(getattr(solution, "__module__", ""))
+        return f"the package's, from {module}" if is_ours(solution) else None
+    if is_ours(solution):
+        return f"the package's, from {solution.__module__}"
+    methods = [name for name, value in vars(reference).items() if inspect.isfunction(value)]
+    methods = [name for name in methods if not name.startswith("__")] or methods
+    homes = [next((kind for kind in solution.__mro__ if name in vars(kind)), object) for name in methods]
+    if homes and all(is_ours(home) for home in homes):
+        return f"a subclass of the package's {homes[0].__name__}, from {homes[0].__module__}, that adds nothing to it"
+    return None
+
+
+def is_ours(value) -> bool:
+    return str(getattr(value, "__module__", "")).split(".")[0] == "paligemma"
+
+
+def attempt(task: Task, solution, case: Case, inputs=None, seed: int = 0) -> Outcome:
+    """Run a solution, a reference or an imitation on one input, without gradients."""
     inputs = copy(case.inputs) if inputs is None else inputs
     try:
         with torch.no_grad():
-            torch.manual_seed(0)
-            function, _ = start(task, thing, case)
+            torch.manual_seed(seed)
+            function, _ = bind(task, solution, case)
             return Outcome(result=function(*inputs))
-    except Misfit as misfit:
-        return Outcome(error=misfit)
-    except Exception as error:
+    except BaseException as error:  # whatever it is: a learner's `exit()` must not end the notebook's check
         return Outcome(error=error)
 
 
-def known(task: Task, thing, seeds, index: int, case: Case) -> Outcome:
+def attempt_theirs(task: Task, solution, case: Case, inputs=None, seed: int = 0) -> Outcome:
+    """The learner's: what it does to torch and the rest is undone afterwards."""
+    with undisturbed():
+        return attempt(task, solution, case, inputs, seed)
+
+
+def known(task: Task, solution, seeds, index: int, case: Case) -> Outcome:
     """What the reference or an imitation gives on the input of this index: worked out once."""
-    key = id(thing), tuple(seeds), index
-    if key not in task.remembered:
-        task.remembered[key] = attempt(task, thing, case)
-    return task.remembered[key]
+    key = id(solution), tuple(seeds), index
+    if key not in task.cache:
+        outcome = attempt(task, solution, case)
+        if isinstance(outcome.error, KeyboardInterrupt):
+            raise outcome.error
+        task.cache[key] = outcome
+    return task.cache[key]
 
 
 class Misfit(Exception):
     """A module of the learner's that does not take the reference's weights."""
 
 
-def start(task: Task, thing, case: Case) -> tuple[Callable, dict[str, torch.Tensor]]:
+def bind(task: Task, solution, case: Case) -> tuple[Callable, dict[str, torch.Tensor]]:
     """What is to be called with the inputs, and the parameters it has: a module gets the reference's weights."""
     if task.use is not None:
-        return (lambda *inputs: task.use(thing, *inputs)), {}
+        return (lambda *inputs: task.use(solution, *inputs)), {}
     if not callable(task.reference):  # a value is its own result
-        return (lambda *inputs: thing), {}
+        return (lambda *inputs: solution), {}
     if not (inspect.isclass(task.reference) and issubclass(task.reference, nn.Module)):
-        return thing, {}
-    module = thing(*case.init)
+        return solution, {}
+    named = inspect.signature(task.reference).bind(*case.init).arguments
+    module = swap_module.construct(solution, named)
     if not isinstance(module, nn.Module):
-        raise Misfit(f"{thing.__name__} makes a {type(module).__name__}: let it be a subclass of nn.Module")
+        raise Misfit(f"{solution.__name__} makes a {type(module).__name__}: let it be a subclass of nn.Module")
     problems = swap_module.take_over(module, with_weights(task.reference(*case.init)))
     if problems:
         raise Misfit("\n".join(problems))
@@ -350,238 +409,59 @@ def with_weights(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def recognise(task: Task, seeds, cases, outcomes, wanted) -> Mistake | None:
-    """The first mistake whose imitation does on every input what the learner's code does."""
-    for mistake in task.mistakes:
-        wrong = False
-        for index, (case, got, want) in enumerate(zip(cases, outcomes, wanted, strict=True)):
-            imitation = known(task, mistake.imitation, seeds, index, case)
-            tolerance = case.tolerance or task.tolerance
-            if not alike(got, imitation, tolerance, case):
-                break  # most are ruled out by the first input
-            wrong = wrong or not alike(imitation, want, tolerance, case)
-        else:
-            if wrong:
-                return mistake
-    return None
-
-
-def alike(got: Outcome, other: Outcome, tolerance: float, case: Case) -> bool:
+def same_outcome(got: Outcome, other: Outcome, tolerance: float, case: Case) -> bool:
     if got.error is not None or other.error is not None:
         # torch's messages carry the shapes: the same message is the same mistake.
-        return type(got.error) is type(other.error) and str(got.error) == str(other.error)
+        return type(got.error) is type(other.error) and text_of(got.error) == text_of(other.error)
     return difference(got, other, tolerance, case) is None
-
-
-# --- compare two results -------------------------------------------------------------------------------------
 
 
 def difference(got: Outcome, want: Outcome, tolerance: float, case: Case) -> Finding | None:
     """How a result differs from what is wanted: the first symptom, or None."""
     if got.error is not None:
         return explain_error(got.error)
-    return compare(got.result, want.result, tolerance, case, "")
+    try:
+        return compare(got.result, want.result, tolerance, case, "")
+    except Exception as error:  # an object that cannot even be compared
+        kind = type(got.result).__name__
+        return Finding("type", f"the result is a {kind} that cannot be compared ({describe_error(error)})", "")
 
 
-def compare(got, want, tolerance: float, case: Case, path: str) -> Finding | None:
-    label = f"`{path}` " if path else ""
-    if got is None and want is not None:
-        return Finding("no return", f"{label}the result is None", "the `return` is missing, or returns nothing")
-    if got is Ellipsis:
-        return Finding("not started", "the result is `...`", "put your code in place of the dots")
-    if isinstance(want, dict):
-        if not isinstance(got, dict):
-            return wrong_type(label, got, want)
-        if set(got) != set(want):
-            return Finding("structure", f"{label}keys {sorted(map(str, got))}, expected {sorted(map(str, want))}", "")
-        pairs = [(f"{path}[{key!r}]", got[key], want[key]) for key in want]
-    elif isinstance(want, list | tuple):
-        if not isinstance(got, list | tuple):
-            return wrong_type(label, got, want)
-        if len(got) != len(want):
-            means = "something is missing or too much in what you return"
-            return Finding("structure", f"{label}{len(got)} values, expected {len(want)}", means)
-        pairs = [(f"{path}[{index}]", a, b) for index, (a, b) in enumerate(zip(got, want, strict=True))]
-    else:
-        return compare_leaves(got, want, tolerance, case, label)
-    for name, a, b in pairs:
-        finding = compare(a, b, tolerance, case, name)
-        if finding is not None:
-            return finding
-    return None
-
-
-def wrong_type(label: str, got, want) -> Finding:
-    expected = {dict: "a dict", tuple: f"{len(want) if isinstance(want, tuple) else 0} values", list: "a list"}.get(
-        type(want), f"a {type(want).__name__}"
-    )
+def different_each_time(case: Case) -> Finding:
     return Finding(
-        "type", f"{label}the result is a {type(got).__name__}, expected {expected}", "look at what the docstring says"
+        "different each time",
+        f"the same input ({describe(case)}) gave two different results",
+        "something in it is random or remembers the last call: dropout that is not switched off, memory from "
+        "torch.empty, an attribute that is added to",
     )
 
 
-def compare_leaves(got, want, tolerance: float, case: Case, label: str) -> Finding | None:
-    """Two tensors, arrays, pictures, numbers or texts."""
-    numeric = int, float, complex, np.number
-    if isinstance(want, Image.Image):
-        if not isinstance(got, Image.Image):
-            return wrong_type(label, got, want)
-        if got.size != want.size or got.mode != want.mode:
-            seen = f"{label}a picture {got.size[0]} x {got.size[1]} ({got.mode}), "
-            seen += f"expected {want.size[0]} x {want.size[1]} ({want.mode})"
-            turned = got.size == want.size[::-1] and got.size != want.size
-            means = "PIL counts (width, height), arrays count (height, width)" if turned else ""
-            return Finding("height and width swapped" if turned else "size", seen, means)
-        got, want = np.asarray(got).astype(np.float64), np.asarray(want).astype(np.float64)
-    if isinstance(want, numeric) and isinstance(got, torch.Tensor | np.ndarray) and got.ndim == 0:
-        got = got.item()
-    if isinstance(want, torch.Tensor) and want.ndim == 0 and isinstance(got, numeric):
-        got = torch.tensor(got, dtype=want.dtype)
-    if isinstance(want, bool | np.bool_):
-        good = isinstance(got, bool | np.bool_) and bool(got) == bool(want)
-        return None if good else Finding("values", f"{label}{brief(got)}, expected {want}", "")
-    if isinstance(want, numeric):
-        if not isinstance(got, numeric):
-            return wrong_type(label, got, want)
-        got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
-    if isinstance(want, torch.Tensor):
-        if not isinstance(got, torch.Tensor):
-            return Finding("type", f"{label}the result is a {type(got).__name__}, expected a tensor", "")
-        return compare_numbers(got.detach(), want.detach(), got.dtype, want.dtype, tolerance, case, label)
-    if isinstance(want, np.ndarray):
-        if not isinstance(got, np.ndarray):
-            return Finding("type", f"{label}the result is a {type(got).__name__}, expected a numpy array", "")
-        if got.dtype.kind not in "biuf":
-            return Finding("dtype", f"{label}an array of {got.dtype}, expected {want.dtype}", "")
-        mine, theirs = torch.from_numpy(np.array(got)), torch.from_numpy(np.array(want))
-        return compare_numbers(mine, theirs, got.dtype, want.dtype, tolerance, case, label)
-    if type(got) is not type(want) and not isinstance(got, type(want)):
-        return wrong_type(label, got, want)
-    if got != want:
-        return Finding("values", f"{label}{brief(got)}\nexpected {brief(want)}", "")
-    return None
+def input_changed(case: Case) -> Finding:
+    return Finding(
+        "input changed",
+        f"after the call the input ({describe(case)}) is not what it was before",
+        "an in-place operation (+=, *=, a method ending in _, an assignment to x[...]) writes into the caller's data: "
+        "make a new tensor instead",
+    )
 
 
-def compare_numbers(got, want, got_dtype, want_dtype, tolerance: float, case: Case, label: str) -> Finding | None:
-    if got.shape != want.shape:
-        return explain_shape(got, want, case, label)
-    if got_dtype != want_dtype:
-        return Finding(
-            "dtype",
-            f"{label}the result is {name_dtype(got_dtype)}, expected {name_dtype(want_dtype)}",
-            "a cast is missing or too much: the result's dtype is to follow the input's, as the docstring says",
-        )
-    if got.numel() == 0:
-        return None
-    if got.dtype == torch.bool:
-        wrong = got != want
-        if not wrong.any():
-            return None
-        seen = f"{label}{int(wrong.sum())} of {wrong.numel()} entries are the other way round"
-        means = "every entry is the opposite of what is expected: True and False swapped" if wrong.all() else ""
-        return Finding("upside down" if wrong.all() else "values", seen + at(wrong.float(), got, want), means)
-    tolerance = {torch.bfloat16: max(tolerance, 2e-2), torch.float16: max(tolerance, 3e-3)}.get(got.dtype, tolerance)
-    wide, target = got.to(torch.float64), want.to(torch.float64)
-    if not torch.isfinite(wide[torch.isfinite(target)]).all():
-        bad = (~torch.isfinite(wide) & torch.isfinite(target)).sum()
-        return Finding(
-            "not finite",
-            f"{label}{int(bad)} of {wide.numel()} numbers are NaN or infinite",
-            "a division by zero, 0 times infinity, an exponential of a large number, or memory that was never written",
-        )
-    gap = (wide - target).nan_to_num(0.0, 0.0, 0.0).abs()
-    same = (gap <= tolerance * (1 + target.abs())) | (wide == target) | (wide.isnan() & target.isnan())
-    if same.all():
-        return None
-    seen = f"{label}largest difference {gap.max():.2g} (allowed {tolerance:.0e})" + at(gap, got, want)
-    return explain_values(wide, target, tolerance, case, seen)
+# --- gradients -----------------------------------------------------------------------------------------------
 
 
-def at(gap: torch.Tensor, got, want) -> str:
-    """Where the largest difference is."""
-    index = np.unravel_index(int(gap.argmax()), tuple(gap.shape)) if gap.ndim else ()
-    place = f" at [{', '.join(map(str, index))}]" if index else ""
-    return f",{place} yours {short(got[index])}, expected {short(want[index])}"
-
-
-def explain_values(got, want, tolerance: float, case: Case, seen: str) -> Finding:
-    """Numbers of the right shape that are wrong: what relates them to the right ones?"""
-
-    def equal(a, b):
-        return a.shape == b.shape and bool(((a - b).abs() <= 1e-3 * (1e-3 + b.abs()) + tolerance).all())
-
-    large = want.abs() > 0.05 * want.abs().max()
-    if not got.any():
-        return Finding("all zeros", seen, "your result is zero everywhere: is what you compute put into the result?")
-    if want.numel() > 1 and large.any():
-        ratio = float((got[large] / want[large]).median())
-        if abs(ratio - 1) > 1e-3 and ratio != 0 and equal(got, ratio * want):
-            return Finding(
-                "constant factor",
-                f"{seen}; every number is {ratio:.4g} times the expected one{guess(ratio, case.sizes)}",
-                "a factor is forgotten, doubled or turned upside down" if ratio > 0 else "a sign is turned round",
-            )
-        shift = float((got - want).median())
-        if equal(got, want + shift) and abs(shift) > tolerance:
-            return Finding(
-                "constant difference",
-                f"{seen}; every number is {shift:+.4g} away from the expected one",
-                "something is added that should not be, or left out",
-            )
-    if got.ndim >= 2 and equal(got.transpose(-1, -2), want):
-        return Finding("transposed", seen, "your result is the expected one transposed: rows and columns are swapped")
-    if got.numel() > 3 and equal(got.flatten().sort().values, want.flatten().sort().values):
-        return Finding(
-            "right numbers in other places",
-            seen,
-            "all numbers are right and lie in other places: axes are merged or split in another order. `view` and "
-            "`reshape` never move numbers; a transpose may be missing before or after",
-        )
-    return Finding("values", seen, "")
-
-
-def guess(ratio: float, sizes: dict[str, int]) -> str:
-    for name, size in sizes.items():
-        for text, value in ((f"{name}", size), (f"the square root of {name}", size**0.5)):
-            if size > 1 and abs(abs(ratio) / value - 1) < 2e-3:
-                return f": that is {text} ({name} is {size} here)"
-            if size > 1 and abs(abs(ratio) * value - 1) < 2e-3:
-                return f": that is 1 / {text} ({name} is {size} here)"
-    return ""
-
-
-def explain_shape(got, want, case: Case, label: str = "") -> Finding:
-    """A wrong shape, in the names of its axes; the same axes in another order are recognised."""
-    mine, theirs = named_shape(got.shape, case.sizes), named_shape(want.shape, case.sizes)
-    seen = f"{label}the shape is {mine}, expected {theirs}"
-    if sorted(got.shape) == sorted(want.shape):
-        moved = [theirs_i for theirs_i, (a, b) in enumerate(zip(got.shape, want.shape)) if a != b]
-        means = f"the axes are right and in another order (places {', '.join(map(str, moved))}): are two of them "
-        return Finding("axes in another order", seen, means + "swapped, query and key for instance, or a transpose?")
-    if got.numel() == want.numel():
-        return Finding("shape", seen, "the numbers are as many as expected: axes are merged, split or squeezed")
-    if [size for size in got.shape if size != 1] == [size for size in want.shape if size != 1]:
-        return Finding("shape", seen, "an axis of length 1 is missing or too much (keepdim, unsqueeze)")
-    return Finding("shape", seen, "print the shape after every line and find the first that is not as you expect")
-
-
-def named_shape(shape, sizes: dict[str, int]) -> str:
-    names = {}
-    for name, size in sizes.items():
-        names[size] = f"{name}={size}" if size not in names else str(size)  # two of one length cannot be told apart
-    return f"[{', '.join(names.get(size, str(size)) for size in shape)}]"
-
-
-def compare_gradients(task: Task, thing, case: Case) -> Finding | None:
+def compare_gradients(task: Task, solution, case: Case) -> Finding | None:
     """The gradient of a fixed mix of the results, for the inputs and for a module's parameters."""
-    mine, theirs = gradients(task, thing, case), gradients(task, task.reference, case)
+    with undisturbed():
+        mine = gradients(task, solution, case)
+    theirs = gradients(task, task.reference, case)
     if theirs is None:
         return None
     if mine is None or isinstance(mine, BaseException):
         if isinstance(mine, BaseException):
             finding = explain_error(mine)
-            saw = f"without gradients it works; with inputs that require gradients ({describe(case)}): {finding.saw}"
-            return Finding(finding.name, saw, finding.means)
+            seen = (
+                f"without gradients it works; with inputs that require gradients ({describe(case)}): {finding.observed}"
+            )
+            return Finding(finding.name, seen, finding.explanation)
         return Finding(
             "no gradient",
             f"no gradient reaches the inputs ({describe(case)})",
@@ -595,17 +475,21 @@ def compare_gradients(task: Task, thing, case: Case) -> Finding | None:
         scale = max(float(want.abs().max()), 1.0)
         gap = float((got.float() - want.float()).abs().max())
         if want.dtype in (torch.float32, torch.float64) and not gap <= tolerance * scale:
+            cut = not got.any()
             return Finding(
                 "gradient",
-                f"the values are right, the gradient of {name} is not ({describe(case)}): largest difference "
-                f"{gap:.2g} (allowed {tolerance * scale:.0e})",
-                "part of the chain is cut: .detach(), .data or no_grad on the way, or a constant where a tensor "
-                "belongs",
+                f"the values agree, the gradient of {name} does not ({describe(case)}): largest difference "
+                f"{gap:.2g} (allowed {tolerance * scale:.0e}){'; yours is zero' if cut else ''}",
+                "the chain from it to the result is cut: .detach(), .data or no_grad on the way, or a constant where "
+                "a tensor belongs"
+                if cut
+                else "either a part of the chain is cut (.detach(), .data, no_grad), or "
+                "something is rounded on the way that should not be",
             )
     return None
 
 
-def gradients(task: Task, thing, case: Case):
+def gradients(task: Task, solution, case: Case):
     """{name: gradient}; None when nothing depends on the inputs; the error when one is raised."""
     inputs = copy(case.inputs)
     leaves = {}
@@ -622,7 +506,7 @@ def gradients(task: Task, thing, case: Case):
     try:
         with torch.enable_grad():
             torch.manual_seed(0)
-            function, parameters = start(task, thing, case)
+            function, parameters = bind(task, solution, case)
             leaves.update({f"parameter {name}": parameter for name, parameter in parameters.items()})
             if not leaves:
                 return None
@@ -631,7 +515,7 @@ def gradients(task: Task, thing, case: Case):
                 return None
             total = sum((leaf.float() * numbers(i, *leaf.shape)).sum() for i, leaf in enumerate(results))
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    except Exception as error:
+    except BaseException as error:
         return error
     pairs = zip(leaves.items(), found, strict=True)
     return {name: torch.zeros_like(leaf) if value is None else value for (name, leaf), value in pairs}
@@ -654,16 +538,30 @@ NOT_THE_LEARNERS = tuple(
 )
 
 
+def text_of(error: BaseException) -> str:
+    """The message of an error; classes of a learner's own may fail to give one."""
+    try:
+        return str(error)
+    except BaseException:
+        return "(its message cannot be shown: __str__ raises an error)"
+
+
+def describe_error(error: BaseException) -> str:
+    return f"{type(error).__name__}: {text_of(error)}".strip().removesuffix(":")
+
+
 def explain_error(error: BaseException) -> Finding:
     if isinstance(error, Misfit):
         return Finding(
             "weights do not fit",
-            str(error),
+            text_of(error),
             "the parameters must have the names and shapes of the package's, or trained weights have nowhere to go",
         )
-    text = f"{type(error).__name__}: {error}".strip()
+    text = describe_error(error)
     where = learner_line(error)
-    if "Ellipsis" in str(error) or "ellipsis" in str(error):
+    if isinstance(error, SystemExit):
+        return Finding("raised", f"your code calls exit(){where}", "it would end the notebook: return a result instead")
+    if "ellipsis" in text.lower():
         return Finding("not started", f"{where}\n{text}", "a line still has `...` in it: put your code there")
     means = ""
     for pattern, meaning in ERRORS:
@@ -684,6 +582,8 @@ ERRORS = (
      "an in-place operation (+=, *=, a method ending in _) changes an input"),
     (r"missing \d+ required positional|takes \d+ positional|unexpected keyword",
      "the signature is not the one that the task gives"),
+    (r"unsupported operand .*'tuple'|'tuple' and|can only concatenate tuple|must be Tensor, not .*(tuple|max)",
+     "a function returned several values: take the one that you need (`max` over an axis gives values and places)"),
     (r"required \"forward\"", "the class has no method called forward: missing, misspelt or indented too far"),
     (r"NameError", "a name that is not defined here: a typing slip, or a cell that has not been run"),
     (r"has no attribute", "a name that this object does not have: a typing slip, or it was never set in __init__"),
@@ -693,9 +593,13 @@ ERRORS = (
 
 def learner_line(error: BaseException) -> str:
     """ ", in cell In[5], line 3 (`scores = query @ key`)": the innermost line that is the learner's own."""
+    try:
+        found = traceback.extract_tb(error.__traceback__)
+    except Exception:  # linecache or traceback were tampered with: the message goes without a line
+        return ""
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in found
         if not str(Path(frame.filename).resolve()).startswith(NOT_THE_LEARNERS) and frame.filename[:1] != "<"
     ]
     if not frames:
@@ -709,80 +613,3 @@ def file_or_cell(filename: str) -> str:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     named = shell.compile.format_code_name(filename) if shell is not None else None
     return f"{named[0].lower()} {named[1]}" if named else Path(filename).name
-
-
-# --- inputs --------------------------------------------------------------------------------------------------
-
-
-def copy(value):
-    """A copy that the learner may spoil. Models, tokenizers and the like are passed as they are."""
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, np.ndarray | Image.Image):
-        return value.copy()
-    if type(value) in (list, tuple):
-        return type(value)(copy(item) for item in value)
-    if type(value) is dict:
-        return {key: copy(item) for key, item in value.items()}
-    return value
-
-
-def same_inputs(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
-    if isinstance(a, np.ndarray):
-        return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-    if isinstance(a, Image.Image):
-        return a.size == b.size and a.mode == b.mode and a.tobytes() == b.tobytes()
-    if type(a) in (list, tuple):
-        return len(a) == len(b) and all(same_inputs(x, y) for x, y in zip(a, b))
-    if type(a) is dict:
-        return a.keys() == b.keys() and all(same_inputs(a[key], b[key]) for key in a)
-    return True
-
-
-def input_changed(case: Case) -> Finding:
-    return Finding(
-        "input changed",
-        f"after the call the input ({describe(case)}) is not what it was before",
-        "an in-place operation (+=, *=, a method ending in _, an assignment to x[...]) writes into the caller's data: "
-        "make a new tensor instead",
-    )
-
-
-def changed_note(changed: Case | None) -> str:
-    return "" if changed is None else "your code changes its input; and "
-
-
-def describe(case: Case) -> str:
-    """ "[2, 5, 4] float32, about 1e-3 in size" """
-    parts = [brief(value, case.sizes) for value in case.inputs]
-    text = ", ".join(part for part in parts if part)
-    if len(text) > 140:
-        text = text[:140] + "..."
-    return f"{text}{'; ' if text and case.note else ''}{case.note}" or "no input"
-
-
-def brief(value, sizes: dict[str, int] | None = None) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{named_shape(value.shape, sizes or {})} {name_dtype(value.dtype)}" if value.ndim else short(value)
-    if isinstance(value, np.ndarray):
-        return f"array {named_shape(value.shape, sizes or {})} {value.dtype}"
-    if isinstance(value, Image.Image):
-        return f"picture {value.size[0]} x {value.size[1]} {value.mode}"
-    if isinstance(value, str | int | float | bool):
-        text = repr(value)
-        return text if len(text) < 200 else f"{text[:120]}...{text[-60:]}"
-    if isinstance(value, list | tuple):
-        inside = ", ".join(brief(item, sizes) for item in value[:4])
-        return f"[{inside}{', ...' if len(value) > 4 else ''}]"
-    return type(value).__name__
-
-
-def name_dtype(dtype) -> str:
-    return str(dtype).replace("torch.", "")
-
-
-def short(value) -> str:
-    value = value.item() if hasattr(value, "item") else value
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

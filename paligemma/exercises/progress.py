@@ -9,6 +9,8 @@ import os
 import time
 from pathlib import Path
 
+from .tasks import tasks_of
+
 FILE = "exercises-progress.jsonl"  # in the folder that the notebook runs in
 
 
@@ -46,8 +48,6 @@ def record(task_id: str, passed: bool) -> None:
 
 def progress(chapter: str | None = None) -> None:
     """Print a line a chapter: which tasks are done (●) or not (○), and the points. `chapter` is "06", for one."""
-    from .checking import tasks_of  # here, because checking.py records progress
-
     done = load()
     points = total = 0
     for number in [chapter] if chapter else [f"{n:02d}" for n in range(1, 17)]:

@@ -14,7 +14,7 @@ from ..checkpoint import load_pretrained
 from ..generation import generate
 from ..processing_paligemma import PaliGemmaProcessor
 from ..world.scenes import draw, make_scene
-from .checking import Case, Finding, Mistake, Task
+from .tasks import Case, Finding, Mistake, Task
 
 PROMPT = "caption en"
 
@@ -77,7 +77,7 @@ def pictures(seed: int) -> list[Case]:
 # --- "put yours into the trained model" as a task --------------------------------------------------------------
 
 
-def swap_task(id: str, names: tuple[str, ...], points: int = 2, minutes: int = 5, look: str = "") -> Task:
+def swap_task(id: str, names: tuple[str, ...], points: int = 2, minutes: int = 5, see: str = "") -> Task:
     """The learner writes describe(model, processor, image) -> str, which swaps these parts of theirs in and captions.
 
     The result is compared with the model's own caption; the parts of the package must not run meanwhile, and the
@@ -127,7 +127,7 @@ def swap_task(id: str, names: tuple[str, ...], points: int = 2, minutes: int = 5
         use=run_and_look(names),
         gradients=False,
         tolerance=1e-3,  # of logits
-        look=look or "docs of swap: the example at the top of paligemma/swap.py",
+        see=see or "docs of swap: the example at the top of paligemma/swap.py",
         mistakes=[
             Mistake(
                 "not swapped in",

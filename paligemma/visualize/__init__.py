@@ -22,6 +22,7 @@ is transparent), or as an array or tensor [H, W], [H, W, C] or [C, H, W], with v
 the upright picture, the order in which PaliGemma writes them.
 """
 
+from . import drawings
 from .attention import show_answer_attention, show_attention_matrix, show_attention_over_image
 from .curves import roofline, show_curves, show_histograms, show_model_sizes, show_spread
 from .encoder import show_feature_colours, show_filters, show_similarity, show_similarity_maps
@@ -62,6 +63,7 @@ from .style import (
 from .tokens import show_batch, show_logit_lens, show_next_tokens, show_tokens
 
 __all__ = [
+    "drawings",
     "BLACK",
     "BLUE",
     "CYCLE",

@@ -75,12 +75,13 @@ def write(
     bold: bool = False,
     colour: str = BLACK,
     ha: str = "center",
-    va: str = "center",
+    va: str = "",
     rotation: int = 0,
     zorder: float = 5,
     italic: bool = False,
 ) -> None:
-    """A line or two of text around (x, y)."""
+    """A line or two of text around (x, y); words with and without descenders stand on one line."""
+    va = va or ("center" if rotation or text in "+×−" else "center_baseline")
     ax.text(
         x, y, text, fontsize=size, fontweight="bold" if bold else "normal", color=colour, ha=ha, va=va,
         rotation=rotation, zorder=zorder, linespacing=1.2, style="italic" if italic else "normal",

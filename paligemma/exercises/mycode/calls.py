@@ -7,7 +7,6 @@ parameter whose name says so.
 
 import inspect
 from dataclasses import fields, is_dataclass
-from types import SimpleNamespace
 
 import torch
 
@@ -19,8 +18,8 @@ ROLES = {  # the video's name of a value, and what others call it
     "base": ("theta", "rope_theta"),
     "max_position_embeddings": ("max_seq_len", "max_len", "max_positions"),
     "hidden_states": ("x", "inputs", "input", "hidden_state", "states", "hidden", "image_features", "features",
-                      "inputs_embeds", "input_embeds", "input_embeddings", "embeddings", "pixel_values", "pixels",
-                      "tensor", "kv", "hidden_feature", "img", "image_feature"),
+                      "inputs_embeds", "input_embeds", "input_embs", "input_embeddings", "embeddings", "pixel_values",
+                      "pixels", "tensor", "kv", "hidden_feature", "img", "image_feature"),
     "attention_mask": ("mask", "attn_mask", "causal_mask"),
     "position_ids": ("pos_ids", "positions", "position_id", "pos"),
     "position_embeddings": ("rope", "cos_sin", "freqs"),
@@ -31,6 +30,7 @@ ROLES = {  # the video's name of a value, and what others call it
     "cos": ("cosine", "cos_emb"),
     "sin": ("sine", "sin_emb"),
     "n_rep": ("num_rep", "n_repeats", "repeats", "num_key_value_groups", "n"),
+    "text": ("prompts", "texts", "prompt"),
     "input_ids": ("ids", "tokens", "token_ids"),
     "image": ("img", "picture", "array", "x"),
     "images": ("imgs", "pictures", "image"),
@@ -139,6 +139,10 @@ WHOLE = {
 EXTRA = {"attention": "eager", "hidden_activation": "gelu_pytorch_tanh", "model_type": "gemma"}  # the package's names
 
 
+class Configuration:
+    """Stands in for the learner's configuration where that is wrong or not written yet."""
+
+
 class Sizes(dict):
     """The values of a configuration, before it is made: {name: value}."""
 
@@ -176,18 +180,19 @@ def configuration(sizes: Sizes, kinds: dict[str, type] | None = None):
         parts[1].num_image_tokens = sizes["vision_config"]["num_image_tokens"]
     if kind is not None:
         try:
-            made = kind(**accepted(kind, values))
+            made = construct(kind, values)
         except Exception:
             made = None  # its own check has told; the others go on
         if made is not None:
             return completed(made, values)
     if name == "PaliGemmaConfig":
         values["vision_config"], values["text_config"] = parts
-    return completed(SimpleNamespace(), values)
+    return completed(Configuration(), values)
 
 
 def completed(made, values: dict):
-    for key, value in {**EXTRA, **values}.items():
+    more = {**EXTRA, "embed_dim": values["hidden_size"]} if "hidden_size" in values else EXTRA
+    for key, value in {**more, **values}.items():
         if not hasattr(made, key):
             try:
                 setattr(made, key, value)
@@ -202,6 +207,18 @@ def completed(made, values: dict):
     return made
 
 
+def construct(kind: type, values: dict):
+    """The learner's configuration from these values, as from a config.json: through its from_dict, if it has one."""
+    if hasattr(kind, "from_dict"):
+        return kind.from_dict(plain(values))
+    return kind(**accepted(kind, values))
+
+
+def plain(values: dict) -> dict:
+    """With dictionaries for the parts."""
+    return {key: dict(value) if isinstance(value, Sizes) else value for key, value in values.items()}
+
+
 def accepted(kind: type, values: dict) -> dict:
     """Those of the values that the class takes; plain dictionaries for the parts, as in a config.json."""
     if is_dataclass(kind):
@@ -212,7 +229,7 @@ def accepted(kind: type, values: dict) -> dict:
             names = set(values)
         else:
             names = set(parameters)
-    plain = {key: dict(value) if isinstance(value, Sizes) else value for key, value in values.items()}
-    if isinstance(plain.get("text_config"), dict):
-        plain["text_config"].pop("pad_token_id", None)  # the video passes it on by itself
-    return {key: value for key, value in plain.items() if key in names}
+    values = plain(values)
+    if isinstance(values.get("text_config"), dict):
+        values["text_config"].pop("pad_token_id", None)  # the video passes it on by itself
+    return {key: value for key, value in values.items() if key in names}

@@ -26,11 +26,11 @@ MOST_FILES = 400
 # Names that are looked for, in the order in which they are built in the video, and other names seen for them.
 WANTED = {
     "SiglipVisionConfig": ("SiglipConfig",),
-    "SiglipVisionEmbeddings": ("SiglipVisionEmbedding", "SiglipEmbeddings"),
+    "SiglipVisionEmbeddings": ("SiglipVisionEmbedding", "SiglipEmbeddings", "SiglipImageEmbeddingLayer"),
     "SiglipAttention": ("SiglipVisionAttention", "SiglipMultiHeadAttention", "SiglipSelfAttention"),
     "SiglipMLP": ("SiglipVisionMLP", "SiglipFeedForward"),
-    "SiglipEncoderLayer": ("SiglipVisionEncoderLayer", "SiglipVisionLayer"),
-    "SiglipEncoder": ("SiglipVisionEncoder",),
+    "SiglipEncoderLayer": ("SiglipVisionEncoderLayer", "SiglipVisionLayer", "SiglipTransformerEncoderLayer"),
+    "SiglipEncoder": ("SiglipVisionEncoder", "SiglipTransformerEncoder"),
     "SiglipVisionTransformer": ("SiglipTransformer", "SiglipVisualTransformer"),
     "SiglipVisionModel": ("SiglipModel", "SiglipVisionModule"),
     "add_image_tokens_to_prompt": ("add_image_token_to_prompt", "add_image_tokens"),
@@ -52,7 +52,7 @@ WANTED = {
     "GemmaDecoderLayer": ("GemmaLayer",),
     "GemmaModel": (),
     "GemmaForCausalLM": ("GemmaForCausalLLM",),
-    "PaliGemmaMultiModalProjector": ("PaliGemmaMultimodalProjector", "MultiModalProjector"),
+    "PaliGemmaMultiModalProjector": ("MultiModalProjector", "PaliGemmaMultiModalProjection", "PaliGemmaProjector"),
     "PaliGemmaForConditionalGeneration": ("PaliGemmaConditionalGeneration", "PaliGemmaModel"),
     "sample_top_p": ("top_p_sampling",),
 }
@@ -221,6 +221,8 @@ def pieces(lines: list[str]):
 
 def explain_syntax(source: Source, filename: str, error, lines: list[str], about: str) -> Trouble:
     line = getattr(error, "lineno", None) or 1
+    opener = re.search(r"after .* on line (\d+)", str(getattr(error, "msg", "")))  # "expected an indented block after…"
+    line = int(opener.group(1)) if opener else line
     text = lines[line - 1] if line <= len(lines) else ""
     message = getattr(error, "msg", None) or str(error)
     means = ""
@@ -540,6 +542,8 @@ class Workspace:
         elif wanted is not None and find_wanted(wanted):
             saw = f"{name} is not among these files"
             self.troubles.append(Trouble(*where, saw, f"the course's {wanted} stands in for it", grave=False))
+        elif getattr(node, "level", 0):
+            self.troubles.append(Trouble(*where, f"{name}.py is not among these files", "", grave=False))
         else:
             saw = f"{name.partition('.')[0]} cannot be imported here"
             self.troubles.append(Trouble(*where, saw, "what needs it is passed over", grave=False))
@@ -596,6 +600,8 @@ def explain(error: BaseException, module=None) -> tuple[str, str]:
 
 def suggestion(error: BaseException, module) -> str | None:
     name = getattr(error, "name", None)
+    if isinstance(error, UnboundLocalError):
+        return None
     if isinstance(error, AttributeError) and name is not None:
         owner = getattr(error, "obj", None)
         if owner is None:
@@ -628,6 +634,8 @@ ERRORS = (
      "the name is already taken when register_buffer comes: assign the tensor to a local variable, not to self.…"),
     (r"Boolean value of Tensor with more than one value is ambiguous",
      "`and`, `or` and `not` ask for one truth value; between tensors, element by element, it is &, | and ~"),
+    (r"UnboundLocalError",
+     "the variable is used before it has got a value: another one is meant, or a line is missing"),
     (r"NameError: name '(Optional|Tuple|List|Dict|Union|Iterable|Any)'", "the import from typing lacks this name"),
     (r"NameError", "a name that is not defined at this place: a typing slip, or a missing import"),
     (r"not enough values to unpack|too many values to unpack",

@@ -61,8 +61,8 @@ class Recorder(TorchFunctionMode):
             self.events.append(Event(filename, line, value.copy()))
         elif isinstance(value, Image.Image):
             self.events.append(Event(filename, line, np.asarray(value)))
-        elif isinstance(value, tuple | list) and len(value) <= 8:
-            for item in value:
+        elif isinstance(value, tuple | list | dict) and len(value) <= 8:
+            for item in value.values() if isinstance(value, dict) else value:
                 self.note(filename, line, item)
 
     def covers(self, frame) -> bool:
@@ -75,13 +75,13 @@ class Recorder(TorchFunctionMode):
         """A trace function: arrays and results of the learner's other functions are found in local variables."""
         if not self.covers(frame) or (self.span is None and not frame.f_code.co_filename.startswith(PACKAGE)):
             return None
-        seen, line = {key: id(value) for key, value in frame.f_locals.items()}, frame.f_lineno
+        seen, line = dict(frame.f_locals), frame.f_lineno
 
         def follow(frame, event, argument):
             nonlocal line
             for key, value in frame.f_locals.items():
-                if seen.get(key) != id(value):
-                    seen[key] = id(value)
+                if seen.get(key) is not value:
+                    seen[key] = value
                     self.note(frame.f_code.co_filename, line, value)
             if event == "return":
                 self.returned = frame.f_code.co_filename, frame.f_lineno

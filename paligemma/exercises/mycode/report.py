@@ -65,10 +65,10 @@ def told(trouble: Trouble) -> Iterator[str]:
 
 def parts(results: Iterator[Result]) -> Iterator[str]:
     """Part after part: right ones of a group in one line, each finding by itself."""
-    group, right = "", []
+    group, right, later = "", [], []
     for result in results:
         title = next(title for title, names in GROUPS.items() if result.part in names)
-        if title != group or result.state in ("wrong", "broken"):
+        if title != group or result.state in ("wrong", "broken", "unclear"):
             yield from right_ones(right)
             right = []
         if title != group and result.state != "missing":
@@ -87,7 +87,15 @@ def parts(results: Iterator[Result]) -> Iterator[str]:
                 yield from wrapped("look", f"chapter {result.chapter}{exercise}")
         elif result.state == "broken":
             yield f"  ERROR    {result.part}: see above"
+        elif result.state == "unclear":
+            yield f"  unclear  {result.part}: it could not be compared here"
+            yield from wrapped("seen", result.saw)
+        elif result.state == "later":
+            later.append(result.part)
     yield from right_ones(right)
+    if later:
+        text = f"{', '.join(later)}: with token_type_ids, as in this course, and judged with the whole model"
+        yield from wrapped("below", text, 2, 9)
 
 
 def right_ones(names: list[str]) -> Iterator[str]:
@@ -142,7 +150,7 @@ def trained(found: Trained) -> Iterator[str]:
     elif found.modules:
         text = f"the same as the course's in all {found.modules} modules"
         if found.logits is not None:
-            text += f"; the logits differ by at most {found.logits:.0e}"
+            text += f"; the logits differ by at most {found.logits:.0e}" if found.logits else "; the logits are equal"
         yield from wrapped("numbers", text, 2, 9)
     if found.cached is not None:
         yield from parting("cache", found.cached)
@@ -178,6 +186,7 @@ def summary(results: dict[str, Result], troubles: list[Trouble], found: Trained)
     pieces += [f"{counts['wrong']} wrong"] if counts["wrong"] else []
     errors = sum(trouble.grave for trouble in troubles)
     pieces += [f"{errors} error{'s' if errors > 1 else ''} in the files"] if errors else []
+    pieces += [f"{counts['unclear']} unclear"] if counts["unclear"] else []
     pieces += [f"{counts['missing']} not there yet"] if counts["missing"] else []
     yield ", ".join(pieces)
     if counts["wrong"] or errors:

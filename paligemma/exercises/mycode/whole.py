@@ -14,7 +14,7 @@ from ...locations import box_iou, parse_detections
 from ...segmentation import load_mask_tokenizer, mask_iou
 from ...world import scenes
 from . import calls, locate, standins
-from .compare import Comparison, Result, quiet
+from .compare import Comparison, Result, in_this_courses_form, quiet
 from .files import explain
 
 FOLDER = ASSETS / "tiny-paligemma"
@@ -22,6 +22,12 @@ SEED, OTHER_SEED = 2000006, 2000008  # scenes that the small model was not train
 QUESTIONS = ((SEED, "caption", 0), (OTHER_SEED, "caption", 0), (OTHER_SEED, "detect", 3), (SEED, "segment", 1))
 TOLERANCE = 1e-4  # of a module's output, relative to 1 + its size
 MOST_TOKENS = 40
+# What is run, the largest that there is, and where it lies in the whole model.
+SCOPES = {
+    "PaliGemmaForConditionalGeneration": "",
+    "SiglipVisionModel": "vision_tower",
+    "SiglipVisionTransformer": "vision_tower.vision_model",
+}
 
 
 @dataclass
@@ -67,6 +73,10 @@ class Trained:
     answers: list[Answer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def differs(self) -> bool:
+        """Is there anything about the whole model that is not as it should be?"""
+        return bool(self.trouble or self.first or self.cached or self.lacking or self.misshapen)
+
 
 class Whole:
     """Builds and runs the learner's model, processor and cache; the package's stand in for what isn't written yet."""
@@ -78,6 +88,7 @@ class Whole:
         self.values = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
         self.pictures = {seed: scenes.draw(scenes.make_scene(seed), 256) for seed in (SEED, OTHER_SEED)}
         self.model: nn.Module | None = None
+        self.scope = ""  # where the learner's model lies in the whole
         self.own_processor = None
         self.trained = Trained()
 
@@ -103,7 +114,7 @@ class Whole:
         if kind is None:
             return self.plain_config()
         try:
-            made = kind(**self.values)
+            made = kind.from_dict(self.values) if hasattr(kind, "from_dict") else kind(**self.values)
         except TypeError as error:
             made = kind(**calls.accepted(kind, self.values))
             self.trained.notes.append(
@@ -128,12 +139,11 @@ class Whole:
         """The learner's model, or only its image encoder, with the trained weights. False if it cannot be made."""
         from safetensors.torch import load_file
 
-        name, prefix = "PaliGemmaForConditionalGeneration", ""
-        if name not in self.found:
-            name, prefix = "SiglipVisionModel", "vision_tower."
-        if name not in self.found:
+        name = next((name for name in SCOPES if name in self.found), None)
+        if name is None:
             return False
-        kind = self.thing(name)
+        kind, self.scope = self.thing(name), SCOPES[name]
+        prefix = f"{self.scope}." if self.scope else ""
         try:
             with quiet():
                 config = self.config()
@@ -176,10 +186,10 @@ class Whole:
         inputs, trained = self.inputs(), self.trained
         try:
             with quiet(), torch.no_grad():
-                if not hasattr(self.model, "vision_tower"):
+                if self.scope:
                     pixels = inputs["pixel_values"]
                     mine = record(self.model, lambda: calls.call(self.model, {"hidden_states": pixels}))
-                    tower = self.ours.vision_tower
+                    tower = self.ours.get_submodule(self.scope)
                     self.compare(mine, record(tower, lambda: tower(pixels)), "first")
                     return
                 cache, given = self.new_cache(), {key: inputs[key] for key in ("input_ids", "pixel_values")}
@@ -203,7 +213,7 @@ class Whole:
             new = torch.tensor([[token]])
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=-1)
             types = torch.cat([types, torch.ones_like(types[:, :1])], dim=-1)
-            given = {**given, "input_ids": new, "attention_mask": mask, "kv_cache": cache}
+            given = {**self.later(given), "input_ids": new, "attention_mask": mask, "kv_cache": cache}
             mine = record(self.model, lambda given=given: calls.call(self.model, given))
             right = record(
                 self.ours,
@@ -236,6 +246,12 @@ class Whole:
             setattr(self.trained, where, Difference(path, saw, before, same, kinds.get(path)))
             return
 
+    def later(self, given: dict) -> dict:
+        """The arguments of the steps after the prompt: in the video's form the picture comes again, in ours not."""
+        if not in_this_courses_form(type(self.model)):
+            return given
+        return {key: value for key, value in given.items() if key != "pixel_values"}
+
     def new_cache(self):
         kind = self.thing("KVCache")
         if kind is None:
@@ -257,7 +273,7 @@ class Whole:
                 self.own_processor = self.make_processor(found.thing)
                 for prompt, seed in prompts:
                     picture = self.pictures[seed]
-                    mine = self.own_processor(text=[prompt], images=[picture])
+                    mine = calls.call(self.own_processor, {"text": [prompt], "images": [picture]})
                     result = self.compare_inputs(mine, self.processor(text=[prompt], images=[picture]), prompt)
                     if result is not None:
                         saw, means, name = result
@@ -331,9 +347,8 @@ class Whole:
 
     def say(self, prompt: str, picture) -> str:
         """Greedy writing with the learner's parts, as the video's inference.py does it."""
-        processor = self.own_processor or self.processor
-        inputs = processor(text=[prompt], images=[picture])
-        if not hasattr(self.model, "vision_tower"):  # only the image encoder: ours does the rest
+        inputs = calls.call(self.own_processor or self.processor, {"text": [prompt], "images": [picture]})
+        if self.scope:  # only the image encoder: ours does the rest
             features = calls.first_tensor(calls.call(self.model, {"hidden_states": inputs["pixel_values"]}))
             features = self.ours.multi_modal_projector(features)
             ids, written = inputs["input_ids"], []
@@ -347,13 +362,14 @@ class Whole:
                 ids = torch.cat([ids, torch.tensor([[written[-1]]])], dim=1)
             return self.processor.decode(written)
         ids, mask, cache, written = inputs["input_ids"], inputs["attention_mask"], self.new_cache(), []
+        pictures = {"pixel_values": inputs["pixel_values"]}
         for _ in range(MOST_TOKENS):
-            given = {"input_ids": ids, "pixel_values": inputs["pixel_values"], "attention_mask": mask}
+            given = {"input_ids": ids, **pictures, "attention_mask": mask}
             result = calls.call(self.model, {**given, "kv_cache": cache})
             written.append(int(calls.first_tensor(result)[0, -1].argmax()))
             if written[-1] == self.ours.config.eos_token_id:
                 break
-            ids = torch.tensor([[written[-1]]])
+            ids, pictures = torch.tensor([[written[-1]]]), self.later(pictures)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=-1)
         return self.processor.decode(written)
 
@@ -382,7 +398,7 @@ class Whole:
 
     def properties(self) -> Iterator[tuple[str, str]]:
         """(what was tried and what came of it, where the course shows how): properties, not mistakes."""
-        if self.model is None or not hasattr(self.model, "vision_tower"):
+        if self.model is None or self.scope or in_this_courses_form(type(self.model)):
             return
         inputs = self.inputs()
         if not self.takes_padding(inputs):
@@ -394,6 +410,11 @@ class Whole:
             yield "the image encoder once for a picture: here it runs again for every new token", "chapter 11"
         if hasattr(self.new_cache(), "key_cache"):
             yield "a cache that is written in place: here all of it is copied for every new token", "chapter 11"
+        if self.rounds_angles():
+            yield (
+                "bfloat16: there the frequencies of RoPE are a buffer, which is rounded with the weights",
+                "chapter 07",
+            )
         if not self.takes_grey():
             yield "grey pictures, and others that are not RGB: image.convert('RGB') helps", "chapter 01"
         if not hasattr(self.plain(self.model), "final_logit_softcapping"):
@@ -443,6 +464,7 @@ class Whole:
                 mask = inputs["attention_mask"]
                 given = {"pixel_values": inputs["pixel_values"], "kv_cache": cache}
                 calls.call(self.model, {"input_ids": inputs["input_ids"], **given, "attention_mask": mask})
+                given = self.later(given)
                 mask = torch.ones(1, mask.shape[1] + 1, dtype=torch.int64)
                 calls.call(self.model, {"input_ids": torch.tensor([[20]]), **given, "attention_mask": mask})
         except Exception:
@@ -451,12 +473,28 @@ class Whole:
             handle.remove()
         return count
 
+    def rounds_angles(self) -> bool:
+        """Does `to(torch.bfloat16)` change the cosines of positions in the hundreds?"""
+        kind = self.thing("GemmaRotaryEmbedding")
+        if kind is None:
+            return False
+        try:
+            made = self.comparison.maker.make("GemmaRotaryEmbedding", kind, calls.text())
+            given = {"hidden_states": torch.zeros(1, 2, 2, 6), "position_ids": torch.tensor([[300, 599]])}
+            before = calls.call(made, given)[0]
+            after = calls.call(made.to(torch.bfloat16), given)[0]
+            return bool((before - after).abs().max() > 0.05)
+        except Exception:
+            return False
+
     def takes_grey(self) -> bool:
         if self.own_processor is None:
             return True
         try:
             with quiet():
-                pixels = self.own_processor(text=["caption en"], images=[self.pictures[SEED].convert("L")])
+                pixels = calls.call(
+                    self.own_processor, {"text": ["caption en"], "images": [self.pictures[SEED].convert("L")]}
+                )
             return tuple(pixels["pixel_values"].shape[1:]) == (3, 64, 64)
         except Exception:
             return False

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 from . import report
@@ -15,7 +16,7 @@ from .files import Workspace
 from .standins import STAND_INS
 from .whole import Whole
 
-WRONG, STUCK, NOTHING = 1, 3, 4  # exit codes
+WRONG, STUCK, NOTHING, FAILED = 1, 3, 4, 5  # exit codes
 
 
 class Watchdog:
@@ -61,6 +62,7 @@ def main(folder: str, seconds: float) -> int:
         return NOTHING
     say(*report.files(comparison))
 
+    dog.stop()
     whole = Whole(comparison)
     say(*report.heading("Your parts, in the order in which they are built"))
     say.each(report.parts(watched(comparison, whole, dog)))
@@ -72,7 +74,7 @@ def main(folder: str, seconds: float) -> int:
         tell_whole(comparison, whole, say)
     dog.stop()
     say("", *report.summary(comparison.results, workspace.troubles, whole.trained))
-    wrong = any(one.state in ("wrong", "broken") for one in comparison.results.values())
+    wrong = any(one.state in ("wrong", "broken") for one in comparison.results.values()) or whole.trained.differs()
     return WRONG if wrong or any(trouble.grave for trouble in workspace.troubles) else 0
 
 
@@ -130,6 +132,11 @@ class Printer:
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
-    code = main(sys.argv[1], float(sys.argv[2]))
+    try:
+        code = main(sys.argv[1], float(sys.argv[2]))
+    except BaseException:
+        traceback.print_exc()
+        code = FAILED
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)  # threads that the learner's code started do not keep the process
