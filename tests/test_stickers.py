@@ -16,10 +16,10 @@ from paligemma.locations import box_iou, parse_detections
 from paligemma.stickers import __main__ as command
 from paligemma.stickers import evaluation, recipe
 from paligemma.stickers.atlas import CELL, NAMES, SPLITS, THINGS, artists, drawing, drawn_by
-from paligemma.stickers.encoder import EncoderStage, PatchHeads
+from paligemma.stickers.encoder import EncoderStage, PatchHeads, whiten_patches
 from paligemma.stickers.pictures import FINE, Pictures, patch_truth
 from paligemma.stickers.scenes import Cut, Scene, Sticker, cutout, draw, make_scene, masks, random_cut, recolour
-from paligemma.stickers.sticker_model import build_sticker_model, build_sticker_processor
+from paligemma.stickers.sticker_model import build_sticker_model, build_sticker_processor, vision_config
 from paligemma.stickers.tasks import TASKS, ask, caption, caption_is_right, find, sentences
 from paligemma.training import Metric, ModelWithPatchHeads
 from paligemma.world.pictures import collate
@@ -359,6 +359,21 @@ def test_heads_that_know_everything_have_no_loss():
     assert shifted["patch box"].mean == pytest.approx(2, rel=1e-4)  # in cells of the grid
 
 
+def test_whitened_patches_have_the_same_variance_and_no_correlation():
+    stage = EncoderStage(vision_config())
+    pixels = torch.rand(40, 3, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1  # all variances above 0.3
+    pixels = 0.5 * pixels + torch.nn.functional.avg_pool2d(pixels, 9, 1, 4)  # neighbours alike, as in a picture
+    whiten_patches(stage.vision_tower, pixels, floor=1e-6)
+    embedding = stage.vision_tower.vision_model.embeddings.patch_embedding
+    tokens = embedding(pixels).flatten(2).transpose(1, 2).flatten(0, 1).detach()  # [B * N, D]
+    assert torch.allclose(torch.cov(tokens.T), 0.25 * torch.eye(192), atol=1e-3)
+    assert tokens.mean(dim=0).abs().max() < 1e-3
+    assert not any(parameter.requires_grad for parameter in embedding.parameters())
+    before = embedding.weight.clone()
+    whiten_patches(stage.vision_tower, pixels.flip(0), floor=1e-6)  # the same patches in another order
+    assert torch.allclose(embedding.weight, before, atol=1e-2)
+
+
 def run(*arguments) -> int:
     return command.main([str(argument) for argument in arguments])
 
@@ -483,7 +498,6 @@ def test_a_shortened_log_has_the_means():
 
 
 def test_encoder_stage_starts_from_its_seed():
-    from paligemma.stickers.sticker_model import vision_config
     from paligemma.world.tiny_model import initialise
 
     stages = [EncoderStage(vision_config()) for _ in range(2)]

@@ -53,3 +53,35 @@ class EncoderStage(nn.Module):
         super().__init__()
         self.vision_tower = SiglipVisionModel(vision)
         self.heads = PatchHeads(vision.hidden_size)
+
+
+@torch.no_grad()
+def whiten_patches(vision_tower: SiglipVisionModel, pixel_values: torch.Tensor, floor: float = 0.02) -> None:
+    """Set the patch embedding to the principal components of these pictures' patches, all of about the same variance.
+
+    Nine tenths of the variance of a patch are its mean colour and slopes; with random weights they drown the eyes and
+    wheels by which things are told apart. Components of much less variance than `floor` stay small: they are noise.
+    The embedding is frozen as it is (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.1, does
+    the same to the first convolution): AdamW's steps are as large for every pixel, so their sum, the mean colour,
+    would soon be back. The standard deviation is a half, not far from the position embeddings' third: with more, places
+    are hard to tell. `pixel_values` [B, 3, S, S] as the processor gives them.
+    """
+    convolution = vision_tower.vision_model.embeddings.patch_embedding
+    P = convolution.kernel_size[0]
+    patches = F.unfold(pixel_values, P, stride=P).transpose(1, 2).flatten(0, 1)  # [B * N, 3 * P * P]
+    mean = patches.mean(dim=0)
+    covariance = torch.cov(patches.T)
+    variances, directions = torch.linalg.eigh(covariance.double())  # from smallest to largest
+    largest = convolution.out_channels
+    kernel = directions[:, -largest:] / (variances[-largest:].clamp(min=0) + floor).sqrt()  # [3 * P * P, D]
+    # The sign of an eigenvector is the library's choice; here its largest entry is positive.
+    kernel = kernel * kernel.gather(0, kernel.abs().argmax(dim=0, keepdim=True)).sign()
+    kernel = 0.5 * kernel.T.float()
+    convolution.weight.copy_(kernel.view_as(convolution.weight))
+    convolution.bias.copy_(-kernel @ mean)
+    freeze_patches(vision_tower)
+
+
+def freeze_patches(vision_tower: SiglipVisionModel) -> None:
+    """Take the patch embedding out of the training."""
+    vision_tower.vision_model.embeddings.patch_embedding.requires_grad_(False)

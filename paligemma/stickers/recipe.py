@@ -2,7 +2,7 @@
 
     python -m paligemma.stickers masks      the mask tokenizer, on the outlines of the drawings
     python -m paligemma.stickers encoder    the image encoder alone, from labels for each patch
-    python -m paligemma.stickers model      all of it together, nothing frozen, every task mixed
+    python -m paligemma.stickers model      all of it together, every task mixed
     python -m paligemma.stickers export     a folder in bfloat16 from wherever the last of them has come to
 
 The loop, its optimisers and its loss are those of `paligemma.training`. A command writes into its folder under
@@ -45,7 +45,7 @@ from ..training import (
 from ..world.pictures import draw_questions
 from ..world.tiny_model import initialise
 from .atlas import artists, drawn_by
-from .encoder import EncoderStage, PatchHeads
+from .encoder import EncoderStage, PatchHeads, freeze_patches, whiten_patches
 from .pictures import Pictures
 from .scenes import cutout, random_cut
 from .sticker_model import IMAGE_SIZE, PATCH_SIZE, build_sticker_model, build_sticker_processor, vision_config
@@ -147,6 +147,7 @@ def train_encoder(
     """The first stage: the image encoder alone, from nothing or from the state.pt `start` of an earlier run."""
     stage = EncoderStage(vision_config())
     initialise(stage, schedule.seed)
+    whiten_patches(stage.vision_tower, pictures.batch(range(0, pictures.count, max(1, pictures.count // 400))))
     if start is not None:
         stage.load_state_dict(read_weights(start))
     stage.to(device)
@@ -236,6 +237,7 @@ def train_model(
         start_from_encoder(stage, read_weights(encoder))
     else:
         stage.load_state_dict(read_weights(start))
+    freeze_patches(stage.model.vision_tower)
     stage.to(device)
     easy_steps = EASY_STEPS if start is None else 0
     batch_loss = mixture_loss(

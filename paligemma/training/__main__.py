@@ -2,15 +2,14 @@
 
 import argparse
 import math
-import os
 import re
 import sys
 
 import torch
-import torch.distributed as dist
 
 from .. import ASSETS
 from . import stages
+from .parallel import start_processes, stop_processes
 from .stages import TASK_WEIGHTS
 
 SHIPPED = ASSETS / "tiny-paligemma"
@@ -141,20 +140,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage; returns 0, or 1 after one line that says what is wrong."""
     args = parse_arguments(arguments)
-    device = args.device
-    if "RANK" in os.environ:  # started by torchrun
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    device = start_processes(args.device)
     try:
         args.run(args, device)
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        stop_processes()
     return 0
 
 

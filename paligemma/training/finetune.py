@@ -28,13 +28,15 @@ def finetune(
     seed: int = 0,
     progress: bool = True,
     checkpointing: bool = False,
+    soft_locations: bool = True,
 ) -> list[float]:
     """Teach the model a new task; returns the loss of each step. The model is changed in place.
 
     `images` are PIL pictures, one to each prompt and answer. Every weight that requires a gradient is trained, the
     embeddings as they are: where the task's words never occurred before, call `redraw_collapsed_embeddings` first.
     The rates are high because such words have everything to learn in few steps: at a third of them, half as many
-    Korean captions came out right. `checkpointing` saves memory and costs a third more time. Works for PaliGemma 2.
+    Korean captions came out right. `checkpointing` saves memory and costs a third more time. Without `soft_locations`
+    a location token is one like any other: for boxes off the little world's grid. Works for PaliGemma 2.
 
     Raises ValueError for lists of unequal length or without any example, for several pictures a prompt, and for a
     model in float16; FloatingPointError, with the model as it was before the step, when the loss or its gradient is
@@ -48,7 +50,7 @@ def finetune(
     pixel_values = processor(text=list(prompts), images=list(images), suffix=list(answers))["pixel_values"]
     schedule = Schedule(cycles=((steps, 1.0),), muon_lr=muon_lr, adam_lr=adam_lr, warmup=20, seed=seed)
     optimizers = make_optimizers(model, schedule)
-    answer_loss = AnswerLoss(processor.tokenizer).to(device)
+    answer_loss = AnswerLoss(processor.tokenizer, soft_locations).to(device)
     rng = np.random.default_rng(seed)
     losses, order = [], []
     was_training = model.training

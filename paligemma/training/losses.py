@@ -113,13 +113,15 @@ class AnswerLoss:
     """Cross-entropy of the answers' tokens; location tokens have soft targets.
 
     A box that is one pixel off is nearly right, so the target of a location token is a bell over the neighbouring
-    ones. Its entropy is a floor under the loss: a model that knows every box to the pixel does not reach 0.
+    ones. Its entropy is a floor under the loss: a model that knows every box to the pixel does not reach 0. The bells
+    fit the 65 edges of the little world's grid; with `soft=False` a location is a token like any other.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer, soft: bool = True):
         self.location_ids, self.soft_targets = soft_location_targets(tokenizer)  # [65], [65, 65]
         self.cell_of_token = torch.full((len(tokenizer),), -1)
-        self.cell_of_token[self.location_ids] = torch.arange(len(self.location_ids))
+        if soft:
+            self.cell_of_token[self.location_ids] = torch.arange(len(self.location_ids))
 
     def to(self, device: torch.device) -> "AnswerLoss":
         self.location_ids, self.soft_targets = self.location_ids.to(device), self.soft_targets.to(device)

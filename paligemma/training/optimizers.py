@@ -54,14 +54,16 @@ def make_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Op
     """Muon for the matrices inside the layers; AdamW for embeddings, heads, norms, biases and the patch kernel.
 
     Muon gives all directions of a matrix's update the same strength. An embedding, of which a step touches a few
-    rows, is not a matrix in that sense, nor is half of a LoRA product. Frozen weights are left out; an optimiser that
-    would have no weights is not made. Raises ValueError when everything is frozen.
+    rows, is not a matrix in that sense, nor is half of a LoRA product. With `muon_lr` 0 AdamW has everything. Frozen
+    weights are left out; an optimiser that would have no weights is not made. Raises ValueError when everything is
+    frozen.
     """
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_matrix = parameter.ndim == 2 and not name.startswith("heads.")
-            (matrices if is_matrix and "embed" not in name and "lora" not in name else others).append(parameter)
+            is_matrix = parameter.ndim == 2 and "embed" not in name and "lora" not in name
+            by_muon = is_matrix and not name.startswith("heads.") and schedule.muon_lr > 0
+            (matrices if by_muon else others).append(parameter)
     if not matrices and not others:
         raise ValueError("no weight of the model requires a gradient, expected one or more: unfreeze what is to learn")
     optimizers = []

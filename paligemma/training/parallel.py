@@ -4,11 +4,29 @@ Data parallelism: each process takes its share of every batch, the gradients are
 the same step. `shard` is for models that are too large for one device (docs/performance.md).
 """
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from ..modeling_gemma import PaliGemmaForConditionalGeneration
+
+
+def start_processes(device: torch.device) -> torch.device:
+    """Join the other processes if torchrun started this one; returns the device that is this one's."""
+    if "RANK" in os.environ:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def stop_processes() -> None:
+    """Leave the group that `start_processes` joined, if it did."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_main_process() -> bool:

@@ -1,0 +1,202 @@
+"""`python -m paligemma.finetune`: it learns, says how well, goes on exactly, and leaves files that others open."""
+
+import copy
+import json
+
+import pytest
+import reference
+import torch
+from PIL import Image
+from transformers import PaliGemmaForConditionalGeneration as Reference
+
+from paligemma import ASSETS, generate, load_pretrained
+from paligemma.checkpoint import read_config
+from paligemma.finetune import Plan, load_adapter, recipe
+from paligemma.finetune.__main__ import main
+from paligemma.finetune.folder import Example, read_folder
+from paligemma.modeling_gemma import PaliGemmaConfig
+from paligemma.published import PUBLISHED
+
+TINY = ASSETS / "tiny-paligemma"
+COLOURS = {"red": (220, 30, 30), "blue": (40, 80, 220), "green": (30, 160, 60), "black": (25, 25, 28)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Plain fields of colour, asked in a way that the model never heard: eight to learn from, four to see."""
+    folder = tmp_path_factory.mktemp("own")
+    for split, shades in (("train", (0, 6)), ("valid", (3,))):
+        lines = []
+        for shade in shades:
+            for name, rgb in COLOURS.items():
+                (folder / split).mkdir(exist_ok=True)
+                Image.new("RGB", (40, 30), tuple(level + shade for level in rgb)).save(
+                    folder / split / f"{name}{shade}.png"
+                )
+                lines.append({"image": f"{name}{shade}.png", "prefix": "caption ko", "suffix": name})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / split / "annotations.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def arguments(folder, out, *more):
+    return [str(folder), "--out", str(out), "--device", "cpu", "--epochs", "6", "--batch", "4", *more]
+
+
+def epochs(out):
+    return [json.loads(line) for line in (out / "epochs.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A whole run with all weights: its folder."""
+    out = tmp_path_factory.mktemp("run")
+    assert main(arguments(folder, out)) == 0
+    return out
+
+
+def ask(model, processor, folder):
+    pictures = [Image.open(folder / f"valid/{name}3.png") for name in COLOURS]
+    return generate(model, processor, pictures, ["caption ko"] * 4, max_new_tokens=8)
+
+
+def test_it_learns_and_leaves_a_model_that_opens(run, folder):
+    lines = epochs(run)
+    assert [line["epoch"] for line in lines] == list(range(7))
+    assert lines[0]["exact"] == 0.0 and lines[-1]["exact"] >= 0.75 and lines[-1]["without <eos>"] == 0.0
+    assert {path.name for path in run.iterdir()} == {
+        "answers.jsonl", "curves.png", "epochs.jsonl", "examples.png", "log.jsonl", "model", "state.pt"
+    }  # fmt: skip
+    model, processor = load_pretrained(run / "model")
+    said = ask(model, processor, folder)
+    assert sum(a == b for a, b in zip(said, COLOURS, strict=True)) == 4 * lines[-1]["exact"]
+    answers = [json.loads(line) for line in (run / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["said"] for line in answers] == said
+    theirs = Reference.from_pretrained(run / "model").eval()
+    inputs = processor(["caption ko"], [Image.open(folder / "valid/red3.png")])
+    ids = theirs.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert processor.decode(ids) == said[0]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(run, folder, tmp_path, monkeypatch, capsys):
+    real, asked = recipe.validate, []
+
+    def validate(*given):
+        asked.append(len(asked))
+        if len(asked) == 4:
+            raise OSError(28, "No space left on device")
+        return real(*given)
+
+    monkeypatch.setattr(recipe, "validate", validate)
+    assert main(arguments(folder, tmp_path)) == 1
+    assert "No space left" in capsys.readouterr().err and len(epochs(tmp_path)) == 3
+    assert main(arguments(folder, tmp_path)) == 0
+    assert "learned by heart" not in capsys.readouterr().out  # what was done is not done again
+    assert epochs(tmp_path) == epochs(run) and len(asked) == 4 + 4
+    one, two = (load_pretrained(out / "model")[0].state_dict() for out in (run, tmp_path))
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_other_options_in_the_same_folder_are_refused(run, folder, capsys):
+    assert main(arguments(folder, run, "--lr", "0.001")) == 1
+    assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_lora_leaves_an_adapter_and_the_merged_model(folder, tmp_path):
+    assert main(arguments(folder, tmp_path, "--lora", "4", "--merge")) == 0
+    assert epochs(tmp_path)[-1]["exact"] >= 0.5
+    state = torch.load(tmp_path / "state.pt", weights_only=True)["model"]
+    assert state and all("lora_" in name for name in state)  # 7 MB of weights are not written each minute
+    model, processor = load_pretrained(TINY)
+    load_adapter(model, tmp_path / "adapter")
+    merged, _ = load_pretrained(tmp_path / "model")
+    assert ask(model, processor, folder) == ask(merged, processor, folder)
+
+
+def test_only_a_part_is_trained(folder, tmp_path):
+    assert main(arguments(folder, tmp_path, "--part", "attention", "--epochs", "1")) == 0
+    before, after = (load_pretrained(path)[0].state_dict() for path in (TINY, tmp_path / "model"))
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed and all("language_model" in name and "self_attn" in name for name in changed)
+
+
+def test_check_alone_trains_nothing(folder, tmp_path, capsys):
+    assert main(arguments(folder, tmp_path, "--check")) == 0
+    told = capsys.readouterr().out
+    assert "8 train, 4 valid, 0 test; 0 errors, 0 warnings" in told and "weights 0.01 GB" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["examples.png"]
+
+
+def test_errors_stop_the_training(folder, tmp_path, capsys):
+    (tmp_path / "train").mkdir()
+    line = {"image": "none.png", "prefix": "caption en", "suffix": "x"}
+    (tmp_path / "train/annotations.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert main(arguments(tmp_path, tmp_path / "out")) == 1
+    assert "train/annotations.jsonl:1: error: there is no picture" in capsys.readouterr().out
+    assert main(arguments(tmp_path / "nowhere", tmp_path / "out")) == 1
+    assert "error: there is no folder" in capsys.readouterr().err
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(folder, monkeypatch):
+    """As if the memory sufficed for two examples at a time."""
+    model, processor = load_pretrained(TINY)
+    examples = [
+        Example(folder / f"train/{name}{shade}.png", "caption en", "a red circle " * (1 + shade), "")
+        for name in COLOURS
+        for shade in (0, 6)
+    ]
+    plan = Plan(batch=8)
+
+    def gradients(most):
+        student = copy.deepcopy(model)
+        real = student.get_image_features
+
+        def features(pixels):
+            if len(pixels) > most:
+                raise torch.cuda.OutOfMemoryError
+            return real(pixels)
+
+        student.get_image_features = features
+        loss, metrics = recipe.epoch_loss(student, processor, examples, plan)(0)
+        loss.backward()
+        return loss.item(), metrics, {name: p.grad for name, p in student.named_parameters()}
+
+    loss, metrics, whole = gradients(8)
+    parted_loss, parted_metrics, parted = gradients(2)
+    assert parted_loss == pytest.approx(loss, rel=1e-5) and metrics == parted_metrics
+    assert metrics["answers right"].count == 8
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parted[name], gradient, atol=1e-4, rtol=1e-3)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        gradients(0)
+
+
+def test_the_memory_of_a_large_model_is_computed_before_it_is_loaded():
+    """3 thousand million weights in bfloat16; rank 8 on the decoder trains 9,805,824 numbers (Gemma 2B, 18 layers)."""
+    config = PaliGemmaConfig.from_dict(PUBLISHED["paligemma-3b-pt-224"])
+    whole = recipe.memory(config, Plan(), torch.bfloat16)
+    assert 5.8 < whole["weights"] < 5.9 and whole["gradients"] == whole["weights"]
+    lora = recipe.memory(config, Plan(lora=8, part="decoder"), torch.bfloat16)
+    assert lora["gradients"] * 1e9 == 4 * 9_805_824 and lora["optimiser"] == 2 * lora["gradients"]
+    assert lora["weights"] == pytest.approx(whole["weights"] + lora["gradients"], abs=1e-6)
+    assert recipe.memory(read_config(TINY), Plan(), torch.float32)["weights"] < 0.01
+
+
+@pytest.mark.parametrize("text_model", ["gemma", "gemma2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_generations_in_both_precisions(folder, tmp_path, text_model, dtype):
+    """Random small models: the loss falls, and the adapter says what the trained model says."""
+    shape = reference.shape(text_model)
+    model, _ = reference.make_pair(shape)
+    processor, _ = reference.processors_for(shape)
+    model.to(dtype)
+    plain = copy.deepcopy(model)
+    plan = Plan(epochs=4, batch=4, lora=4, part="all", lr=1e-2, max_answer=8)
+    recipe.prepare(model, plan)
+    splits = {split: read_folder(folder).splits[split] for split in ("train", "valid")}
+    lines = recipe.train_on(model, processor, splits, plan, tmp_path, "random", tell=lambda text: None)
+    assert lines[-1]["loss"] < 0.8 * lines[1]["loss"]
+    load_adapter(plain, tmp_path / "adapter")
+    inputs = processor(["caption ko"] * 2, [example.open() for example in splits["valid"][:2]])
+    with torch.no_grad():
+        assert torch.equal(plain(**inputs).logits, model.eval()(**inputs).logits)
