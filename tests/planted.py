@@ -46,7 +46,7 @@ PLANTED = [
      "return self.key_cache[layer_idx], self.key_cache[layer_idx]", "keys for values", "return self.key_cache"),
     ("repeat_kv", GEMMA, "if n_rep == 1:", "if length == 1:", "shape", "return hidden_states"),
     ("GemmaConfig", GEMMA, "self.num_key_value_heads = num_key_value_heads",
-     "self.num_key_value_heads = num_attention_heads", "raised", "self.num_key_value_heads ="),
+     "self.num_key_value_heads = num_attention_heads", "value not kept", "self.num_key_value_heads ="),
     ("GemmaRMSNorm", GEMMA, "normed * (1.0 + self.weight.float())", "normed * self.weight.float()",
      "weight instead of 1 + weight", "normed * self.weight.float()"),
     ("GemmaRMSNorm", GEMMA, "x.pow(2).mean(-1, keepdim=True)", "x.pow(2).mean(1, keepdim=True)",

@@ -3,10 +3,10 @@
     python -m paligemma.exercises mine FOLDER          # or in a notebook:
     from paligemma.exercises import mine; mine("FOLDER")
 
-files.py finds and loads the learner's files; calls.py calls their parts under their own names; parts.py has the inputs,
-the right code (standins.py: in the video's form) and the usual mistakes; compare.py holds one against the other and
-locate.py finds the line; whole.py runs the whole model with the small trained weights; report.py words it all, and
-worker.py is the process in which it happens.
+files.py finds and loads the learner's files; calls.py calls their parts under their own names, modules.py makes their
+modules and compares parameters; parts.py has the inputs, the right code (standins.py: in the video's form) and the
+usual mistakes (imitations.py); compare.py holds one against the other and locate.py finds the line; whole.py runs the
+whole model with the small trained weights; report.py words it all, and worker.py is the process in which it happens.
 """
 
 import os
@@ -36,6 +36,7 @@ def run(folder: str | Path, seconds: float = LONGEST) -> int:
     root = str(Path(__file__).resolve().parents[3])  # where the package is imported from
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"}
+    show(f"Checking {path}")
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env=environment
     )

@@ -17,7 +17,8 @@ from ..checking import examine
 from ..tasks import Finding
 from . import locate, standins
 from .files import WANTED, Found, Workspace, explain
-from .parts import Maker, NotKept, Part, line_of_pattern, make_parts
+from .modules import Maker
+from .parts import NotKept, Part, line_of_pattern, make_parts
 
 
 @dataclass
@@ -25,7 +26,8 @@ class Result:
     """What came of one part. `name` is the mistake's; `line` is 0 where none can be pointed at."""
 
     part: str
-    state: str  # "right", "wrong", "missing", "broken" (told with the file), "later" (judged with the whole model)
+    # "right", "wrong", "missing", "broken" (told with the file), "later" (judged with the whole model), "unclear"
+    state: str
     name: str = ""
     file: str = ""
     line: int = 0
@@ -76,8 +78,12 @@ class Comparison:
             state = "broken" if broken & {part.name, *WANTED[part.name]} else "missing"
             result = Result(part.name, state, chapter=part.chapter)
         else:
-            with quiet():
-                result = self.examine(part, found)
+            try:
+                with quiet():
+                    result = self.examine(part, found)
+            except Exception as error:  # the comparison itself failed: no fault of the learner's is claimed
+                saw = f"{type(error).__name__}: {error}"
+                result = Result(part.name, "unclear", file=found.file, line=found.first, saw=saw, chapter=part.chapter)
         self.results[part.name] = result
         if result.state == "wrong":
             self.replace(part.name)
@@ -220,7 +226,9 @@ class Comparison:
         means = finding.explanation
         if not means and line > span[1]:
             means = "all values made before occur in the course's computation; what this line makes does not"
-        saw = re.sub(r",? ?Sizes", "", finding.observed)
+        saw = re.sub(r"Sizes; |, Sizes", "", finding.observed)
+        saw = re.sub(r"`\[(['\"])(.+?)\1\]` ", r"\2: ", saw)  # keys of a dictionary of results
+        saw = re.sub(r"`\[(\d)\]` ", lambda found: f"value {int(found[1]) + 1} of your result: ", saw)
         saw = re.sub(r"your code raised an error in .*?, line \d+:\n.*\n", "", saw)  # the line is shown already
         return Result(state="wrong", name=finding.name, line=line, text=text, saw=saw, means=means, **base)
 
@@ -229,11 +237,11 @@ class Comparison:
         others = [(one.filename, one.first, one.last) for one in self.found.values()]
         others = [one for one in others if one != span]
         filename, line = locate.place_of_error(error, span, others, self.filenames()) or (span[0], span[1])
-        saw, means = explain(error)
+        (saw, means), name = explain(error), "raised"
         if isinstance(error, NotKept):
             line = locate.assignment(span[0], span, error.attribute) or span[1]
-            saw, means = str(error), error.means
-        return Result(state="wrong", name="raised", line=line, text=locate.line_text(filename, line), saw=when + saw,
+            name, saw, means = "value not kept", str(error), error.means
+        return Result(state="wrong", name=name, line=line, text=locate.line_text(filename, line), saw=when + saw,
                       means=means, **{**base, "file": self.shown(filename)})  # fmt: skip
 
     def filenames(self) -> set[str]:

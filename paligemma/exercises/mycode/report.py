@@ -68,7 +68,7 @@ def parts(results: Iterator[Result]) -> Iterator[str]:
     group, right, later = "", [], []
     for result in results:
         title = next(title for title, names in GROUPS.items() if result.part in names)
-        if title != group or result.state in ("wrong", "broken"):
+        if title != group or result.state in ("wrong", "broken", "unclear"):
             yield from right_ones(right)
             right = []
         if title != group and result.state != "missing":
@@ -87,6 +87,9 @@ def parts(results: Iterator[Result]) -> Iterator[str]:
                 yield from wrapped("look", f"chapter {result.chapter}{exercise}")
         elif result.state == "broken":
             yield f"  ERROR    {result.part}: see above"
+        elif result.state == "unclear":
+            yield f"  unclear  {result.part}: it could not be compared here"
+            yield from wrapped("seen", result.saw)
         elif result.state == "later":
             later.append(result.part)
     yield from right_ones(right)
@@ -183,6 +186,7 @@ def summary(results: dict[str, Result], troubles: list[Trouble], found: Trained)
     pieces += [f"{counts['wrong']} wrong"] if counts["wrong"] else []
     errors = sum(trouble.grave for trouble in troubles)
     pieces += [f"{errors} error{'s' if errors > 1 else ''} in the files"] if errors else []
+    pieces += [f"{counts['unclear']} unclear"] if counts["unclear"] else []
     pieces += [f"{counts['missing']} not there yet"] if counts["missing"] else []
     yield ", ".join(pieces)
     if counts["wrong"] or errors:

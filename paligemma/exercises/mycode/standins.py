@@ -5,6 +5,8 @@ In the video the mask that is added and the positions are made once, in the whol
 embeddings sit in every attention; the decoder multiplies all it gets by sqrt(D); the cache grows; results are dicts.
 """
 
+import inspect
+
 import torch
 from torch import nn
 
@@ -199,7 +201,7 @@ def stand_in_for(name: str, theirs):
     if not isinstance(right, type):
 
         def function(*args, **kwargs):
-            known = tuple(calls.inspect.signature(right).parameters)
+            known = tuple(inspect.signature(right).parameters)
             return right(**calls.roles(theirs, args, kwargs, known))
 
         return function
@@ -209,13 +211,13 @@ def stand_in_for(name: str, theirs):
 
     class StandIn(right):
         def __init__(self, *args, **kwargs):
-            known = tuple(calls.inspect.signature(right).parameters)
+            known = tuple(inspect.signature(right).parameters)
             super().__init__(**calls.roles(theirs, args, kwargs, known))
 
         def forward(self, *args, **kwargs):
             if theirs.forward is nn.Module.forward:  # not written yet
                 return right.forward(self, *args, **kwargs)
-            known = tuple(calls.inspect.signature(right.forward).parameters)[1:]
+            known = tuple(inspect.signature(right.forward).parameters)[1:]
             return right.forward(self, **calls.roles(theirs.forward, (self, *args), kwargs, known))
 
     StandIn.__name__ = right.__name__
