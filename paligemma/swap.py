@@ -269,6 +269,9 @@ def take_over(new: nn.Module, old: nn.Module) -> list[str]:
             continue
         used.update(names)
         theirs = source[found]
+        if found in parameters and not isinstance(tensor, nn.Parameter):
+            problems.append(f"`{found}` is a buffer, which training never changes: it must be an nn.Parameter")
+            continue
         if tensor.shape != theirs.shape:
             turned = "; it looks transposed" if list(tensor.shape) == list(theirs.shape)[::-1] else ""
             problems.append(f"`{found}` has shape {list(tensor.shape)}, expected {list(theirs.shape)}{turned}")

@@ -8,9 +8,11 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mistakes import RIGHT, WRONG
+from PIL import Image
 
 from paligemma.exercises import CheckFailed, NotStarted, check, checking, progress, reset
 from paligemma.exercises.checking import attempt, examine, same_outcome
@@ -107,10 +109,53 @@ def test_a_task_is_well_made(task):
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
-def test_hidden_inputs_are_other_inputs(task):
-    """The same solution passes with the hidden seeds, and at least one task's inputs depend on the seed."""
+def test_the_reference_passes_on_hidden_inputs(task):
     with undisturbed():
         assert examine(task, renamed(task.reference), seeds=(11, 12)) is None
+
+
+FIXED = {
+    "08.1": "five tokens by hand, no input at all",
+    "12.1": "a box of four numbers",
+    "12.2": "two boxes of four numbers",
+}
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+def test_hidden_inputs_have_other_sizes(task):
+    """Sizes that are written into a solution pass the shown check, and must not pass the hidden one."""
+    shown, hidden = (
+        set().union(*(sizes_in((case.inputs, case.init)) for seed in seeds for case in task.cases(seed)))
+        for seeds in ((0, 1, 2), (11, 12, 13, 14))
+    )
+    assert hidden - shown or task.id in FIXED, f"{task.id}: nothing in the hidden inputs has a size of its own"
+
+
+def sizes_in(value) -> set:
+    """Shapes, lengths and whole numbers, at any depth."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return {tuple(value.shape)}
+    if isinstance(value, Image.Image):
+        return {value.size}
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {value}
+    if isinstance(value, str):
+        return {("text", len(value))}
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return {("list", len(value))}.union(*map(sizes_in, value))
+    return set()
+
+
+def test_a_size_that_is_written_in_fails_the_hidden_check():
+    def rms_norm(x, eps=1e-6):
+        features = {7: 7, 8: 8}[x.shape[-1]]
+        return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) / features + eps)
+
+    check("06.1", rms_norm)
+    with pytest.raises(CheckFailed, match="KeyError"):
+        check("06.1", rms_norm, hidden=True)
 
 
 def renamed(reference):

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..processing_paligemma import to_rgb
-from .tasks import Case, Mistake, Task, faults_left
+from .tasks import Case, Mistake, Task, faults_left, larger
 from .watching import picture, swap_task
 
 
@@ -24,9 +24,13 @@ def rescale(image, scale):
 
 
 def rescale_cases(seed):
-    yield Case((pixels(seed, 4, 6), 1 / 255), sizes={"height": 4, "width": 6, "C": 3})
+    k = larger(seed)
+    yield Case((pixels(seed, 4 + k, 6), 1 / 255), sizes={"height": 4 + k, "width": 6, "C": 3})
     yield Case((pixels(seed, 5, 7, 1)[:, :, 0], 1 / 255), sizes={"height": 5, "width": 7}, note="a grey picture")
-    yield Case((pixels(seed, 4, 6), 2.0), sizes={"height": 4, "width": 6, "C": 3}, note="scale = 2")
+    yield Case(
+        (pixels(seed, 4 + k, 6) // 4, 1 / 255), sizes={"height": 4 + k, "width": 6, "C": 3}, note="a dark picture"
+    )
+    yield Case((pixels(seed, 4 + k, 6), 2.0), sizes={"height": 4 + k, "width": 6, "C": 3}, note="scale = 2")
 
 
 def show_range(thing):
@@ -44,7 +48,7 @@ RESCALE = Task(
     reference=rescale,
     cases=rescale_cases,
     gradients=False,
-    see='chapter 01, "Rescale and normalize"; hint 1 of this task',
+    see='chapter 01, "Rescale and normalize"; the hints of this task',
     reward=show_range,
     mistakes=[
         Mistake(
@@ -88,8 +92,9 @@ def normalize(image, mean, std):
 
 
 def normalize_cases(seed):
-    image = rescale(pixels(seed, 4, 6), 1 / 255)
-    sizes = {"height": 4, "width": 6, "C": 3}
+    k = larger(seed)
+    image = rescale(pixels(seed, 4, 6 + k), 1 / 255)
+    sizes = {"height": 4, "width": 6 + k, "C": 3}
     yield Case((image, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), sizes=sizes, note="mean and std 0.5")
     yield Case((image, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)), sizes=sizes, note="a mean and std for each channel")
     yield Case((image, [0.1, 0.5, 0.9], [0.2, 0.4, 0.8]), sizes=sizes, note="lists instead of tuples")
@@ -114,7 +119,7 @@ NORMALIZE = Task(
     reference=normalize,
     cases=normalize_cases,
     gradients=False,
-    see='chapter 01, "Rescale and normalize"; hint 1 of this task',
+    see='chapter 01, "Rescale and normalize"; the hints of this task',
     reward=show_normalize,
     mistakes=[
         Mistake("divided before subtracting", "your numbers are those you get when dividing first and subtracting the "
@@ -156,8 +161,9 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def rgb_cases(seed):
-    rgb, grey = Image.fromarray(pixels(seed, 5, 7)), Image.fromarray(pixels(seed, 5, 7, 1)[:, :, 0])
-    rgba = Image.fromarray(pixels(seed, 5, 7, 4))
+    k = larger(seed)
+    rgb, grey = Image.fromarray(pixels(seed, 5, 7 + k)), Image.fromarray(pixels(seed, 5, 7 + k, 1)[:, :, 0])
+    rgba = Image.fromarray(pixels(seed, 5, 7 + k, 4))
     alpha = np.array(rgba)
     alpha[:, :4, 3] = 0  # the left half is invisible
     yield Case((rgb,), note="an ordinary picture")
@@ -166,6 +172,7 @@ def rgb_cases(seed):
     yield Case((rgb.quantize(16),), note="a palette of 16 colours")
     yield Case((turned(rgb, 6),), note="a camera held upright: EXIF orientation 6")
     yield Case((turned(rgb, 3),), note="a camera upside down: EXIF orientation 3")
+    yield Case((turned(Image.fromarray(alpha), 6),), note="transparent, and EXIF orientation 6", tolerance=0.02)
 
 
 def on(colour):
@@ -174,6 +181,13 @@ def on(colour):
         return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
 
     return function
+
+
+def note_lost(image):
+    """The white page is laid under first, and has no note on how to turn the picture."""
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def show_modes(thing):
@@ -198,7 +212,7 @@ RGB = Task(
     cases=rgb_cases,
     gradients=False,
     tolerance=0.02,  # of 255: one step, where transparency is rounded
-    see='chapter 01, "Any file at all"; hint 1 of this task',
+    see='chapter 01, "Any file at all"; the hints of this task',
     reward=show_modes,
     mistakes=[
         Mistake(
@@ -208,6 +222,12 @@ RGB = Task(
             lambda image: Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(
                 "RGB"
             ),
+        ),
+        Mistake(
+            "EXIF lost",
+            "a picture that is transparent and turned as well lies on its side: laying it on a white page makes a new "
+            "picture, which has no note on how to turn it",
+            note_lost,
         ),
         Mistake(
             "transparency dropped",
@@ -255,12 +275,13 @@ def but(**changes):
 
 
 def image_cases(seed):
+    k = larger(seed)
     grey = Image.fromarray(pixels(seed + 9, 9, 8, 1)[:, :, 0])
-    wide, tall = Image.fromarray(pixels(seed, 11, 17)), Image.fromarray(pixels(seed + 5, 19, 6))
-    sizes = {"C": 3, "height": 8, "width": 12}
-    yield Case(([wide, tall], (8, 12)), sizes=sizes, note="size = (height 8, width 12)", tolerance=1e-4)
+    wide, tall = Image.fromarray(pixels(seed, 11, 17 + k)), Image.fromarray(pixels(seed + 5, 19, 6))
+    sizes = {"C": 3, "height": 8, "width": 12 + k}
+    yield Case(([wide, tall], (8, 12 + k)), sizes=sizes, note=f"size = (height 8, width {12 + k})", tolerance=1e-4)
     yield Case(([tall], (8, 8)), sizes={"C": 3, "side": 8}, note="size = (8, 8)", tolerance=1e-4)
-    yield Case(([grey, wide], (8, 12)), sizes=sizes, note="the first one grey", tolerance=1e-4)
+    yield Case(([grey, wide], (8, 12 + k)), sizes=sizes, note="the first one grey", tolerance=1e-4)
 
 
 def centre_crop(images, size):
@@ -297,7 +318,7 @@ WHOLE = Task(
     reference=lambda images, size: process_images(images, size),
     cases=image_cases,
     gradients=False,
-    see='chapter 01, "All together"; hint 1 of this task',
+    see='chapter 01, "All together"; the hints of this task',
     reward=show_processed,
     mistakes=[
         Mistake("channels last", "the channels are the last axis: convolutions in torch want them first",
@@ -353,8 +374,9 @@ def back_with(faults):
 
 
 def back_cases(seed):
-    sizes = {"C": 3, "height": 4, "width": 6}
-    array = rescale(pixels(seed, 4, 6), 1 / 255) * 2 - 1
+    k = larger(seed)
+    sizes = {"C": 3, "height": 4 + k, "width": 6}
+    array = rescale(pixels(seed, 4 + k, 6), 1 / 255) * 2 - 1
     yield Case((np.ascontiguousarray(array.transpose(2, 0, 1)),), sizes=sizes)
     yield Case((np.ascontiguousarray(1.1 * array.transpose(2, 0, 1)),), sizes=sizes, note="from -1.1 to 1.1")
 
@@ -377,7 +399,7 @@ BACK = Task(
     reference=to_picture,
     cases=back_cases,
     gradients=False,
-    see="hint 1 of this task: which picture would show each fault?",
+    see="the hints of this task: which picture would show each fault?",
     reward=show_back,
     mistakes=[
         *faults_left(FAULTS, back_with),
@@ -388,4 +410,4 @@ BACK = Task(
     ],
 )  # fmt: skip
 
-TASKS = [RESCALE, NORMALIZE, RGB, WHOLE, BACK, swap_task("01.6", ("process_images",), see="hint 1 of this task")]
+TASKS = [RESCALE, NORMALIZE, RGB, WHOLE, BACK, swap_task("01.6", ("process_images",), see="the hints of this task")]

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ..modeling_siglip import SiglipVisionConfig, SiglipVisionEmbeddings
-from .tasks import Case, Mistake, Task, faults_left, numbers
+from .tasks import Case, Mistake, Task, faults_left, larger, numbers
 from .watching import picture, swap_task, trained
 
 # --- 02.1 --------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ BOX = Task(
     reference=patch_box,
     cases=box_cases,
     gradients=False,
-    see='chapter 02, "By hand"; hint 1 of this task',
+    see='chapter 02, "By hand"; the hints of this task',
     reward=show_box,
     mistakes=[
         Mistake(
@@ -108,7 +108,8 @@ def other_order(split_order):
 
 
 def cut_cases(seed):
-    yield Case((numbers(seed, 2, 3, 8, 12), 4), sizes={"B": 2, "N": 6, "C*P*P": 48}, note="P = 4")
+    k = larger(seed)
+    yield Case((numbers(seed, 2, 3, 8, 12 + 4 * k), 4), sizes={"B": 2, "N": 6 + 2 * k, "C*P*P": 48}, note="P = 4")
     yield Case((numbers(seed, 4, 1, 15, 10), 5), sizes={"B": 4, "N": 6, "C*P*P": 25}, note="P = 5, one channel")
     yield Case((numbers(seed, 2, 3, 6, 6), 2), sizes={"B": 2, "N": 9, "C*P*P": 12}, note="P = 2")
 
@@ -132,7 +133,8 @@ CUT = Task(
     level="medium",
     reference=cut_patches,
     cases=cut_cases,
-    see='chapter 02, "Cut, without a loop"; hint 1 of this task',
+    gradients=False,
+    see='chapter 02, "Cut, without a loop"; the hints of this task',
     reward=show_patches,
     mistakes=[
         Mistake(
@@ -171,8 +173,11 @@ def embed_patches(x, weight, bias):
 
 
 def embed_cases(seed):
+    k = larger(seed)
     weight, bias = numbers(seed, 5, 3, 4, 4, scale=0.2), numbers(seed + 1, 5)
-    yield Case((numbers(seed, 2, 3, 8, 12), weight, bias), sizes={"B": 2, "N": 6, "D": 5, "C": 3, "P": 4})
+    yield Case(
+        (numbers(seed, 2, 3, 8, 12 + 4 * k), weight, bias), sizes={"B": 2, "N": 6 + 2 * k, "D": 5, "C": 3, "P": 4}
+    )
     weight, bias = numbers(seed, 7, 1, 3, 3, scale=0.2), numbers(seed + 1, 7)
     yield Case((numbers(seed, 4, 1, 6, 9), weight, bias), sizes={"B": 4, "N": 6, "D": 7, "C": 1, "P": 3})
 
@@ -198,7 +203,7 @@ EMBED = Task(
     reference=embed_patches,
     cases=embed_cases,
     tolerance=1e-4,
-    see='chapter 02, "The same, as a convolution"; hint 1 of this task',
+    see='chapter 02, "The same, as a convolution"; the hints of this task',
     reward=show_filters,
     mistakes=[
         Mistake("no bias", "your numbers are those you get without the bias",
@@ -310,7 +315,8 @@ class FirstRowOnly(Variant):
 
 
 def module_cases(seed):
-    for batch, width, side, size in ((2, 6, 12, 4), (3, 10, 10, 5)):
+    k = larger(seed)
+    for batch, width, side, size in ((2 + 5 * k, 6 + 2 * k, 12, 4), (3, 10, 10, 5)):
         config = SiglipVisionConfig(hidden_size=width, num_attention_heads=2, image_size=side, patch_size=size,
                                     intermediate_size=8, num_hidden_layers=1)  # fmt: skip
         sizes = {"B": batch, "N": (side // size) ** 2, "D": width}
@@ -343,7 +349,7 @@ MODULE = Task(
     reference=SiglipVisionEmbeddings,
     cases=module_cases,
     tolerance=1e-4,
-    see='chapter 02, "The class"; hint 1 of this task',
+    see='chapter 02, "The class"; the hints of this task',
     reward=show_positions,
     mistakes=[
         Mistake("positions forgotten", "your numbers are those you get without the positions: two patches that look "
@@ -396,7 +402,7 @@ BUGS = Task(
     reference=SiglipVisionEmbeddings,
     cases=module_cases,
     tolerance=1e-4,
-    see="hint 1 of this task: which picture would show each fault?",
+    see="the hints of this task: which picture would show each fault?",
     reward=lambda kind: print("  a picture with one white patch at a time would have shown two of the three"),
     mistakes=[
         *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
@@ -407,4 +413,4 @@ BUGS = Task(
     ],
 )  # fmt: skip
 
-TASKS = [BOX, CUT, EMBED, MODULE, BUGS, swap_task("02.6", ("SiglipVisionEmbeddings",), see="hint 1 of this task")]
+TASKS = [BOX, CUT, EMBED, MODULE, BUGS, swap_task("02.6", ("SiglipVisionEmbeddings",), see="the hints of this task")]

@@ -1,9 +1,11 @@
 """Chapter 03: attention."""
 
+import inspect
+
 import torch
 
 from ..modeling_siglip import SiglipAttention, SiglipVisionConfig
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Found, Mistake, Task, faults_left, larger, numbers, written_by_hand
 from .watching import swap_task
 
 # --- 03.1 --------------------------------------------------------------------------------------------------------
@@ -15,13 +17,14 @@ def softmax(x, dim):
 
 
 def softmax_cases(seed):
-    sizes = {"B": 2, "L": 3, "T": 5}
-    yield Case((numbers(seed, 2, 3, 5), -1), sizes=sizes, note="dim = -1")
-    yield Case((numbers(seed, 2, 3, 5), 1), sizes=sizes, note="dim = 1")
-    yield Case((numbers(seed, 2, 3, 5, scale=1.0, shift=500.0), -1), sizes=sizes, note="about 500 in size")
+    k = larger(seed)
+    sizes = {"B": 2, "L": 3, "T": 5 + k}
+    yield Case((numbers(seed, 2, 3, 5 + k), -1), sizes=sizes, note="dim = -1")
+    yield Case((numbers(seed, 2, 3, 5 + k), 1), sizes=sizes, note="dim = 1")
+    yield Case((numbers(seed, 2, 3, 5 + k, scale=1.0, shift=500.0), -1), sizes=sizes, note="about 500 in size")
     far = torch.tensor([0.0, -400.0, 300.0])[None, :, None]
-    yield Case((numbers(seed, 2, 3, 5) + far, -1), sizes=sizes, note="rows of very different size")
-    masked = numbers(seed, 2, 3, 5)
+    yield Case((numbers(seed, 2, 3, 5 + k) + far, -1), sizes=sizes, note="rows of very different size")
+    masked = numbers(seed, 2, 3, 5 + k)
     masked[:, :, 3:] = -torch.inf
     yield Case((masked, -1), sizes=sizes, note="two places masked with minus infinity")
 
@@ -40,7 +43,8 @@ SOFTMAX = Task(
     level="easy",
     reference=softmax,
     cases=softmax_cases,
-    see='chapter 03, "A softmax that does not overflow"; hint 1 of this task',
+    see='chapter 03, "A softmax that does not overflow"; the hints of this task',
+    extra=[written_by_hand(("_softmax", "_log_softmax"), "torch's softmax", torch.ones(2, 3), -1)],
     reward=show_softmax,
     mistakes=[
         Mistake(
@@ -81,10 +85,16 @@ SOFTMAX = Task(
         ),
         Mistake(
             "smallest subtracted",
-            "the smallest score is subtracted: the others remain above it, and their exponentials may still overflow",
-            lambda x, dim: (
-                (x - x.amin(dim, keepdim=True)).exp() / (x - x.amin(dim, keepdim=True)).exp().sum(dim, keepdim=True)
-            ),
+            "what you subtract is minus infinity in a masked row, as its smallest score and its mean are: -inf - -inf "
+            "is NaN. And above the smallest the others may still overflow; the largest score does neither",
+            [
+                lambda x, dim: (
+                    (x - x.amin(dim, keepdim=True)).exp() / (x - x.amin(dim, keepdim=True)).exp().sum(dim, keepdim=True)
+                ),
+                lambda x, dim: (
+                    (x - x.mean(dim, keepdim=True)).exp() / (x - x.mean(dim, keepdim=True)).exp().sum(dim, keepdim=True)
+                ),
+            ],
         ),
     ],
 )
@@ -130,11 +140,13 @@ def causal(query, key, value):
 
 
 def attention_cases(seed):
-    sizes = {"B": 2, "H": 3, "L": 5, "T": 7, "d": 4}
-    query, key, value = numbers(seed, 2, 3, 5, 4), numbers(seed + 50, 2, 3, 7, 4), numbers(seed + 100, 2, 3, 7, 4)
+    k = larger(seed)
+    sizes = {"B": 2, "H": 3, "L": 5 + k, "T": 7 + 2 * k, "d": 4}
+    query = numbers(seed, 2, 3, 5 + k, 4)
+    key, value = (numbers(seed + extra, 2, 3, 7 + 2 * k, 4) for extra in (50, 100))
     yield Case((query, key, value), sizes=sizes)
     yield Case((3 * query, 2 * key, value + 1), sizes=sizes, note="larger scores")
-    yield Case((query[:, :1, :1], key[:, :1], value[:, :1]), sizes={"B": 2, "T": 7, "d": 4}, note="one query")
+    yield Case((query[:, :1, :1], key[:, :1], value[:, :1]), sizes={"B": 2, "T": 7 + 2 * k, "d": 4}, note="one query")
 
 
 def rows_sum_to_one(case, got, want):
@@ -153,10 +165,11 @@ def rows_sum_to_one(case, got, want):
 def show_attention(thing):
     query = torch.tensor([[[[2.0, 0.0]]]])
     key = torch.tensor([[[[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0]]]])
-    value = torch.tensor([[[[1.0], [10.0], [100.0]]]])
+    value = torch.tensor([[[[1.0, 0.0], [10.0, 0.0], [100.0, 0.0]]]])  # as wide as the keys, as the task promises
     output, weights = thing(query, key, value)
     print("  a query that points east looks at keys to the east, north and west, with values 1, 10, 100:")
-    print(f"  weights {[round(weight, 3) for weight in weights.flatten().tolist()]}, output {output.item():.2f}")
+    shown = [round(weight, 3) for weight in weights.flatten().tolist()]
+    print(f"  weights {shown}, output {output[0, 0, 0, 0].item():.2f}")
 
 
 ATTENTION = Task(
@@ -167,7 +180,7 @@ ATTENTION = Task(
     level="easy",
     reference=attention,
     cases=attention_cases,
-    see='chapter 03, "All queries at once" and "Why the scores are scaled"; hint 1 of this task',
+    see='chapter 03, "All queries at once" and "Why the scores are scaled"; the hints of this task',
     symptoms=[rows_sum_to_one],
     reward=show_attention,
     mistakes=[
@@ -242,12 +255,17 @@ def merge_heads(x):
 
 def use_heads(pair, x, num_heads, heads):
     split, merge = pair
+    arguments = [len(inspect.signature(function).parameters) for function in pair if inspect.isfunction(function)]
+    if arguments == [1, 2]:
+        raise Found("functions swapped", "the first function takes one argument and the second takes two",
+                    "the pair is the other way round: (split_heads, merge_heads)")  # fmt: skip
     return {"split_heads": split(x, num_heads), "merge_heads": merge(heads)}
 
 
 def heads_cases(seed):
-    sizes = {"B": 2, "N": 5, "D": 12, "H": 3, "d": 4}
-    yield Case((numbers(seed, 2, 5, 12), 3, numbers(seed + 1, 2, 3, 5, 4)), sizes=sizes)
+    k = larger(seed)
+    sizes = {"B": 2, "N": 5 + k, "D": 12 + 3 * k, "H": 3, "d": 4 + k}
+    yield Case((numbers(seed, 2, 5 + k, 12 + 3 * k), 3, numbers(seed + 1, 2, 3, 5 + k, 4 + k)), sizes=sizes)
     sizes = {"B": 3, "N": 7, "D": 10, "H": 2, "d": 5}
     yield Case((numbers(seed, 3, 7, 10), 2, numbers(seed + 1, 3, 2, 7, 5)), sizes=sizes)
 
@@ -296,7 +314,7 @@ HEADS = Task(
     reference=(split_heads, merge_heads),
     use=use_heads,
     cases=heads_cases,
-    see='chapter 03, "Many heads"; hint 1 of this task',
+    see='chapter 03, "Many heads"; the hints of this task',
     reward=lambda pair: show_heads(pair),
     mistakes=[
         Mistake("heads split without the transpose", NUMBERS_STAY, (plain_view_split, merge_heads)),
@@ -453,10 +471,11 @@ class CausalVariant(Variant):
 
 
 def layer_cases(seed):
-    for width, heads, side in ((12, 3, 2), (10, 2, 3)):
+    k = larger(seed)
+    for width, heads, side in ((12 + 3 * k, 3, 2), (10, 2, 3)):
         config = SiglipVisionConfig(hidden_size=width, num_attention_heads=heads, image_size=side * 4, patch_size=4,
                                     intermediate_size=8, num_hidden_layers=1, attention="eager")  # fmt: skip
-        batch, tokens = (2, 5) if width == 12 else (4, 7)
+        batch, tokens = (2, 5) if heads == 3 else (4, 7)
         sizes = {"B": batch, "N": tokens, "D": width, "H": heads, "d": width // heads}
         yield Case((numbers(seed, batch, tokens, width, scale=2.0),), (config,), sizes)
 
@@ -499,7 +518,7 @@ MODULE = Task(
     level="medium",
     reference=SiglipAttention,
     cases=layer_cases,
-    see='chapter 03, "The finished class"; hint 2 of this task',
+    see='chapter 03, "The finished class"; the hints of this task',
     reward=show_head_maps,
     mistakes=[
         Mistake("scale forgotten", "your numbers are those you get without the scale", NoScale),
@@ -562,7 +581,7 @@ BUGS = Task(
     level="hard",
     reference=SiglipAttention,
     cases=layer_cases,
-    see="hint 1 of this task: what would you print to see each fault?",
+    see="the hints of this task: what would you print to see each fault?",
     reward=lambda kind: print("  three faults, and every shape was right: shapes prove little"),
     mistakes=[
         *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
@@ -573,5 +592,5 @@ BUGS = Task(
 
 TASKS = [
     SOFTMAX, ATTENTION, HEADS, MODULE, BUGS,
-    swap_task("03.6", ("SiglipAttention",), see='chapter 03, "Break it"; hint 1 of this task'),
+    swap_task("03.6", ("SiglipAttention",), see='chapter 03, "Break it"; the hints of this task'),
 ]  # fmt: skip

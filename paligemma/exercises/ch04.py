@@ -9,7 +9,7 @@ from ..modeling_siglip import (
     SiglipVisionConfig,
     SiglipVisionTransformer,
 )
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers, written_by_hand
 from .watching import picture, swap_task, trained
 
 # --- 04.1 --------------------------------------------------------------------------------------------------------
@@ -21,12 +21,13 @@ def layer_norm(x, weight, bias, eps=1e-6, axes=-1, correction=0):
 
 
 def norm_cases(seed):
-    weight, bias = numbers(seed + 20, 7), numbers(seed + 30, 7)
-    sizes = {"B": 2, "N": 5, "D": 7}
-    yield Case((numbers(seed, 2, 5, 7), weight, bias), sizes=sizes)
-    yield Case((numbers(seed, 2, 5, 7, scale=2.0, shift=3.0), weight, bias), sizes=sizes, note="about 3 on average")
-    yield Case((numbers(seed, 2, 5, 7, scale=1e-3), weight, bias), sizes=sizes, note="about 1e-3 in size")
-    yield Case((numbers(seed, 2, 5, 7), weight, bias, 0.5), sizes=sizes, note="eps = 0.5")
+    k = larger(seed)
+    weight, bias = numbers(seed + 20, 7 + k), numbers(seed + 30, 7 + k)
+    sizes = {"B": 2, "N": 5, "D": 7 + k}
+    yield Case((numbers(seed, 2, 5, 7 + k), weight, bias), sizes=sizes)
+    yield Case((numbers(seed, 2, 5, 7 + k, scale=2.0, shift=3.0), weight, bias), sizes=sizes, note="about 3 on average")
+    yield Case((numbers(seed, 2, 5, 7 + k, scale=1e-3), weight, bias), sizes=sizes, note="about 1e-3 in size")
+    yield Case((numbers(seed, 2, 5, 7 + k), weight, bias, 0.5), sizes=sizes, note="eps = 0.5")
 
 
 def show_norm(thing):
@@ -48,7 +49,8 @@ NORM = Task(
     reference=layer_norm,
     cases=norm_cases,
     tolerance=2e-5,
-    see='chapter 04, "A layer norm"; hint 1 of this task',
+    see='chapter 04, "A layer norm"; the hints of this task',
+    extra=[written_by_hand(("native_layer_norm",), "torch's layer norm", torch.ones(2, 3), *torch.ones(2, 3))],
     reward=show_norm,
     mistakes=[
         Mistake("one less in the variance", "your variance divides by the count minus one, as torch's var and std do "
@@ -125,9 +127,14 @@ class NoBias(SiglipMLP):
 
 
 def mlp_cases(seed):
+    k = larger(seed)
     yield Case((numbers(seed, 2, 5, 6),), (config(),), {"B": 2, "N": 5, "D": 6, "wide": 10})
     yield Case((numbers(seed, 2, 5, 6, scale=3.0),), (config(),), {"B": 2, "N": 5, "D": 6, "wide": 10}, note="larger")
-    yield Case((numbers(seed, 3, 7, 4),), (config(4, 11),), {"B": 3, "N": 7, "D": 4, "wide": 11})
+    yield Case(
+        (numbers(seed, 3, 7 + k, 4 + 2 * k),),
+        (config(4 + 2 * k, 11),),
+        {"B": 3, "N": 7 + k, "D": 4 + 2 * k, "wide": 11},
+    )
 
 
 def show_mlp(kind):
@@ -145,7 +152,7 @@ MLP = Task(
     reference=SiglipMLP,
     cases=mlp_cases,
     tolerance=2e-6,
-    see='chapter 04, "The MLP"; hint 1 of this task',
+    see='chapter 04, "The MLP"; the hints of this task',
     reward=show_mlp,
     mistakes=[
         Mistake("exact GELU", "your numbers are those of the exact GELU. The form that the weights were trained with "
@@ -273,8 +280,14 @@ class TupleAdded(Layer):
 
 
 def layer_cases(seed):
+    k = larger(seed)
     yield Case((numbers(seed, 2, 5, 6, scale=2.0),), (config(),), {"B": 2, "N": 5, "D": 6})
-    yield Case((numbers(seed, 3, 7, 4, shift=1.0),), (config(4, 11),), {"B": 3, "N": 7, "D": 4}, note="about 1")
+    yield Case(
+        (numbers(seed, 3, 7 + k, 4 + 2 * k, shift=1.0),),
+        (config(4 + 2 * k, 11),),
+        {"B": 3, "N": 7 + k, "D": 4 + 2 * k},
+        note="about 1",
+    )
 
 
 def zeroed_parts_make_it_the_identity(kind) -> Finding | None:
@@ -310,7 +323,7 @@ LAYER = Task(
     level="medium",
     reference=SiglipEncoderLayer,
     cases=layer_cases,
-    see='chapter 04, "The layer"; hint 1 of this task',
+    see='chapter 04, "The layer"; the hints of this task',
     extra=[zeroed_parts_make_it_the_identity],
     reward=show_layer,
     mistakes=[
@@ -350,7 +363,8 @@ def sigmoid_loss(logits):
 
 
 def loss_cases(seed):
-    yield Case((numbers(seed, 5, 5, scale=2.0),), sizes={"n": 5})
+    k = larger(seed)
+    yield Case((numbers(seed, 5 + k, 5 + k, scale=2.0),), sizes={"n": 5 + k})
     yield Case((numbers(seed, 3, 3, scale=10.0, shift=-10.0),), sizes={"n": 3}, note="about -10, as at the start")
     far = 200 * torch.eye(4) - 100 + numbers(seed, 4, 4)
     yield Case((-far,), sizes={"n": 4}, note="very sure and wrong: 100 in size", tolerance=1e-4)
@@ -376,7 +390,7 @@ LOSS = Task(
     level="medium",
     reference=sigmoid_loss,
     cases=loss_cases,
-    see='chapter 04, "SigLIP: every pair a yes-or-no question"; hint 1 of this task',
+    see='chapter 04, "SigLIP: every pair a yes-or-no question"; the hints of this task',
     reward=show_loss,
     mistakes=[
         Mistake("softmax loss", "your number is CLIP's loss: each picture chooses among all texts, and each text among "
@@ -453,8 +467,11 @@ class LayersBackwards(Listing):
 
 
 def transformer_cases(seed):
+    k = larger(seed)
     yield Case((numbers(seed, 2, 3, 8, 8),), (config(layers=3),), {"B": 2, "N": 4, "D": 6})
-    yield Case((numbers(seed, 4, 3, 12, 12),), (config(10, 7, 2, 3),), {"B": 4, "N": 9, "D": 10})
+    yield Case(
+        (numbers(seed, 4 + k, 3, 12, 12),), (config(10 + 2 * k, 7, 2, 3),), {"B": 4 + k, "N": 9, "D": 10 + 2 * k}
+    )
 
 
 def show_features(kind):
@@ -489,7 +506,7 @@ BUGS = Task(
     reference=SiglipVisionTransformer,
     cases=transformer_cases,
     tolerance=5e-5,
-    see="hint 1 of this task: what would you change to see each fault?",
+    see="the hints of this task: what would you change to see each fault?",
     reward=show_features,
     mistakes=[
         *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
@@ -502,5 +519,5 @@ BUGS = Task(
 
 TASKS = [
     NORM, MLP, LAYER, LOSS, BUGS,
-    swap_task("04.6", ("SiglipEncoderLayer", "SiglipMLP"), see="hint 1 of this task"),
+    swap_task("04.6", ("SiglipEncoderLayer", "SiglipMLP"), see="the hints of this task"),
 ]  # fmt: skip

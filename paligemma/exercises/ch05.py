@@ -1,8 +1,10 @@
 """Chapter 05: how a prompt reaches the model."""
 
+from collections.abc import Mapping
+
 import torch
 
-from .tasks import Case, Mistake, Task, faults_left
+from .tasks import Case, Mistake, Task, faults_left, larger
 from .watching import practice, swap_task
 
 # --- 05.1 --------------------------------------------------------------------------------------------------------
@@ -12,6 +14,7 @@ def prompt_cases(seed):
     yield Case(("caption en", "<bos>", 3, "<image>"), note="three image tokens")
     yield Case(("detect red circle", "<s>", 4 + seed, "<img>"), note="other names for the tokens")
     yield Case(("", "<bos>", 2, "<image>"), note="an empty prompt")
+    yield Case((" two  cats ", "<bos>", 2, "<image>"), note="spaces at the ends: they are part of the prompt")
 
 
 def show_prompt(thing):
@@ -27,9 +30,11 @@ PROMPT = Task(
     reference=lambda prompt, bos, count, image: image * count + bos + prompt + "\n",
     cases=prompt_cases,
     gradients=False,
-    see='chapter 05, "The prompt as the model was trained on it"; hint 1 of this task',
+    see='chapter 05, "The prompt as the model was trained on it"; the hints of this task',
     reward=show_prompt,
     mistakes=[
+        Mistake("spaces cut off", "spaces at the ends of a prompt are part of it: yours are cut off",
+                lambda prompt, bos, count, image: image * count + bos + prompt.strip() + "\n"),
         Mistake("newline forgotten", "the newline at the end is missing: in training it told the model that the prompt "
                 "is over", lambda prompt, bos, count, image: image * count + bos + prompt),
         Mistake("BOS forgotten", "the token that begins every text is missing",
@@ -63,13 +68,15 @@ def make_labels(input_ids, token_type_ids):
 
 
 def label_cases(seed):
+    k = larger(seed)
     ids = torch.randint(3, 90, (2, 7), generator=torch.Generator().manual_seed(seed))
     ids[0, 6], ids[1, 5], ids[1, 6] = 1, 1, 0  # EOS, and padding
+    ids[0, 5] = 0  # an id like any other where the answer is: only the kinds say what is padding
     types = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 0]])
     yield Case((ids, types), sizes={"B": 2, "L": 7}, note="ids, and 1 where the answer is")
-    ids = torch.randint(3, 90, (3, 5), generator=torch.Generator().manual_seed(seed + 1))
-    ids[:, 0], ids[:, 4] = 0, 1  # padded on the left
-    yield Case((ids, torch.tensor([[0, 0, 0, 1, 1]] * 3)), sizes={"B": 3, "L": 5}, note="padded on the left")
+    ids = torch.randint(3, 90, (3, 5 + k), generator=torch.Generator().manual_seed(seed + 1))
+    ids[:, 0], ids[:, -1] = 0, 1  # padded on the left
+    yield Case((ids, torch.tensor([[0] * (3 + k) + [1, 1]] * 3)), sizes={"B": 3, "L": 5 + k}, note="padded on the left")
 
 
 def show_labels(thing):
@@ -86,7 +93,7 @@ LABELS = Task(
     reference=make_labels,
     cases=label_cases,
     gradients=False,
-    see='chapter 05, "Prefix, suffix, labels"; hint 1 of this task',
+    see='chapter 05, "Prefix, suffix, labels"; the hints of this task',
     reward=show_labels,
     mistakes=[
         Mistake("loss on the prompt", "the prompt has labels, too: the model would learn to guess image tokens and "
@@ -102,6 +109,8 @@ LABELS = Task(
         Mistake("labels shifted", "your labels are moved one place to the right",
                 lambda ids, types: torch.cat([torch.full((len(ids), 1), -100),
                                               make_labels(ids, types)[:, :-1]], dim=1)),
+        Mistake("id 0 not learned", "a token of the answer whose id is 0 has no label: the kinds say what is learned",
+                lambda ids, types: torch.where((types == 1) & (ids != 0), ids, -100)),
         Mistake("0 instead of -100", "where there is nothing to learn stands 0, which is a token like any other (here "
                 "the padding): the loss leaves out -100", lambda ids, types: ids * types),
         Mistake("-1 instead of -100", "where there is nothing to learn stands -1: the loss leaves out -100",
@@ -144,6 +153,12 @@ def mask_by_id(rows, pad_id, side):
     return {**batch, "attention_mask": (batch["input_ids"] != pad_id).long()}
 
 
+def turned_round(rows, pad_id, side):
+    """Padding on the left as padding on the right, seen in a mirror."""
+    batch = pad(rows, pad_id, "right")
+    return {name: value.flip(1) for name, value in batch.items()} if side == "left" else batch
+
+
 def pad_cases(seed):
     rows = torch.randint(3, 90, (3, 7), generator=torch.Generator().manual_seed(seed)).tolist()
     rows = [rows[0][:5], rows[1], rows[2][:2]]
@@ -169,7 +184,7 @@ PAD = Task(
     reference=lambda rows, pad_id, side: pad(rows, pad_id, side),
     cases=pad_cases,
     gradients=False,
-    see='chapter 05, "A batch"; hint 1 of this task',
+    see='chapter 05, "A batch"; the hints of this task',
     reward=show_padded,
     mistakes=[
         Mistake("padded on the right", "your rows are padded on the right, whatever `side` says", one_side("right")),
@@ -181,6 +196,15 @@ PAD = Task(
         Mistake("padding attended", "your mask is 1 everywhere: the model would look at padding", padded(empty=1)),
         Mistake("mask from the ids", "your mask is 0 wherever the padding token's number stands, even inside a row",
                 mask_by_id),
+        Mistake("mask of the other side", "the ids stand at the right places, and the mask is that of padding on the "
+                "other side",
+                [lambda rows, pad_id, side: {**pad(rows, pad_id, side),
+                                             "attention_mask": pad(rows, pad_id, "right")["attention_mask"]},
+                 lambda rows, pad_id, side: {**pad(rows, pad_id, side),
+                                             "attention_mask": pad(rows, pad_id, "left")["attention_mask"]}]),
+        Mistake("ids reversed", "each row holds the right ids in reverse: turning the table round turns the "
+                "tokens, too",
+                turned_round),
         Mistake("cut to the shortest", "your rows are cut to the shortest one", padded(shortest=True)),
         Mistake("padded with 0", "your padding is 0: the number of the padding token is an argument",
                 lambda rows, pad_id, side: pad(rows, 0, side)),
@@ -239,6 +263,13 @@ def flat_lists(function):
     return lambda *inputs: {name: value[0] for name, value in function(*inputs).items()}
 
 
+def without_other_keys(function, *inputs):
+    """A dict may hold more than the three tensors that are asked for: an attention mask, for instance."""
+    row = function(*inputs)
+    names = ("input_ids", "token_type_ids", "labels")
+    return {name: row[name] for name in names} if isinstance(row, Mapping) and set(names) <= set(row) else row
+
+
 def show_encoded(thing):
     tokenizer = practice()[1].tokenizer
     row = thing(tokenizer, "caption en", "a red circle", 3)
@@ -268,8 +299,9 @@ ROW = Task(
     level="medium",
     reference=lambda tokenizer, prompt, suffix, count: encode(tokenizer, prompt, suffix, count),
     cases=encode_cases,
+    use=without_other_keys,
     gradients=False,
-    see='chapter 05, "Prefix, suffix, labels"; hint 1 of this task',
+    see='chapter 05, "Prefix, suffix, labels"; the hints of this task',
     reward=show_encoded,
     mistakes=[
         Mistake("EOS forgotten", "the answer does not end in EOS: the model would never learn to stop",
@@ -340,6 +372,7 @@ def collate_cases(seed):
     rows = [(numbers[:4], numbers[4:6]), (numbers[6:9], [*numbers[9:14], 1]), (numbers[14:19], [1])]
     yield Case((rows, 0), sizes={"B": 3, "L": 9}, note="three rows of (prefix, suffix)")
     yield Case((rows[:2], 2), sizes={"B": 2, "L": 9}, note="padding token 2")
+    yield Case(([([5, 0, 6], [7, 0, 1]), ([8, 9], [1])], 0), note="a row that holds the number of the padding token")
 
 
 def show_batch(thing):
@@ -360,16 +393,24 @@ BUGS = Task(
     reference=lambda rows, pad_id: collate(rows, pad_id),
     cases=collate_cases,
     gradients=False,
-    see="hint 1 of this task: which tensor is wrong in which place?",
+    see="the hints of this task: which tensor is wrong in which place?",
     reward=show_batch,
     mistakes=[
         *faults_left(FAULTS, lambda some: lambda rows, pad_id: collate(rows, pad_id, **dict.fromkeys(some, True))),
         Mistake("loss on the prompt", "the prompt has labels now: the answer alone is to be learned", labelled_prompt),
+        Mistake(
+            "mask from the ids",
+            "the mask is 0 wherever the padding token's number stands, even inside a row",
+            lambda rows, pad_id: {
+                **collate(rows, pad_id),
+                "attention_mask": (collate(rows, pad_id)["input_ids"] != pad_id).long(),
+            },
+        ),
         Mistake("loss on padding", "padding has labels now: the model would learn to write it", labelled_padding),
     ],
 )
 
 TASKS = [
     PROMPT, LABELS, PAD, ROW, BUGS,
-    swap_task("05.6", ("add_image_tokens_to_prompt",), see="hint 1 of this task"),
+    swap_task("05.6", ("add_image_tokens_to_prompt",), see="the hints of this task"),
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..modeling_gemma import GemmaRMSNorm
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 from .watching import swap_task
 
 # --- 06.1 --------------------------------------------------------------------------------------------------------
@@ -15,9 +15,10 @@ def rms_norm(x, eps=1e-6):
 
 
 def rms_cases(seed):
-    sizes = {"B": 2, "L": 5, "D": 7}
-    yield Case((numbers(seed, 2, 5, 7),), sizes=sizes)
-    yield Case((numbers(seed, 2, 5, 7, shift=3.0),), sizes=sizes, note="about 3 on average")
+    k = larger(seed)
+    sizes = {"B": 2, "L": 5, "D": 7 + k}
+    yield Case((numbers(seed, 2, 5, 7 + k),), sizes=sizes)
+    yield Case((numbers(seed, 2, 5, 7 + k, shift=3.0),), sizes=sizes, note="about 3 on average")
     yield Case((numbers(seed, 3, 8, scale=1e-3),), sizes={"L": 3, "D": 8}, note="about 1e-3 in size")
     yield Case((numbers(seed, 3, 8), 0.5), sizes={"L": 3, "D": 8}, note="eps = 0.5")
 
@@ -39,7 +40,7 @@ RMS = Task(
     level="easy",
     reference=rms_norm,
     cases=rms_cases,
-    see='chapter 06, "By hand"; hint 1 of this task',
+    see='chapter 06, "By hand"; the hints of this task',
     reward=show_sizes,
     mistakes=[
         Mistake(
@@ -152,10 +153,11 @@ def standardise(axes, correction=0):
 
 
 def kind_cases(seed):
-    sizes = {"B": 2, "L": 5, "D": 7}
+    k = larger(seed)
+    sizes = {"B": 2, "L": 5, "D": 7 + k}
     for kind in ("batch", "layer", "rms"):
-        yield Case((numbers(seed, 2, 5, 7, scale=2.0, shift=1.0), kind), sizes=sizes)
-        yield Case((numbers(seed, 2, 5, 7, scale=1e-3), kind), sizes=sizes, note="about 1e-3 in size")
+        yield Case((numbers(seed, 2, 5, 7 + k, scale=2.0, shift=1.0), kind), sizes=sizes)
+        yield Case((numbers(seed, 2, 5, 7 + k, scale=1e-3), kind), sizes=sizes, note="about 1e-3 in size")
 
 
 def show_kinds(thing):
@@ -175,7 +177,7 @@ KINDS = Task(
     level="easy",
     reference=normalise,
     cases=kind_cases,
-    see='chapter 06, "Three norms on the same activations"; hint 1 of this task',
+    see='chapter 06, "Three norms on the same activations"; the hints of this task',
     reward=show_kinds,
     mistakes=[
         Mistake(
@@ -310,6 +312,11 @@ class LlamaOrder(GemmaRMSNorm):
         return (rms_norm(x.float(), self.eps).type_as(x) * (1 + self.weight)).type_as(x)
 
 
+class LlamaOrderCast(GemmaRMSNorm):
+    def forward(self, x):
+        return rms_norm(x.float(), self.eps).type_as(x) * (1 + self.weight).type_as(x)
+
+
 class NotCastBack(GemmaRMSNorm):
     def forward(self, x):
         return rms_norm(x.float(), self.eps) * (1 + self.weight.float())
@@ -330,9 +337,10 @@ class SumOfSquares(GemmaRMSNorm):
 
 
 def norm_cases(seed):
-    sizes = {"B": 2, "L": 5, "D": 7}
-    yield Case((numbers(seed, 2, 5, 7),), (7,), sizes)
-    yield Case((numbers(seed, 2, 5, 7, shift=2.0),), (7,), sizes, note="about 2 on average")
+    k = larger(seed)
+    sizes = {"B": 2, "L": 5, "D": 7 + k}
+    yield Case((numbers(seed, 2, 5, 7 + k),), (7 + k,), sizes)
+    yield Case((numbers(seed, 2, 5, 7 + k, shift=2.0),), (7 + k,), sizes, note="about 2 on average")
     yield Case((numbers(seed, 3, 8, scale=1e-3),), (8, 1e-6), {"L": 3, "D": 8}, note="about 1e-3 in size")
     yield Case((numbers(seed, 3, 8),), (8, 0.1), {"L": 3, "D": 8}, note="eps = 0.1")
     yield Case((numbers(seed, 2, 3, 8, dtype=torch.bfloat16),), (8,), {"B": 2, "L": 3, "D": 8})
@@ -375,6 +383,9 @@ def multiplies_before_the_cast(kind) -> Finding | None:
             (LlamaOrder, "cast before the weight",
              "the result is rounded to bfloat16 twice: once before the weight is applied and once after. Llama does "
              "it so; Gemma's weights were trained with one rounding, at the very end"),
+            (LlamaOrderCast, "cast before the weight",
+             "the normalised token and the weight are both rounded to bfloat16, and then their product: Gemma's "
+             "weights were trained with one rounding, at the very end"),
             (HalfPrecision, "computed in half precision",
              "squares and mean are rounded to 8 bits on the way: what does the docstring say about the dtype inside?"),
         ):  # fmt: skip
@@ -398,7 +409,7 @@ NORM = Task(
     level="medium",
     reference=GemmaRMSNorm,
     cases=norm_cases,
-    see='chapter 06, "The class" and "Why float32"; hint 2 of this task',
+    see='chapter 06, "The class" and "Why float32"; the hints of this task',
     reward=show_norm,
     extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
     mistakes=[
@@ -472,7 +483,7 @@ BUGS = Task(
     level="medium",
     reference=GemmaRMSNorm,
     cases=norm_cases,
-    see="hint 1 of this task: which inputs would show each fault?",
+    see="the hints of this task: which inputs would show each fault?",
     reward=show_norm,
     extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
     mistakes=[
@@ -483,4 +494,10 @@ BUGS = Task(
     ],
 )  # fmt: skip
 
-TASKS = [RMS, KINDS, NORM, BUGS, swap_task("06.5", ("GemmaRMSNorm",), see='chapter 06, "Break it"; hint 1')]
+TASKS = [
+    RMS,
+    KINDS,
+    NORM,
+    BUGS,
+    swap_task("06.5", ("GemmaRMSNorm",), see='chapter 06, "Break it"; the hints of this task'),
+]

@@ -3,7 +3,7 @@
 import torch
 
 from ..modeling_gemma import GemmaRotaryEmbedding, rotate_half
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 from .watching import swap_task
 
 # --- 07.1 --------------------------------------------------------------------------------------------------------
@@ -16,8 +16,9 @@ def turn(x, y, angle):
 
 
 def turn_cases(seed):
-    sizes = {"B": 2, "L": 5}
-    yield Case((numbers(seed, 2, 5), numbers(seed + 20, 2, 5), numbers(seed + 40, 2, 5)), sizes=sizes)
+    k = larger(seed)
+    sizes = {"B": 2, "L": 5 + k}
+    yield Case(tuple(numbers(seed + extra, 2, 5 + k) for extra in (0, 20, 40)), sizes=sizes)
     right = torch.ones(3), torch.zeros(3), torch.tensor([0.5, 1.0, 2.0])
     yield Case(right, sizes={"L": 3}, note="arrows that point to the right")
     up = torch.zeros(4), torch.ones(4), torch.tensor([0.0, 0.3, -0.7, 40.0])
@@ -40,7 +41,7 @@ TURN = Task(
     level="easy",
     reference=turn,
     cases=turn_cases,
-    see='chapter 07, "By hand"; hint 1 of this task',
+    see='chapter 07, "By hand"; the hints of this task',
     reward=show_turn,
     mistakes=[
         Mistake(
@@ -93,7 +94,8 @@ def neighbours(x):
 
 
 def half_cases(seed):
-    yield Case((numbers(seed, 2, 3, 5, 8),), sizes={"B": 2, "H": 3, "L": 5, "d": 8})
+    k = larger(seed)
+    yield Case((numbers(seed, 2, 3, 5 + k, 8 + 2 * k),), sizes={"B": 2, "H": 3, "L": 5 + k, "d": 8 + 2 * k})
     yield Case((numbers(seed, 4, 6),), sizes={"L": 4, "d": 6})
     yield Case((numbers(seed, 2, 4, 10, dtype=torch.bfloat16),), sizes={"H": 2, "L": 4, "d": 10})
 
@@ -117,7 +119,7 @@ HALF = Task(
     level="easy",
     reference=quarter_turn,
     cases=half_cases,
-    see='chapter 07, "Which features form a pair?"; hint 1 of this task',
+    see='chapter 07, "Which features form a pair?"; the hints of this task',
     reward=show_half,
     mistakes=[
         Mistake(
@@ -171,12 +173,13 @@ HALF = Task(
 
 
 def rotary_cases(seed):
+    k = larger(seed)
     sizes = {"B": 2, "H": 3, "L": 5, "d": 8}
     positions = torch.stack([torch.arange(1, 6), torch.arange(30, 35) + seed])
     yield Case((numbers(seed, 2, 3, 5, 8), positions), (8,), sizes, note="the second row begins at a later position")
-    sizes = {"B": 2, "H": 3, "L": 7, "d": 12}
+    sizes = {"B": 2, "H": 3, "L": 7, "d": 12 + 2 * k}
     positions = torch.tensor([[0, 1, 2, 3, 4, 5, 6], [1, 1, 1, 2, 3, 4, 5]]) + seed
-    yield Case((numbers(seed, 2, 3, 7, 12), positions), (12, 100.0), sizes, note="base = 100")
+    yield Case((numbers(seed, 2, 3, 7, 12 + 2 * k), positions), (12 + 2 * k, 100.0), sizes, note="base = 100")
     far = torch.arange(255, 700, 37)[None] + seed
     x = numbers(seed, 1, 2, 13, 8, dtype=torch.bfloat16)
     yield Case((x, far), (8,), {"H": 2, "L": 13, "d": 8}, note="positions beyond 256")
@@ -243,7 +246,7 @@ ROTARY = Task(
     cases=rotary_cases,
     tolerance=5e-5,
     gradients=False,
-    see='chapter 07, "Many hands, many speeds" and "Angles in float32"; hint 2 of this task',
+    see='chapter 07, "Many hands, many speeds" and "Angles in float32"; the hints of this task',
     reward=show_rotary,
     extra=[rounded_with_the_model],
     mistakes=[
@@ -370,12 +373,14 @@ def turn_all(query, key, cos, sin):
 
 
 def apply_cases(seed):
+    k = larger(seed)
+
     def case(B, H, H_kv, L, d, positions, note):
         inputs = numbers(seed, B, H, L, d), numbers(seed + 30, B, H_kv, L, d), positions
         return Case(inputs, sizes={"B": B, "H": H, "H_kv": H_kv, "L": L, "d": d}, note=note)
 
     positions = torch.stack([torch.arange(1, 6), torch.arange(20, 25) + seed])
-    yield case(2, 6, 3, 5, 8, positions, "the second row begins at a later position")
+    yield case(2, 6, 3, 5, 8 + 2 * k, positions, "the second row begins at a later position")
     yield case(1, 4, 2, 3, 6, torch.tensor([[1, 2, 50]]), "one row")
 
 
@@ -435,7 +440,7 @@ APPLY = Task(
     reference=turn_all,
     cases=apply_cases,
     use=turn_at,
-    see='chapter 07, "Halves or interleaved?"; hint 1 of this task: which input would show each fault?',
+    see='chapter 07, "Halves or interleaved?"; the hints of this task: which input would show each fault?',
     reward=show_apply,
     mistakes=[
         *faults_left(FAULTS, lambda some: lambda *inputs: apply(*inputs, faults=some)),
@@ -502,5 +507,7 @@ TASKS = [
     HALF,
     ROTARY,
     APPLY,
-    swap_task("07.5", ("GemmaRotaryEmbedding", "apply_rotary_pos_emb"), see='chapter 07, "Break it"; hint 1'),
+    swap_task(
+        "07.5", ("GemmaRotaryEmbedding", "apply_rotary_pos_emb"), see='chapter 07, "Break it"; the hints of this task'
+    ),
 ]

@@ -14,7 +14,7 @@ from ..modeling_gemma import (
     repeat_kv,
 )
 from .checking import explain_error, with_weights
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 from .watching import swap_task
 
 # --- 08.1 --------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ FILL = Task(
     cases=fill_cases,
     use=as_tensors,
     gradients=False,
-    see='chapter 08, "By hand"; hint 1 of this task',
+    see='chapter 08, "By hand"; the hints of this task',
     reward=show_tables,
     mistakes=[
         Mistake("upside down", "each table has 1 where it should have 0: 1 is for what may be seen",
@@ -165,6 +165,7 @@ def mask_by_loops(input_mask, mask_ar, num_queries=None):
 
 
 def mask_cases(seed):
+    k = larger(seed)
     sizes = {"B": 2, "T": 7}
     ones = torch.ones(2, 7, dtype=torch.int64)
     prefix = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]])
@@ -174,8 +175,8 @@ def mask_cases(seed):
     yield Case((padded, prefix, 3), sizes={**sizes, "L": 3}, note="num_queries = 3")
     yield Case((ones, torch.ones_like(ones), 1), sizes=sizes, note="causal, num_queries = 1")
     generator = torch.Generator().manual_seed(30 + seed)
-    mixed = torch.randint(0, 2, (2, 4, 9), generator=generator)
-    yield Case((mixed[0], mixed[1]), sizes={"B": 4, "T": 9}, note="steps and padding anywhere")
+    mixed = torch.randint(0, 2, (2, 4, 9 + k), generator=generator)
+    yield Case((mixed[0], mixed[1]), sizes={"B": 4, "T": 9 + k}, note="steps and padding anywhere")
 
 
 def rule(compare=lambda key, query: key <= query, step=lambda ar: ar.cumsum(-1), padding=lambda m, L: m[:, None, :],
@@ -211,7 +212,7 @@ RULE = Task(
     reference=mask_by_loops,
     cases=mask_cases,
     gradients=False,
-    see='chapter 08, "One rule for every mask"; hint 2 of this task',
+    see='chapter 08, "One rule for every mask"; the hints of this task',
     reward=show_rule,
     mistakes=[
         Mistake(
@@ -307,16 +308,17 @@ def masked_weights(scores, allowed, faults=(), low=None, axis=-1):
 
 
 def weight_cases(seed):
-    sizes = {"B": 2, "H": 3, "L": 5, "T": 7}
-    allowed = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(seed)) < 0.6
+    k = larger(seed)
+    sizes = {"B": 2, "H": 3, "L": 5, "T": 7 + k}
+    allowed = torch.rand(2, 5, 7 + k, generator=torch.Generator().manual_seed(seed)) < 0.6
     allowed[:, torch.arange(5), torch.arange(5)] = True
-    yield Case((numbers(seed, 2, 3, 5, 7, scale=2.0), allowed), sizes=sizes)
+    yield Case((numbers(seed, 2, 3, 5, 7 + k, scale=2.0), allowed), sizes=sizes)
     nothing = allowed.clone()
     nothing[1, 0], nothing[1, 1] = False, True
     nothing[0, :, 6], nothing[0, :, 2] = False, True  # a key that nobody may see, and one that all may see
     note = "in the second row, the first query may see nothing and the next one everything"
-    yield Case((numbers(seed, 2, 3, 5, 7, scale=5.0), nothing), sizes=sizes, note=note)
-    scores = numbers(seed, 2, 3, 5, 7, dtype=torch.float16)
+    yield Case((numbers(seed, 2, 3, 5, 7 + k, scale=5.0), nothing), sizes=sizes, note=note)
+    scores = numbers(seed, 2, 3, 5, 7 + k, dtype=torch.float16)
     yield Case((scores, nothing), sizes=sizes, note=f"float16, {note}")
 
 
@@ -353,7 +355,7 @@ WEIGHTS = Task(
     reference=masked_weights,
     cases=weight_cases,
     gradients=False,
-    see='chapter 08, "From yes and no to numbers"; hint 1 of this task',
+    see='chapter 08, "From yes and no to numbers"; the hints of this task',
     reward=show_weights,
     mistakes=[
         *faults_left(FAULTS, lambda some: lambda scores, allowed: masked_weights(scores, allowed, some)),
@@ -393,7 +395,10 @@ def repeat_by_index(x, n_rep):
 
 
 def repeat_cases(seed):
-    yield Case((numbers(seed, 3, 2, 5, 4), 4), sizes={"B": 3, "H_kv": 2, "T": 5, "d": 4}, note="n_rep = 4")
+    k = larger(seed)
+    yield Case(
+        (numbers(seed, 3, 2, 5 + k, 4), 4 + k), sizes={"B": 3, "H_kv": 2, "T": 5 + k, "d": 4}, note=f"n_rep = {4 + k}"
+    )
     yield Case((numbers(seed, 2, 3, 7, 6), 2), sizes={"B": 2, "H_kv": 3, "T": 7, "d": 6}, note="n_rep = 2")
     yield Case((numbers(seed, 2, 4, 3, 6), 1), sizes={"B": 2, "H_kv": 4, "T": 3, "d": 6}, note="n_rep = 1")
     half = numbers(seed, 2, 3, 5, 4, dtype=torch.bfloat16)
@@ -455,6 +460,7 @@ def config_of(D, H, H_kv, d):
 
 
 def attention_cases(seed):
+    k = larger(seed)
     config, sizes = config_of(20, 4, 2, 6), {"B": 3, "H": 4, "H_kv": 2, "L": 5, "d": 6, "D": 20}
     real = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
     x = numbers(seed, 3, 5, 20)
@@ -463,9 +469,9 @@ def attention_cases(seed):
     yield Case((x, rope, mask), (config, 0), sizes, note="prefix-LM, padded")
     mild = numbers(seed + 40, 3, 1, 5, 5)
     yield Case((x, rope, mild), (config, 0), sizes, note="a mask of ordinary numbers, to be added")
-    config, sizes = config_of(10, 6, 3, 4), {"B": 2, "H": 6, "H_kv": 3, "L": 7, "d": 4, "D": 10}
-    x = numbers(seed + 1, 2, 7, 10)
-    rope = GemmaRotaryEmbedding(4)(x, torch.arange(1, 8).expand(2, 7))
+    config, sizes = config_of(10 + k, 6, 3, 4), {"B": 2, "H": 6, "H_kv": 3, "L": 7 + k, "d": 4, "D": 10 + k}
+    x = numbers(seed + 1, 2, 7 + k, 10 + k)
+    rope = GemmaRotaryEmbedding(4)(x, torch.arange(1, 8 + k).expand(2, 7 + k))
     yield Case((x, rope), (config, 0), sizes, note="without a mask")
 
 
@@ -632,7 +638,7 @@ ATTENTION = Task(
     level="hard",
     reference=GemmaAttention,
     cases=attention_cases,
-    see='chapter 08, "GemmaAttention"; hint 2 of this task',
+    see='chapter 08, "GemmaAttention"; the hints of this task',
     reward=show_attention,
     extra=[works_with_a_cache],
     mistakes=[
@@ -699,5 +705,5 @@ TASKS = [
     WEIGHTS,
     REPEAT,
     ATTENTION,
-    swap_task("08.6", ("make_attn_mask", "GemmaAttention"), see='chapter 08, "Break it"; hint 1'),
+    swap_task("08.6", ("make_attn_mask", "GemmaAttention"), see='chapter 08, "Break it"; the hints of this task'),
 ]

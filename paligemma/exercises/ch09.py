@@ -16,7 +16,7 @@ from ..modeling_gemma import (
     make_attn_mask,
 )
 from .checking import explain_error, with_weights
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 from .watching import PROMPT, picture, swap_task, trained
 
 # --- 09.1 --------------------------------------------------------------------------------------------------------
@@ -30,7 +30,12 @@ def config_of(D, inner, eps=1e-6):
 
 
 def mlp_cases(seed):
-    yield Case((numbers(seed, 2, 5, 6, scale=3.0),), (config_of(6, 10),), {"B": 2, "L": 5, "D": 6, "inner": 10})
+    k = larger(seed)
+    yield Case(
+        (numbers(seed, 2, 5, 6 + k, scale=3.0),),
+        (config_of(6 + k, 10 + 2 * k),),
+        {"B": 2, "L": 5, "D": 6 + k, "inner": 10 + 2 * k},
+    )
     yield Case((numbers(seed, 3, 4, 9, shift=2.0),), (config_of(9, 7),), {"B": 3, "L": 4, "D": 9, "inner": 7},
                note="about 2 on average, and an inner width below D")  # fmt: skip
 
@@ -77,7 +82,7 @@ MLP = Task(
     reference=GemmaMLP,
     cases=mlp_cases,
     tolerance=3e-6,
-    see='chapter 09, "By hand" and "GemmaMLP"; hint 1 of this task',
+    see='chapter 09, "By hand" and "GemmaMLP"; the hints of this task',
     reward=show_mlp,
     mistakes=[
         Mistake(
@@ -122,17 +127,18 @@ MLP = Task(
 
 
 def layer_cases(seed):
+    k = larger(seed)
     sizes = {"B": 3, "L": 5, "D": 14, "inner": 20}
     real = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
     x = numbers(seed, 3, 5, 14, scale=2.0)
     rope = GemmaRotaryEmbedding(6)(x, real.cumsum(-1).clamp(min=1))
     mask = additive_mask(make_attn_mask(real, torch.tensor([[0, 0, 0, 1, 1]] * 3)), x.dtype)
     yield Case((x, rope, mask), (config_of(14, 20), 0), sizes, note="prefix-LM, padded")
-    x = numbers(seed, 2, 7, 8, shift=3.0)
-    rope = GemmaRotaryEmbedding(6)(x, torch.arange(1, 8).expand(2, 7))
-    sizes = {"B": 2, "L": 7, "D": 8, "inner": 9}
+    x = numbers(seed, 2, 7 + k, 8 + k, shift=3.0)
+    rope = GemmaRotaryEmbedding(6)(x, torch.arange(1, 8 + k).expand(2, 7 + k))
+    sizes = {"B": 2, "L": 7 + k, "D": 8 + k, "inner": 9}
     yield Case(
-        (x, rope), (config_of(8, 9, eps=0.01), 0), sizes, note="about 3 on average, no mask, rms_norm_eps = 0.01"
+        (x, rope), (config_of(8 + k, 9, eps=0.01), 0), sizes, note="about 3 on average, no mask, rms_norm_eps = 0.01"
     )
 
 
@@ -246,7 +252,7 @@ LAYER = Task(
     reference=GemmaDecoderLayer,
     cases=layer_cases,
     tolerance=2e-5,
-    see='chapter 09, "GemmaDecoderLayer"; hint 1 of this task',
+    see='chapter 09, "GemmaDecoderLayer"; the hints of this task',
     reward=show_layer,
     extra=[passes_the_cache_on],
     mistakes=[
@@ -372,11 +378,12 @@ def block(x, attend, think, norm_1, norm_2, faults=()):
 
 
 def block_cases(seed):
-    sizes = {"B": 2, "L": 5, "D": 6}
-    yield Case((numbers(seed, 2, 5, 6, scale=2.0), *pieces(seed, 6)), sizes=sizes)
-    yield Case((numbers(seed, 2, 5, 6, scale=30.0), *pieces(seed + 9, 6)), sizes=sizes, note="about 30 in size")
+    k = larger(seed)
+    sizes = {"B": 2, "L": 5 + k, "D": 6}
+    yield Case((numbers(seed, 2, 5 + k, 6, scale=2.0), *pieces(seed, 6)), sizes=sizes)
+    yield Case((numbers(seed, 2, 5 + k, 6, scale=30.0), *pieces(seed + 9, 6)), sizes=sizes, note="about 30 in size")
     silent = pieces(seed, 6, zeros=True)
-    yield Case((numbers(seed, 2, 5, 6), *silent), sizes=sizes, note="attention and MLP return zeros")
+    yield Case((numbers(seed, 2, 5 + k, 6), *silent), sizes=sizes, note="attention and MLP return zeros")
 
 
 def show_block(thing):
@@ -397,7 +404,7 @@ BLOCK = Task(
     reference=block,
     cases=block_cases,
     tolerance=2e-5,
-    see='chapter 09, "GemmaDecoderLayer"; hint 1 of this task: which input would show each fault?',
+    see='chapter 09, "GemmaDecoderLayer"; the hints of this task: which input would show each fault?',
     reward=show_block,
     mistakes=[
         *faults_left(FAULTS, lambda some: lambda *inputs: block(*inputs, faults=some)),
@@ -485,12 +492,17 @@ def both_ends(kind, table, input_ids, states):
 
 
 def table_cases(seed):
+    k = larger(seed)
     sizes = {"V": 11, "D": 6, "B": 2, "L": 5}
     ids = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(seed))
     yield Case((numbers(seed, 11, 6), ids, numbers(seed + 20, 2, 5, 6)), sizes=sizes)
-    sizes = {"V": 5, "D": 9, "B": 3, "L": 4}
-    ids = torch.randint(0, 5, (3, 4), generator=torch.Generator().manual_seed(seed))
-    yield Case((numbers(seed, 5, 9), ids, numbers(seed + 30, 3, 4, 9)), sizes=sizes, note="fewer words than features")
+    sizes = {"V": 5, "D": 9 + k, "B": 3, "L": 4 + k}
+    ids = torch.randint(0, 5, (3, 4 + k), generator=torch.Generator().manual_seed(seed))
+    yield Case(
+        (numbers(seed, 5, 9 + k), ids, numbers(seed + 30, 3, 4 + k, 9 + k)),
+        sizes=sizes,
+        note="fewer words than features",
+    )
 
 
 def scaled(factor):
@@ -550,7 +562,7 @@ TABLE = Task(
     cases=table_cases,
     use=both_ends,
     gradients=False,
-    see='chapter 09, "GemmaForCausalLM and the head that isn\'t there"; hint 1 of this task',
+    see='chapter 09, "GemmaForCausalLM and the head that isn\'t there"; the hints of this task',
     reward=show_table,
     symptoms=[is_tied],
     mistakes=[
@@ -598,12 +610,14 @@ def gain(seed, D):
 
 
 def lens_cases(seed):
+    k = larger(seed)
+
     def case(layers, B, L, D, V, note=""):
         states = [numbers(seed + 3 * i, B, L, D, scale=1.0 + i) for i in range(layers + 1)]
         sizes = {"layers + 1": layers + 1, "B": B, "L": L, "D": D, "V": V}
         return Case((states, gain(seed, D), numbers(seed + 40, V, D, scale=0.7)), sizes=sizes, note=note)
 
-    yield case(3, 2, 5, 6, 9)
+    yield case(3 + k, 2, 5, 6 + k, 9 + k)
     yield case(2, 1, 7, 8, 4, "fewer words than features")
 
 
@@ -661,7 +675,7 @@ LENS = Task(
     level="medium",
     reference=logit_lens,
     cases=lens_cases,
-    see='chapter 09, "The logit lens"; hint 1 of this task',
+    see='chapter 09, "The logit lens"; the hints of this task',
     reward=show_lens,
     mistakes=[
         Mistake(
@@ -700,5 +714,5 @@ TASKS = [
     BLOCK,
     TABLE,
     LENS,
-    swap_task("09.6", ("GemmaMLP", "GemmaDecoderLayer"), see='chapter 09, "Break it"; hint 1'),
+    swap_task("09.6", ("GemmaMLP", "GemmaDecoderLayer"), see='chapter 09, "Break it"; the hints of this task'),
 ]

@@ -1,12 +1,13 @@
 """Chapter 10: the projector, the merge, and the whole model."""
 
+import re
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from ..modeling_gemma import PaliGemmaMultiModalProjector
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Found, Mistake, Task, faults_left, larger, numbers
 from .watching import swap_task
 
 IMAGE = 9  # the id of <image> in the toy vocabularies below
@@ -32,14 +33,16 @@ def merge(embeddings, image_features, is_image):
 
 
 def merge_cases(seed):
+    k = larger(seed)
     sizes = {"B": 2, "L": 7, "N": 3, "D": 5}
     ids = rows_of_ids(seed, "iiitttt", "ppiiitt")
     yield Case(
         (numbers(seed, 2, 7, 5), numbers(seed + 50, 2, 3, 5), ids == IMAGE), sizes=sizes, note="second row padded"
     )
-    ids = rows_of_ids(seed, "iiiitt", "iiiitt", "piiiit")
+    ids = rows_of_ids(seed, *(row + "t" * k for row in ("iiiitt", "iiiitt", "piiiit")))
     yield Case(
-        (numbers(seed, 3, 6, 2), numbers(seed + 60, 3, 4, 2), ids == IMAGE), sizes={"B": 3, "L": 6, "N": 4, "D": 2}
+        (numbers(seed, 3, 6 + k, 2 + k), numbers(seed + 60, 3, 4, 2 + k), ids == IMAGE),
+        sizes={"B": 3, "L": 6 + k, "N": 4, "D": 2 + k},
     )
     ids = rows_of_ids(seed, "iiiiiit")  # two pictures in one prompt
     yield Case((numbers(seed, 1, 7, 4), numbers(seed + 70, 2, 3, 4), ids == IMAGE), note="two pictures in one prompt")
@@ -110,7 +113,7 @@ MERGE = Task(
     level="easy",
     reference=merge,
     cases=merge_cases,
-    see='chapter 10, "By hand"; hint 2 of this task',
+    see='chapter 10, "By hand"; the hints of this task',
     reward=show_merge,
     mistakes=[
         Mistake(
@@ -151,7 +154,10 @@ def config(D_v: int, D: int):
 
 
 def projector_cases(seed):
-    yield Case((numbers(seed, 2, 3, 5),), (config(5, 7),), {"B": 2, "N": 3, "D_v": 5, "D": 7})
+    k = larger(seed)
+    yield Case(
+        (numbers(seed, 2, 3 + k, 5 + k),), (config(5 + k, 7 + k),), {"B": 2, "N": 3 + k, "D_v": 5 + k, "D": 7 + k}
+    )
     yield Case(
         (numbers(seed, 1, 4, 6, shift=2.0),), (config(6, 3),), {"N": 4, "D_v": 6, "D": 3}, note="about 2 on average"
     )
@@ -220,7 +226,7 @@ PROJECTOR = Task(
     level="easy",
     reference=PaliGemmaMultiModalProjector,
     cases=projector_cases,
-    see='chapter 10, "The projector"; hint 1 of this task',
+    see='chapter 10, "The projector"; the hints of this task',
     reward=show_projector,
     mistakes=[
         Mistake("divided by the root of D", "each number is the expected one divided by the square root of D: image "
@@ -247,12 +253,15 @@ def embed_sequence(input_ids, table, image_features, image_token_index):
 
 
 def embed_cases(seed):
+    k = larger(seed)
+    # Two rows of three places each are six: features are counted over the batch.
     sizes = {"B": 2, "L": 6, "N": 3, "D": 4}
     table = numbers(seed + 20, 9, 4)  # IMAGE = 9 lies outside
     yield Case((rows_of_ids(seed, "iiittt", "piiitt"), table, numbers(seed, 2, 3, 4), IMAGE), sizes=sizes,
                note="the id of <image> is outside the table")  # fmt: skip
-    table = numbers(seed + 30, 12, 9)
-    yield Case((rows_of_ids(seed, "iittttt"), table, numbers(seed, 1, 2, 9), IMAGE), sizes={"L": 7, "N": 2, "D": 9},
+    table = numbers(seed + 30, 12 + k, 9 + k)
+    yield Case((rows_of_ids(seed, "iittttt" + "t" * k), table, numbers(seed, 1, 2, 9 + k), IMAGE),
+               sizes={"L": 7 + k, "N": 2, "D": 9 + k},
                note="the id of <image> is in the table")  # fmt: skip
 
 
@@ -273,6 +282,21 @@ def embedding(text_factor=lambda D: D**0.5, image_factor=lambda D: 1.0, guard=Tr
     return function
 
 
+def use_embedding(function, input_ids, table, image_features, image_token_index):
+    """Where the counts fit, an error is the mistake itself, whatever it says."""
+    try:
+        return function(input_ids, table, image_features, image_token_index)
+    except ValueError as error:
+        pictures, each = image_features.shape[:2]
+        places = int((input_ids == image_token_index).sum())
+        raise Found(
+            "refused what fits",
+            f"you raised ValueError ({error}) where the counts fit: {places} places, and {pictures} pictures of {each} "
+            "features each",
+            "there is a place for each feature, and every picture has several: count features, not pictures",
+        ) from error
+
+
 def refuses_wrong_counts(thing):
     """One feature too few and one too many must be an error that a person can read."""
     table = numbers(3, 12, 4)
@@ -280,8 +304,15 @@ def refuses_wrong_counts(thing):
     for features, text in ((numbers(4, 2, 2, 4), "4 features"), (numbers(4, 2, 4, 4), "8 features")):
         try:
             thing(ids, table, features, IMAGE)
-        except ValueError:
-            continue
+        except ValueError as error:
+            told = set(re.findall(r"\d+", str(error)))
+            if {"6", text.split()[0]} <= told:
+                continue
+            return Finding(
+                "numbers not told",
+                f"6 places and {text} raised ValueError: {error}",
+                "the message is to give both numbers, or whoever reads it cannot tell what is wrong",
+            )
         except Exception as error:
             return Finding(
                 "another error",
@@ -312,7 +343,8 @@ EMBED = Task(
     level="medium",
     reference=embed_sequence,
     cases=embed_cases,
-    see='chapter 10, "Two scales"; hint 2 of this task',
+    use=use_embedding,
+    see='chapter 10, "Two scales"; the hints of this task',
     reward=show_embedding,
     extra=[refuses_wrong_counts],
     mistakes=[
@@ -396,9 +428,10 @@ def next_token_logits(pieces, input_ids, pictures, token_type_ids, faults=()):
 
 
 def forward_cases(seed):
-    ids = rows_of_ids(seed, "iiitttt", "iiitttt")
-    types = torch.tensor([[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0, 1]])
-    sizes = {"B": 2, "L": 7, "N": 3, "D": 4}
+    k = larger(seed)
+    ids = rows_of_ids(seed, "iiitttt" + "t" * k, "iiitttt" + "t" * k)
+    types = torch.tensor([[0] * (5 + k) + [1, 1], [0] * (6 + k) + [1]])
+    sizes = {"B": 2, "L": 7 + k, "N": 3, "D": 4}
     yield Case((Pieces(seed), ids, numbers(seed, 2, 3, 3), types), sizes=sizes, note="an answer has begun")
     yield Case(
         (Pieces(seed + 5), ids, numbers(seed + 6, 2, 3, 3), torch.zeros_like(types)), sizes=sizes, note="prompt only"
@@ -461,5 +494,5 @@ TASKS = [
     PROJECTOR,
     EMBED,
     FORWARD,
-    swap_task("10.5", ("PaliGemmaMultiModalProjector",), see='chapter 10, "Break it"; hint 1'),
+    swap_task("10.5", ("PaliGemmaMultiModalProjector",), see='chapter 10, "Break it"; the hints of this task'),
 ]

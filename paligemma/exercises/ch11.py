@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from ..kv_cache import KVCache
-from .tasks import Case, Finding, Mistake, Task, numbers
+from .tasks import Case, Finding, Found, Mistake, Task, larger, numbers
 from .watching import swap_task
 
 # --- 11.1 --------------------------------------------------------------------------------------------------------
@@ -16,13 +16,17 @@ def probabilities(logits, temperature):
 
 
 def temperature_cases(seed):
+    k = larger(seed)
     sizes = {"B": 2, "V": 7}
     yield Case((numbers(seed, 2, 7), 1.0), sizes=sizes, note="temperature 1")
     yield Case((numbers(seed, 2, 7, scale=2.0), 0.5), sizes=sizes, note="temperature 0.5")
-    yield Case((numbers(seed, 3, 5), 2.5), sizes={"B": 3, "V": 5}, note="temperature 2.5")
+    yield Case((numbers(seed, 3 + k, 5 + k), 2.5), sizes={"B": 3 + k, "V": 5 + k}, note="temperature 2.5")
     yield Case(
         (numbers(seed, 2, 7, scale=30, shift=500.0), 0.7), sizes=sizes, note="logits of about 500", tolerance=1e-4
     )
+    far = torch.tensor([[300.0], [-300.0]]) + numbers(seed, 2, 7)
+    yield Case((far, 1.0), sizes=sizes, note="one row about 300, the other about -300", tolerance=1e-4)
+    yield Case((numbers(seed, 2, 7, scale=150.0), 40.0), sizes=sizes, note="temperature 40, logits of some hundreds")
 
 
 def show_temperature(thing):
@@ -40,7 +44,7 @@ TEMPERATURE = Task(
     level="easy",
     reference=probabilities,
     cases=temperature_cases,
-    see='chapter 11, "By hand"; hint 1 of this task',
+    see='chapter 11, "By hand"; the hints of this task',
     reward=show_temperature,
     mistakes=[
         Mistake("multiplied", "the logits are multiplied by the temperature: a high one sharpens so, and is to flatten",
@@ -53,6 +57,12 @@ TEMPERATURE = Task(
                 lambda x, t: (x / t).softmax(0)),
         Mistake("overflow", "exponentials of large logits are infinite: a softmax subtracts the largest first, and "
                 "torch's does", lambda x, t: (x / t).exp() / (x / t).exp().sum(-1, keepdim=True)),
+        Mistake("one largest for all rows", "the largest logit of the batch is subtracted: in a row that lies far "
+                "below it all exponentials are 0, and 0 / 0 is NaN",
+                lambda x, t: ((x - x.max()) / t).exp() / ((x - x.max()) / t).exp().sum(-1, keepdim=True)),
+        Mistake("power of the softmax", "the probabilities are raised to the power of 1 / temperature: on paper that "
+                "is the same, but what the softmax has rounded to 0 stays 0",
+                lambda x, t: x.softmax(-1) ** (1 / t) / (x.softmax(-1) ** (1 / t)).sum(-1, keepdim=True)),
         Mistake("no softmax", "these are logits: they are not between 0 and 1", lambda x, t: x / t),
         Mistake("log", "these are logarithms of probabilities", lambda x, t: (x / t).log_softmax(-1)),
         Mistake("subtracted", "the temperature is subtracted, which a softmax does not notice",
@@ -77,9 +87,10 @@ def keep_nucleus(p, top_p):
 
 
 def nucleus_cases(seed):
+    k = larger(seed)
     # No probabilities that are alike, and no sums near the limit: rounding must not decide.
     generator = torch.Generator().manual_seed(90 + seed)
-    for B, V, top_p in ((2, 5, 0.7), (3, 7, 0.35), (2, 6, 0.93), (2, 4, 1.0)):
+    for B, V, top_p in ((2, 5, 0.7), (3 + k, 7 + k, 0.35), (2, 6, 0.93), (2, 4, 1.0)):
         rows = []
         while len(rows) < B:
             p = torch.randn(V, generator=generator).mul(1.5).softmax(0)
@@ -100,6 +111,12 @@ def nucleus(rule, unsort=True, divide=True):
         return kept / kept.sum(dim=-1, keepdim=True) if divide else kept
 
     return function
+
+
+def gathered_back(p, top_p):
+    values, order = p.sort(dim=-1, descending=True)
+    values = values.masked_fill(right_rule(values, values.cumsum(-1), top_p), 0.0)
+    return values.gather(1, order) / values.sum(-1, keepdim=True)
 
 
 def right_rule(values, sums, top_p):
@@ -127,7 +144,7 @@ NUCLEUS = Task(
     level="medium",
     reference=keep_nucleus,
     cases=nucleus_cases,
-    see='chapter 11, "By hand"; hint 2 of this task',
+    see='chapter 11, "By hand"; the hints of this task',
     gradients=False,
     reward=show_nucleus,
     mistakes=[
@@ -143,6 +160,9 @@ NUCLEUS = Task(
         ),
         Mistake("order not undone", "the result is sorted: place 0 is the likeliest token now, and no longer token 0",
                 nucleus(right_rule, unsort=False)),
+        Mistake("gathered back", "each row holds the right numbers, at the wrong tokens: `order[b, j]` is the token "
+                "that stands at place j, so write to the places in `order` (scatter); gather reads at them",
+                gathered_back),
         Mistake("not divided", "the probabilities that are kept no longer sum to 1", nucleus(right_rule, divide=False)),
         Mistake(
             "threshold",
@@ -172,24 +192,32 @@ TOY = SimpleNamespace(num_hidden_layers=3, num_key_value_heads=2, head_dim=4)
 
 
 def fill(cache_class, steps, seed, batch_size=2, dtype=torch.float32):
-    """Feed some steps through all layers, as a model does, and gather all that comes back."""
+    """Feed some steps through all layers, as a model does, and gather all that comes back.
+
+    It ends at the first `update` that moves the length: what comes after would be written behind it.
+    """
     cache = cache_class(TOY, batch_size, sum(steps) + 2, dtype=dtype)
-    seen = []
+    seen, written = [], 0
     for number, new in enumerate(steps):
         for layer in range(TOY.num_hidden_layers):
             at = 100 * seed + 10 * number + layer
             key, value = (numbers(at + extra, batch_size, 2, new, 4, dtype=dtype) for extra in (0, 5000))
             k, v = cache.update(key, value, layer)
             seen += [k.clone(), v.clone()]
+            if int(cache.length) != written:
+                return {"what came back": seen, "moved in `update` of layer": layer}
         cache.advance(new)
+        written += new
         seen.append(torch.tensor(cache.length))
-    return seen
+    return {"what came back": seen, "moved in `update` of layer": None}
 
 
 def cache_cases(seed):
-    yield Case(((5, 1, 1), seed), note="a prompt of 5 tokens, then two single ones")
+    k = larger(seed)
+    yield Case(((5 + k, 1, 1), seed), note=f"a prompt of {5 + k} tokens, then two single ones")
     yield Case(((3, 2, 1, 1), seed), note="3 tokens, 2, 1 and 1")
     yield Case(((1, 4), seed, 3), note="a batch of 3")
+    yield Case(((2, 1), seed, 2, torch.bfloat16), note="dtype bfloat16")
 
 
 class Plain(KVCache):
@@ -204,6 +232,21 @@ class MovesInUpdate(Plain):
 
     def advance(self, new_tokens):
         pass
+
+
+class MovesInFirst(Plain):
+    def update(self, key, value, layer_idx):
+        if layer_idx == 0:
+            self.length += key.shape[2]
+        return super().update(key, value, layer_idx)
+
+    def advance(self, new_tokens):
+        pass
+
+
+class IgnoresDtype(Plain):
+    def __init__(self, config, batch_size, max_length, dtype=torch.float32, device="cpu"):
+        super().__init__(config, batch_size, max_length)
 
 
 class NeverMoves(Plain):
@@ -246,6 +289,17 @@ class AdvancesByOne(Plain):
         self.length += 1
 
 
+def moved_in_update(case, got, want):
+    layer = got["moved in `update` of layer"]
+    if layer is None:
+        return None
+    return Finding(
+        "moved on in update",
+        f"after `update` of layer {layer}, and before `advance`, `length` has changed",
+        "all layers write to the same columns: `length` moves once for all of them, in `advance`",
+    )
+
+
 def allocated_once(kind):
     """The two tensors are made in the constructor, and what comes back are windows onto them."""
     cache = kind(TOY, 2, 9)
@@ -258,7 +312,14 @@ def allocated_once(kind):
             "9 tokens and head size 4 two of 432 are expected",
             "reserve the whole room in the constructor: growing by torch.cat copies all that is held, at every token",
         )
-    k, _ = cache.update(numbers(0, 2, 2, 3, 4), numbers(1, 2, 2, 3, 4), 1)
+    try:
+        k, _ = cache.update(numbers(0, 2, 2, 3, 4), numbers(1, 2, 2, 3, 4), 1)
+    except Exception as error:
+        return Finding(
+            "needs layer 0 first",
+            f"a fresh cache refused `update` for layer 1 before layer 0: {type(error).__name__}: {error}",
+            "`update` of one layer must not need another: `length` is moved by `advance` alone",
+        )
     if k.untyped_storage().data_ptr() not in {t.untyped_storage().data_ptr() for t in tensors.values()}:
         return Finding(
             "copied",
@@ -285,14 +346,17 @@ CACHE = Task(
     level="medium",
     reference=Plain,
     cases=cache_cases,
-    use=lambda kind, steps, seed, batch_size=2: fill(kind, steps, seed, batch_size),
+    use=fill,
+    symptoms=[moved_in_update],
     gradients=False,
-    see='chapter 11, "The cache"; hint 2 of this task',
+    see='chapter 11, "The cache"; the hints of this task',
     reward=show_cache,
     extra=[allocated_once],
     mistakes=[
-        Mistake("moved on by every layer", "the place moves on in `update`, which each layer calls: the second layer "
-                "writes behind the first", MovesInUpdate),
+        Mistake("moved on by every layer", "`length` moves on in `update`, and the layers that come after write behind "
+                "the first: it moves once for all of them, in `advance`", [MovesInUpdate, MovesInFirst]),
+        Mistake("dtype ignored", "the cache is not of the dtype that the constructor is given: bfloat16 was asked for",
+                IgnoresDtype),
         Mistake("never moved on", "the place does not move on: each token is written over the one before", NeverMoves),
         Mistake("new tokens only", "what comes back are the new tokens alone: attention needs all so far",
                 ReturnsNewOnly),
@@ -314,11 +378,17 @@ class Script:
     Called with new tokens [B, L], it returns the logits [B, V] of the next token.
     """
 
-    def __init__(self, *texts, V=12):
-        self.texts, self.V, self.step, self.fed = texts, V, 0, []
+    def __init__(self, *texts, V=12, max_new_tokens=1000):
+        self.texts, self.V, self.step, self.fed, self.max_new_tokens = texts, V, 0, [], max_new_tokens
 
     def __call__(self, tokens):
         self.fed.append(tokens.tolist())
+        if self.step > self.max_new_tokens + 1:  # one call too many is told by what was fed; here nothing ends it
+            raise Found(
+                "no end",
+                f"the model was called {self.step + 1} times for max_new_tokens = {self.max_new_tokens}",
+                "nothing ends your loop here: it must end after max_new_tokens also where a row never says eos",
+            )
         logits = torch.zeros(len(self.texts), self.V)
         for row, text in enumerate(self.texts):
             logits[row, text[min(self.step, len(text) - 1)]] = 5.0
@@ -345,17 +415,22 @@ def write(next_logits, prompt, max_new_tokens, eos, pad):
 
 
 def run_loop(loop, texts, prompt, max_new_tokens):
-    script = Script(*texts)
+    script = Script(*texts, max_new_tokens=max_new_tokens)
     written = loop(script, prompt, max_new_tokens, EOS, PAD)
     return {"written": written, "what the model was fed": str(script.fed)}
 
 
 def loop_cases(seed):
+    k = larger(seed)
     prompt = torch.tensor([[2, 7, 3], [2, 8, 3]])
     yield Case((((5, 6, 7, EOS), (9, EOS, 4, 4)), prompt, 8), sizes={"B": 2}, note="the second row ends first")
-    yield Case((((5, 6, 7, 8, 9), (4, 5, 4, 5, 4)), prompt, 3), sizes={"B": 2}, note="max_new_tokens = 3, no row ends")
+    yield Case(
+        (((5, 6, 7, 8, 9), (4, 5, 4, 5, 4)), prompt, 3 + k),
+        sizes={"B": 2},
+        note=f"max_new_tokens = {3 + k}, no row ends",
+    )
     yield Case((((EOS, 4), (EOS, 5)), prompt, 4), sizes={"B": 2}, note="both rows end at once")
-    yield Case((((5, EOS),), prompt[:1], 6), sizes={"B": 1}, note="one row")
+    yield Case((((5, EOS),), prompt[:1].repeat(1, 1 + k), 6 + k), sizes={"B": 1}, note="one row")
 
 
 def loop(finish=True, mask=True, feed_all=False, extra=False, drop_eos=False, any_row=False):
@@ -415,7 +490,7 @@ LOOP = Task(
     cases=loop_cases,
     use=run_loop,
     gradients=False,
-    see='chapter 11, "Prefill and decode"; hint 2 of this task',
+    see='chapter 11, "Prefill and decode"; the hints of this task',
     reward=show_loop,
     mistakes=[
         Mistake("row goes on after EOS", "a row that has ended gets what the model says, and not padding",
@@ -440,5 +515,5 @@ TASKS = [
     NUCLEUS,
     CACHE,
     LOOP,
-    swap_task("11.5", ("KVCache",), see='chapter 11, "Break it", the last cell; hint 1'),
+    swap_task("11.5", ("KVCache",), see='chapter 11, "Break it", the last cell; the hints of this task'),
 ]

@@ -14,7 +14,7 @@ from ..locations import parse_detections
 from ..segmentation import load_mask_tokenizer, mask_iou
 from ..world.scenes import draw, make_scene, mask, shape_mask
 from . import watching
-from .tasks import Case, Mistake, Task, faults_left, numbers
+from .tasks import Case, Mistake, Task, faults_left, larger, numbers
 
 # --- 12.1 --------------------------------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ WRITE = Task(
     reference=box_to_tokens,
     cases=box_cases,
     gradients=False,
-    see='chapter 12, "By hand"; hint 2 of this task',
+    see='chapter 12, "By hand"; the hints of this task',
     reward=show_tokens,
     mistakes=[
         Mistake("y and x swapped", "the tokens are those of x first: PaliGemma writes y1 x1 y2 x2, top before left",
@@ -232,6 +232,7 @@ read_things = reading()
 
 
 def text_cases(seed):
+    k = larger(seed)
     generator = random.Random(900 + seed)
     y1, x1 = generator.randrange(400), generator.randrange(400)
     y2, x2 = generator.randrange(y1 + 20, 1000), generator.randrange(x1 + 20, 1000)
@@ -242,7 +243,7 @@ def text_cases(seed):
     box, seg = locs(y1, x1, y2, x2), "".join(f"<seg{generator.randrange(128):03d}>" for _ in range(16))
     other = locs(0, x1 + 3, 1023, 1023)
     for text, note in (
-        (f"{box} red circle", "one thing"),
+        (f"{box} {'very ' * k}red circle", "one thing"),
         (f"{box} red circle ; {other} star ;{box}{seg} large blue ring", "three things, one with a mask"),
         ("", "an empty answer"),
         ("  ;  ; ", "nothing between the ;"),
@@ -283,7 +284,7 @@ PARSE = Task(
     reference=read_things,
     cases=text_cases,
     gradients=False,
-    see='chapter 12, "Reading what a model wrote"; hint 2 of this task',
+    see='chapter 12, "Reading what a model wrote"; the hints of this task',
     reward=show_things,
     mistakes=[
         Mistake("number of locations", "a piece with three or five locations is not dropped: a box has four",
@@ -392,8 +393,9 @@ def lengths(book):
 
 
 def vector_cases(seed):
-    sizes = {"B": 3, "D": 6, "h": 2, "w": 4, "K": 10}
-    yield Case((numbers(seed, 3, 6, 2, 4), numbers(seed + 40, 10, 6)), sizes=sizes)
+    k = larger(seed)
+    sizes = {"B": 3, "D": 6 + k, "h": 2, "w": 4 + k, "K": 10 + k}
+    yield Case((numbers(seed, 3, 6 + k, 2, 4 + k), numbers(seed + 40, 10 + k, 6 + k)), sizes=sizes)
     yield Case((numbers(seed, 2, 5, 4, 3, shift=1.0), numbers(seed + 50, 7, 5, scale=2.0)),
                sizes={"B": 2, "D": 5, "h": 4, "w": 3, "K": 7}, note="codes of very different lengths")  # fmt: skip
     yield Case((numbers(seed, 1, 2, 4, 4), numbers(seed + 60, 8, 2, scale=0.7)), sizes={"D": 2, "K": 8})
@@ -423,7 +425,7 @@ QUANTISE = Task(
     cases=vector_cases,
     use=run_quantise,
     gradients=False,
-    see='chapter 12, "The mask tokenizer: quantise" and "Straight through"; hint 2 of this task',
+    see='chapter 12, "The mask tokenizer: quantise" and "Straight through"; the hints of this task',
     reward=show_quantise,
     mistakes=[
         Mistake("dot product instead of distance", "the code with the largest dot product is taken: a long code then "
@@ -480,12 +482,25 @@ def read_box(text, width, height, faults=()):
 
 
 def reader_cases(seed):
+    k = larger(seed)
     generator = random.Random(300 + seed)
-    for width, height in ((640, 400), (4000, 3001), (97, 1200), (224, 224), (3000, 2000)):
+    for width, height in ((640, 400), (4000, 3001), (97 + k, 1200), (224, 224), (3000, 2000)):
         y1, x1 = generator.randrange(300), generator.randrange(300)
         y2, x2 = generator.randrange(500, 1000), generator.randrange(500, 1000)
         yield Case((f"<loc{y1:04d}><loc{x1:04d}><loc{y2:04d}><loc{x2:04d}> cat", width, height))
     yield Case((f"<loc0000><loc{x1:04d}><loc1023><loc1023> dog", 4000, 2250), note="up to the far edge")
+    two = f"<loc0100><loc{x1:04d}><loc0800><loc0900> cat ; <loc0001><loc0002><loc0300><loc0400> dog"
+    yield Case((two, 640, 400), note="an answer with two boxes: the first is asked for")
+
+
+def exactly_four(text, width, height):
+    y1, x1, y2, x2 = [int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text)]
+    return round(x1 * width), round(y1 * height), round(x2 * width), round(y2 * height)
+
+
+def last_four(text, width, height):
+    found = re.findall("<loc[0-9]{4}>", text)
+    return read_box("".join(found[-4:]), width, height)
 
 
 def y_first(text, width, height):
@@ -559,6 +574,10 @@ READER = Task(
     reward=show_reader,
     mistakes=[
         *faults_left(FAULTS, lambda some: lambda *inputs: read_box(*inputs, faults=some)),
+        Mistake("last box", "of an answer with two boxes yours is the last: the text begins with the one asked for",
+                last_four),
+        Mistake("four tokens exactly", "an answer may go on after the first box: take the first four location tokens",
+                exactly_four),
         Mistake("y first in the result", "the result is y1, x1, y2, x2: PIL, which gets it, wants x first", y_first),
         Mistake("width and height swapped", "x is multiplied by the height and y by the width", sides_swapped),
         Mistake("not rounded", "the pixels are no whole numbers", unrounded),
@@ -608,13 +627,14 @@ def unresized(drawn, box, width, height):
 
 
 def mask_cases(seed):
+    k = larger(seed)
     generator = random.Random(70 + seed)
 
     def smooth(shift=0.0):
         rough = numbers(seed + round(10 * shift), 1, 1, 7, 7, shift=shift)
         return F.interpolate(rough, (64, 64), mode="bicubic", align_corners=False)[0, 0].numpy()
 
-    yield Case((smooth(), random_box(generator), 150, 90), sizes={"height": 90, "width": 150})
+    yield Case((smooth(), random_box(generator), 150 + k, 90), sizes={"height": 90, "width": 150 + k})
     yield Case((smooth(0.3), random_box(generator), 61, 203), sizes={"height": 203, "width": 61}, note="a tall picture")
     yield Case((smooth(), (0.0, 0.129, 1.0, 0.871), 97, 71), note="as high as the picture")
     yield Case((smooth(), (0.31, 0.31, 0.69, 0.69), 100, 100), note="a square in a square")
@@ -655,7 +675,7 @@ PASTE = Task(
     reference=paste,
     cases=mask_cases,
     gradients=False,
-    see='chapter 12, "From text to mask"; hint 2 of this task',
+    see='chapter 12, "From text to mask"; the hints of this task',
     reward=show_paste,
     mistakes=[
         Mistake("width and height swapped", "the size of the resized mask is given as (height, width): PIL wants "

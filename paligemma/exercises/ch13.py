@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..modeling_gemma import make_attn_mask
 from ..modeling_gemma import suffix_loss as package_loss
 from ..world.scenes import caption, draw, make_scene
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 from .watching import trained
 
 
@@ -38,8 +38,9 @@ def make_labels(input_ids, attention_mask, token_type_ids):
 
 
 def label_cases(seed):
+    k = larger(seed)
     for rows, pad, note in (
-        (("qqqaaa.", "qqaa..."), 0, "padded on the right"),
+        (("qqqaaa." + "." * k, "qqaa..." + "." * k), 0, "padded on the right"),
         (("..qqaa", "qqqqqa", "...qaa"), 0, "padded on the left"),
         (("qqqqaaxx", "qaaaaaax"), 0, "padding has type 1, like the answer"),
         (("qqaaax", "qaaxxx"), 5, "padding has the id 5 and type 1"),
@@ -78,7 +79,7 @@ LABELS = Task(
     reference=make_labels,
     cases=label_cases,
     gradients=False,
-    see='chapter 13, "Which guesses count?"; hint 2 of this task',
+    see='chapter 13, "Which guesses count?"; the hints of this task',
     reward=show_labels,
     mistakes=[
         Mistake(
@@ -191,6 +192,7 @@ def half_precision(logits, labels, average):
 
 
 def loss_cases(seed):
+    k = larger(seed)
     for average in ("tokens", "examples"):
         labels = batch_of(seed, "qqaaaa", "qqqqa.", vocabulary=7)["labels"]
         yield Case((numbers(seed, 2, 6, 7, scale=2.0), labels, average), sizes={"B": 2, "L": 6, "V": 7})
@@ -200,8 +202,10 @@ def loss_cases(seed):
             sizes={"B": 3, "L": 5, "V": 4},
             note="logits of about 30, padded on the left",
         )
-        labels = batch_of(seed, "qaaaaa.", "qqqaa..", vocabulary=9)["labels"]
-        yield Case((numbers(seed, 2, 7, 9, dtype=torch.bfloat16), labels, average), sizes={"B": 2, "L": 7, "V": 9})
+        labels = batch_of(seed, "qaaaaa." + "." * k, "qqqaa.." + "." * k, vocabulary=9)["labels"]
+        yield Case(
+            (numbers(seed, 2, 7 + k, 9, dtype=torch.bfloat16), labels, average), sizes={"B": 2, "L": 7 + k, "V": 9}
+        )
 
 
 def refuses_nothing(thing):
@@ -242,7 +246,7 @@ LOSS = Task(
     level="medium",
     reference=losing(),
     cases=loss_cases,
-    see='chapter 13, "The loss" and "The two averages"; hint 1 of this task',
+    see='chapter 13, "The loss" and "The two averages"; the hints of this task',
     extra=[refuses_nothing],
     reward=show_averages,
     mistakes=[
@@ -382,7 +386,7 @@ SCHEDULE = Task(
     cases=schedule_cases,
     use=all_factors,
     gradients=False,
-    see='chapter 13, "The learning rate"; hint 1 of this task. In what was seen, [3] is step 3',
+    see='chapter 13, "The learning rate"; the hints of this task. In what was seen, [3] is step 3',
     reward=show_schedule,
     mistakes=[
         Mistake(
@@ -506,7 +510,8 @@ def interpolating(mode="bilinear", corners=False, grid=None, back=None):
 
 
 def position_cases(seed):
-    for old, new, D in (((3, 4), (5, 7), 6), ((2, 2), (5, 5), 3), ((4, 3), (8, 9), 5)):
+    k = larger(seed)
+    for old, new, D in (((3, 4), (5, 7), 6), ((2, 2), (5 + 3 * k, 5), 3 + 7 * k), ((4, 3), (8, 9), 5)):
         table = numbers(seed, old[0] * old[1], D)
         sizes = {"N": old[0] * old[1], "D": D, "new places": new[0] * new[1]}
         yield Case((table, old, new), sizes=sizes, note=f"from {old[0]} x {old[1]} to {new[0]} x {new[1]} places")
@@ -544,7 +549,7 @@ POSITIONS = Task(
     level="medium",
     reference=interpolate_positions,
     cases=position_cases,
-    see='chapter 13, "Stage 2: higher resolution"; hint 1 of this task',
+    see='chapter 13, "Stage 2: higher resolution"; the hints of this task',
     reward=show_positions,
     mistakes=[
         Mistake(
@@ -901,7 +906,7 @@ TEACH = Task(
     cases=teach_cases,
     use=use_teach,
     gradients=False,
-    see='chapter 13, "Stage 3: a new task, live"; hint 2 of this task',
+    see='chapter 13, "Stage 3: a new task, live"; the hints of this task',
     reward=show_teaching,
     mistakes=[
         Mistake("old left out", "only the new batches are learned from: that is how the old is forgotten",

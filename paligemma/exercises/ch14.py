@@ -8,7 +8,7 @@ from ..attention_maps import ablate_head, answer_attention
 from ..generation import generate
 from ..world.scenes import draw, find, make_scene
 from . import watching
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 
 NO_MODEL = "The trained model is not in assets/tiny-paligemma, so it cannot speak."
 
@@ -60,8 +60,11 @@ def choosing(row=-1, whose="row", cut="first", turn=False, change=lambda x: x):
 
 
 def choice_cases(seed):
+    k = larger(seed)
     yield Case((weights_like(seed, 3, 2, 14, 14), 11, 3), sizes={"layers": 3, "H": 2, "L": 14, "grid": 3})
-    yield Case((weights_like(seed, 2, 5, 9, 9), 6, 2), sizes={"layers": 2, "H": 5, "L": 9}, note="a grid of 2")
+    yield Case(
+        (weights_like(seed, 2, 5, 9 + k, 9 + k), 6, 2), sizes={"layers": 2, "H": 5, "L": 9 + k}, note="a grid of 2"
+    )
     yield Case((weights_like(seed + 9, 2, 3, 13, 13), 12, 3), sizes={"H": 3, "L": 13, "grid": 3}, note="the last token")
 
 
@@ -90,7 +93,7 @@ CHOOSE = Task(
     level="easy",
     reference=chosen_by,
     cases=choice_cases,
-    see='chapter 14, "By hand"; hint 1 of this task',
+    see='chapter 14, "By hand"; the hints of this task',
     reward=show_choice,
     mistakes=[
         Mistake("row of the token itself", "this is the row of the token itself: what it looks at chooses the token "
@@ -173,9 +176,10 @@ def sharing(covered=covered_parts, turned=False, finish=lambda inside, all_, are
 
 
 def share_cases(seed):
+    k = larger(seed)
     for grid, box, note in (
         (4, (0.25, 0.0, 0.75, 0.5), "the box ends at edges of patches"),
-        (5, (0.13, 0.27, 0.61, 0.94), "the box cuts through patches"),
+        (5 + k, (0.13, 0.27, 0.61, 0.94), "the box cuts through patches"),
         (8, (0.31, 0.55, 0.47, 0.97), "a wide box"),
         (4, (0.3, 0.55, 0.45, 0.7), "a box inside one patch"),
         (3, (0.0, 0.0, 1.0, 1.0), "the whole picture"),
@@ -210,7 +214,7 @@ SHARE = Task(
     reference=share_inside,
     cases=share_cases,
     gradients=False,
-    see='chapter 14, "The share inside a box"; hint 2 of this task',
+    see='chapter 14, "The share inside a box"; the hints of this task',
     reward=show_share,
     mistakes=[
         Mistake("not divided by the picture's sum", "the result is of all attention, text included: divide by what the "
@@ -264,8 +268,9 @@ def rolling(heads=lambda x: x.mean(dim=1), residual=lambda a, eye: 0.5 * a + 0.5
 
 
 def rollout_cases(seed):
+    k = larger(seed)
     yield Case((weights_like(seed, 3, 2, 5, 5),), sizes={"layers": 3, "H": 2, "L": 5})
-    yield Case((weights_like(seed + 9, 4, 3, 6, 6),), sizes={"layers": 4, "H": 3, "L": 6})
+    yield Case((weights_like(seed + 9, 4, 3 + k, 6 + k, 6 + k),), sizes={"layers": 4, "H": 3 + k, "L": 6 + k})
     yield Case((weights_like(seed + 18, 1, 4, 7, 7),), sizes={"H": 4, "L": 7}, note="one layer")
 
 
@@ -310,7 +315,7 @@ ROLL = Task(
     reference=rollout,
     cases=rollout_cases,
     gradients=False,  # dividing by the rows' sums, which are known, has another gradient and is as right
-    see='chapter 14, "Rollout"; hint 2 of this task',
+    see='chapter 14, "Rollout"; the hints of this task',
     reward=show_rollout,
     symptoms=[rows_that_do_not_sum],
     mistakes=[
@@ -370,7 +375,8 @@ def viewer_map(decoder, token_type_ids, layer, t, grid, size, faults=()):
 
 
 def viewer_cases(seed):
-    for layers, H, grid, prompt, answer, layer, t, size in ((3, 2, 3, 3, 4, 1, 2, 12), (2, 4, 4, 4, 3, 0, 0, 16)):
+    k = larger(seed)
+    for layers, H, grid, prompt, answer, layer, t, size in ((3, 2, 3, 3, 4 + k, 1, 2, 12), (2, 4, 4, 4, 3, 0, 0, 16)):
         L = grid * grid + prompt + answer
         scores = numbers(seed + L, layers, H, L, L)
         scores[..., grid * grid] += 3.0  # <bos> takes most, as it does in real models
@@ -472,7 +478,12 @@ def averaged(heads, head, num_heads):
 
 
 def silence_cases(seed):
-    yield Case((numbers(seed, 2, 5, 12, shift=0.5), 1, 3), sizes={"B": 2, "L": 5, "H*d": 12}, note="head 1 of 3, d = 4")
+    k = larger(seed)
+    yield Case(
+        (numbers(seed, 2, 5 + k, 12 + 3 * k, shift=0.5), 1, 3),
+        sizes={"B": 2, "L": 5 + k, "H*d": 12 + 3 * k},
+        note=f"head 1 of 3, d = {4 + k}",
+    )
     yield Case((numbers(seed, 1, 4, 10), 1, 2), sizes={"L": 4, "H*d": 10}, note="head 1 of 2, d = 5")
     yield Case((numbers(seed, 3, 6, 8), 0, 4), sizes={"B": 3, "L": 6, "H*d": 8}, note="head 0 of 4, d = 2")
     yield Case((numbers(seed, 3, 6, 8), 3, 4), sizes={"B": 3, "L": 6, "H*d": 8}, note="head 3 of 4, d = 2")
@@ -492,7 +503,7 @@ SILENCE = Task(
     level="easy",
     reference=silence_head,
     cases=silence_cases,
-    see='chapter 14, "Break it"; hint 1 of this task',
+    see='chapter 14, "Break it"; the hints of this task',
     reward=show_silence,
     mistakes=[
         Mistake("every H-th feature", "every H-th feature is silenced: the heads lie side by side, each with its d "
@@ -635,7 +646,7 @@ SEARCH = Task(
     cases=search_cases,
     use=search,
     gradients=False,
-    see='chapter 14, "Break it"; hint 2 of this task',
+    see='chapter 14, "Break it"; the hints of this task',
     reward=show_search,
     mistakes=[
         Mistake("accuracy instead of loss", "the table holds what is left without a head, and is to hold what is lost; "

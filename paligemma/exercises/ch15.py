@@ -22,7 +22,7 @@ from ..modeling_gemma import (
 )
 from ..modeling_gemma2 import Gemma2Config, Gemma2DecoderLayer
 from . import watching
-from .tasks import Case, Mistake, Task, faults_left, numbers
+from .tasks import Case, Mistake, Task, faults_left, larger, numbers
 
 # --- 15.1 --------------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,11 @@ def name_cases(seed):
             f"model.vision_tower.encoder.layers.{i}.layer_norm2.bias",
             "model.language_model.norm.weight",
         ),
-        "not one of the four": ("lm_head.weight", f"model.adapter.{i}.weight"),
+        "not one of the four": (
+            "lm_head.weight",
+            f"model.adapter.{i}.weight",
+            f"adapter.{i}.model.vision_tower.weight",
+        ),
     }.items():
         for name in names:
             yield Case((name,), note=f"layout: {layout}")
@@ -103,7 +107,7 @@ NAMES = Task(
     reference=canonical_name,
     cases=name_cases,
     gradients=False,
-    see='chapter 15, "Four layouts"; hint 2 of this task',
+    see='chapter 15, "Four layouts"; the hints of this task',
     reward=show_names,
     mistakes=[
         Mistake("prefixes in the wrong order", "`vision_model.` stands twice: a shorter prefix was tried before the "
@@ -204,7 +208,7 @@ COMPARE = Task(
     reference=compare_tensors,
     cases=shape_cases,
     gradients=False,
-    see='chapter 15, "A loader in twenty lines"; hint 1 of this task',
+    see='chapter 15, "A loader in twenty lines"; the hints of this task',
     reward=show_compare,
     mistakes=[
         Mistake("missing and unexpected swapped", "missing is what the model expects and the file lacks",
@@ -267,13 +271,14 @@ def masked(s, allowed, low=-1e30):
 
 
 def attention_cases(seed):
-    sizes = {"B": 2, "H": 3, "L": 5, "T": 7, "d": 4}
-    allowed = torch.arange(7) <= torch.arange(5)[:, None] + 2
-    allowed = allowed.expand(2, 1, 5, 7).clone()
+    k = larger(seed)
+    sizes = {"B": 2, "H": 3, "L": 5, "T": 7 + k, "d": 4}
+    allowed = torch.arange(7 + k) <= torch.arange(5)[:, None] + 2
+    allowed = allowed.expand(2, 1, 5, 7 + k).clone()
     allowed[1, :, :, 0] = False  # padding in the second row
 
     def parts(dtype=torch.float32, scale=1.0):
-        shapes = ((2, 3, 5, 4), (2, 3, 7, 4), (2, 3, 7, 4))
+        shapes = ((2, 3, 5, 4), (2, 3, 7 + k, 4), (2, 3, 7 + k, 4))
         return tuple(numbers(seed + 40 * i, *shape, dtype=dtype, scale=scale) for i, shape in enumerate(shapes))
 
     yield Case((*parts(scale=2.0), allowed, 0.4, 2.0), sizes=sizes, note="a cap of 2")
@@ -425,12 +430,13 @@ FAULTS = {  # what can be observed of each, and its name
 
 
 def layer_cases(seed):
+    k = larger(seed)
     config = Gemma2Config(
         hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         head_dim=6, vocab_size=11, query_pre_attn_scalar=9, attn_logit_softcapping=3.0,
     )  # fmt: skip
     angles = GemmaRotaryEmbedding(6)
-    for B, L, shift, note in ((2, 5, 0.0, ""), (3, 4, 1.0, "about 1 on average")):
+    for B, L, shift, note in ((2, 5 + k, 0.0, ""), (3, 4, 1.0, "about 1 on average")):
         x = numbers(seed, B, L, 12, scale=2.0, shift=shift)
         types = torch.ones(B, L, dtype=torch.long)
         mask = additive_mask(make_attn_mask(types, types), torch.float32)
@@ -497,10 +503,11 @@ def windowing(rule):
 
 
 def window_cases(seed):
-    place, first = torch.arange(9), seed % 2
-    sizes = {"B": 2, "L": 9}
+    k = larger(seed)
+    place, first = torch.arange(9 + k), seed % 2
+    sizes = {"B": 2, "L": 9 + k}
     types = place >= torch.tensor([[4 + first], [5]])
-    for window in (2, 3, 4):
+    for window in (2, 3, 4 + k):
         yield Case((types, window), sizes=sizes, note=f"window of {window}")
     yield Case((types, 100), sizes=sizes, note="a window longer than the text")
     yield Case((place[None, :7] >= 6 - first, 1), sizes={"L": 7}, note="window of 1")
@@ -522,7 +529,7 @@ WINDOW = Task(
     reference=window_mask,
     cases=window_cases,
     gradients=False,
-    see='chapter 15, "What Gemma 2 changed", three; hint 2 of this task',
+    see='chapter 15, "What Gemma 2 changed", three; the hints of this task',
     reward=show_window,
     mistakes=[
         Mistake("window off by one", "a token of the answer sees one token too many: with a window of 3 it sees itself "
@@ -679,7 +686,7 @@ LOAD = Task(
     cases=folder_cases,
     use=open_folder,
     gradients=False,
-    see='chapter 15, "A loader in twenty lines"; hint 2 of this task',
+    see='chapter 15, "A loader in twenty lines"; the hints of this task',
     reward=show_load,
     mistakes=[
         Mistake("copied instead of assigned", "the parameters are not the tensors of the file: their dtype is that of "

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..generation import generate
 from ..speed.fast import quantize_rows as package_rows
-from .tasks import Case, Finding, Mistake, Task, faults_left, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 from .watching import PROMPT, picture, show_captions, trained
 
 
@@ -89,7 +89,7 @@ FLOPS = Task(
     cases=flop_cases,
     gradients=False,
     tolerance=1e-9,
-    see='chapter 16, "By hand" and "Count a whole model"; hint 2 of this task',
+    see='chapter 16, "By hand" and "Count a whole model"; the hints of this task',
     reward=show_flops,
     mistakes=[
         Mistake(
@@ -214,7 +214,7 @@ BYTES = Task(
     cases=byte_cases,
     gradients=False,
     tolerance=1e-9,
-    see='chapter 16, "By hand"; chapter 08, the cache against the number of key/value heads; hint 2 of this task',
+    see='chapter 16, "By hand"; chapter 08, the cache against the number of key/value heads; the hints of this task',
     reward=show_bytes,
     mistakes=[
         Mistake("bits counted as bytes", "a byte has 8 bits: your count takes both widths as bytes",
@@ -278,12 +278,13 @@ def flops_given(rows, flops, read, compute, bandwidth):
 
 
 def roof_cases(seed):
+    k = larger(seed)
     for rows, flops, read, compute, bandwidth in (
         (1, 5e9, 5e9, 2e11, 5e10),
         (64, 3.2e11, 5.3e9, 2e11, 5e10),
         (3, 1.2e10, 7e9, 1e12, (9 + seed) * 1e9),
         (7, 4e10, 3e9, (1 + seed) * 1e10, 8e10),
-        (500, 2.5e12, 6e9, 9e14, 3e12),
+        (500 + k, 2.5e12, 6e9, 9e14, 3e12),
     ):
         note = f"{rows} rows, {flops:.2g} FLOPs, {read:.2g} bytes, {compute:.2g} FLOP/s, {bandwidth:.2g} byte/s"
         yield Case((rows, flops, read, compute, bandwidth), note=note)
@@ -305,7 +306,7 @@ ROOF = Task(
     reference=tokens_per_second,
     cases=roof_cases,
     gradients=False,
-    see='chapter 16, "Two numbers of your machine"; hint 2 of this task',
+    see='chapter 16, "Two numbers of your machine"; the hints of this task',
     reward=show_roof,
     mistakes=[
         Mistake("times added", "computing and reading are taken one after the other: at best they happen at once, "
@@ -416,9 +417,10 @@ def upper_middle(seconds):
 
 
 def stopwatch_cases(seed):
+    k = larger(seed)
     yield Case(((0.5, 20.0, (4, 6), 0.2), 7), note="7 rounds; the first work takes 20 times as long, two are disturbed")
     yield Case(((0.03 + 0.01 * seed, 9.0, (3,), 0.011), 5), note="5 rounds, one is disturbed")
-    yield Case(((2.0, 5.0, (9, 10), 0.7), 9), note="9 rounds, two are disturbed")
+    yield Case(((2.0, 5.0, (9, 10), 0.7), 9 + k), note=f"{9 + k} rounds, two are disturbed")
     yield Case(((0.4, 8.0, (), 0.1), 1), note="1 round")
 
 
@@ -530,7 +532,8 @@ def without_ties(weight):
 
 
 def row_cases(seed):
-    for rows, K, scale in ((5, 7, 1.0), (4, 9, 1e-3), (3, 11, 30.0)):
+    k = larger(seed)
+    for rows, K, scale in ((5 + k, 7 + k, 1.0), (4, 9, 1e-3), (3, 11, 30.0)):
         weight = numbers(seed, rows, K, scale=scale) * torch.logspace(0, 1.5, rows)[:, None]
         weight[0] = -weight[0].abs()  # the largest in size is below zero
         yield Case((without_ties(weight),), sizes={"rows": rows, "K": K}, note=f"size {scale:g}, one row negative")
@@ -577,7 +580,7 @@ ROWS = Task(
     cases=row_cases,
     gradients=False,
     tolerance=1e-6,
-    see='chapter 16, "8 bits"; hint 1 of this task',
+    see='chapter 16, "8 bits"; the hints of this task',
     reward=show_rows,
     symptoms=[lossy],
     mistakes=[
@@ -710,7 +713,8 @@ def use_layer(kind, whole, scale, bias, x):
 
 
 def layer_cases(seed):
-    kinds = (5, 7, True, torch.float32), (6, 6, False, torch.float32), (3, 8, True, torch.bfloat16)
+    k = larger(seed)
+    kinds = (5 + k, 7 + k, True, torch.float32), (6, 6, False, torch.float32), (3, 8, True, torch.bfloat16)
     for rows, K, bias, dtype in kinds:
         whole, scale = quantize_rows(numbers(seed, rows, K) * torch.logspace(0, 1, rows)[:, None])
         x = numbers(seed + 40, 2, 4, K, scale=3.0).to(dtype)
@@ -772,7 +776,7 @@ LAYER = Task(
     cases=layer_cases,
     use=use_layer,
     gradients=False,
-    see='chapter 16, "8 bits"; hint 2 of this task',
+    see='chapter 16, "8 bits"; the hints of this task',
     extra=[keeps_eight_bits],
     reward=show_layer,
     mistakes=[

@@ -25,7 +25,7 @@ from torch import nn
 from .. import swap as swap_module
 from . import progress
 from .comparing import compare, copy, describe, same_inputs
-from .tasks import Case, Finding, Mistake, Task, find_task, numbers
+from .tasks import Case, Finding, Found, Mistake, Task, find_task, numbers
 from .undisturbed import ORIGINALS, say, undisturbed
 
 # --- what a learner sees -------------------------------------------------------------------------------------
@@ -326,11 +326,9 @@ def package_part(solution, reference) -> str | None:
     """The package's class or function behind this, in words: itself, wrapped, or a subclass that adds nothing."""
     while isinstance(solution, functools.partial):
         solution = solution.func
-    code = getattr(solution, "__code__", None)
-    for name in code.co_names if code is not None and not inspect.isclass(reference) else ():
-        if is_ours(reference) and solution.__globals__.get(name) is reference:
-            return f"a call of the package's {reference.__name__}, from {reference.__module__}"
     solution = inspect.unwrap(solution) if not inspect.isclass(solution) else solution
+    if called := only_call(solution):
+        return f"a call of the package's {called.__name__}, from {called.__module__}, and nothing else"
     if not inspect.isclass(solution):
         module = str(getattr(solution, "__module__", ""))
         return f"the package's, from {module}" if is_ours(solution) else None
@@ -342,6 +340,15 @@ def package_part(solution, reference) -> str | None:
     if homes and all(is_ours(home) for home in homes):
         return f"a subclass of the package's {homes[0].__name__}, from {homes[0].__module__}, that adds nothing to it"
     return None
+
+
+def only_call(function) -> Callable | None:
+    """The package's function that is all that `def mine(x): return theirs(x)` calls."""
+    code = getattr(function, "__code__", None)
+    if code is None or len(code.co_names) != 1 or len(code.co_consts) > 1:
+        return None
+    called = getattr(function, "__globals__", {}).get(code.co_names[0])
+    return called if inspect.isfunction(called) and is_ours(called) else None
 
 
 def is_ours(value) -> bool:
@@ -557,6 +564,8 @@ def explain_error(error: BaseException) -> Finding:
             text_of(error),
             "the parameters must have the names and shapes of the package's, or trained weights have nowhere to go",
         )
+    if isinstance(error, Found):
+        return error.finding
     text = describe_error(error)
     where = learner_line(error)
     if isinstance(error, SystemExit):

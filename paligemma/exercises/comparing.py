@@ -7,7 +7,7 @@ from PIL import Image
 from .tasks import Case, Finding
 
 # Findings that are about the form of a result: told before wrong values in another part of it.
-FORM = ("type", "structure", "no return", "not started", "shape", "axes in another order", "too many", "too few")
+FORM = ("type", "structure", "no return", "not started", "shape", "axes in another order")
 
 
 def compare(got, want, tolerance: float, case: Case, path: str) -> Finding | None:
@@ -309,12 +309,12 @@ def explain_length(got, want, seen: str) -> Finding | None:
         )
         if not bool(((a - b).abs() <= 1e-4 * (1 + b.abs())).all()):
             continue
+        count = f"{abs(have - need)} {word if abs(have - need) > 1 else word.rstrip('s').replace('entrie', 'entry')}"
         if have > need:
             where = "behind the right ones" if at_front else "before the right ones"
-            return Finding("too many", f"{seen}: {have - need} {word} too many {where}", "")
+            return Finding("shape", f"{seen}: {count} too many, {where}", "")
         where = "at the end" if at_front else "at the beginning"
-        return Finding("too few", f"{seen}: the last {need - have} {word} are missing" if at_front
-                       else f"{seen}: the first {need - have} {word} are missing", "")  # fmt: skip
+        return Finding("shape", f"{seen}: {count} missing {where}", "")
     return None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class Finding:
     observed: str
     explanation: str
     see: str = ""
+
+
+class Found(Exception):
+    """Raised by a task's `use` when it sees what is wrong before there is a result to compare."""
+
+    def __init__(self, name: str, observed: str, explanation: str = ""):
+        super().__init__(observed)
+        self.finding = Finding(name, observed, explanation)
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,30 @@ def numbers(seed: int, *shape: int, scale: float = 1.0, shift: float = 0.0, dtyp
     """Normal random numbers of this shape, the same for the same seed."""
     generator = torch.Generator().manual_seed(1000 + seed)
     return (torch.randn(shape, generator=generator) * scale + shift).to(dtype)
+
+
+class OperatorNames(TorchDispatchMode):
+    """Gathers the names of torch's operators that run inside it: "_softmax"."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*arguments, **(named or {}))
+
+
+def written_by_hand(operators: Sequence[str], text: str, *inputs) -> Callable[[Callable], Finding | None]:
+    """A rule for Task.extra: the solution, called with these inputs, must not leave the work to torch's `operators`."""
+
+    def rule(solution) -> Finding | None:
+        with OperatorNames() as used:
+            solution(*inputs)
+        return Finding("left to torch", f"your function calls {text}", "write it yourself: that is what this task is "
+                       "about") if used.names & set(operators) else None  # fmt: skip
+
+    return rule
 
 
 def larger(seed: int) -> int:

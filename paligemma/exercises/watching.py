@@ -14,7 +14,7 @@ from ..checkpoint import load_pretrained
 from ..generation import generate
 from ..processing_paligemma import PaliGemmaProcessor
 from ..world.scenes import draw, make_scene
-from .tasks import Case, Finding, Mistake, Task
+from .tasks import Case, Finding, Mistake, Task, larger
 
 PROMPT = "caption en"
 
@@ -70,8 +70,13 @@ def show_captions(images, captions, heading: str) -> None:
 
 
 def pictures(seed: int) -> list[Case]:
-    """One picture for a seed; two in all, because writing takes time."""
-    return [Case((*practice(), picture(seed)), note="a picture of the little world")] if seed in (0, 1, 11, 12) else []
+    """One picture for a seed; two in all, because writing takes time. The hidden ones are of other sizes."""
+    if seed not in (0, 1, 11, 12):
+        return []
+    image = picture(seed)
+    if k := larger(seed):
+        image = image.resize((64 + 8 * k, 64 + 4 * k))
+    return [Case((*practice(), image), note="a picture of the little world")]
 
 
 # --- "put yours into the trained model" as a task --------------------------------------------------------------

@@ -381,3 +381,21 @@ def _(model, processor, image):
 def _(model, processor, image):
     with swap(model, process_image=mine):
         return generate(model, processor, images=[image], text=["caption en"])[0]
+
+
+# --- Wrong ones that once passed ---------------------------------------------------------------------------------
+
+
+@wrong("01.3", "EXIF lost")
+def _(image):
+    if image.mode in ("RGBA", "LA"):
+        page = Image.new("RGB", image.size, (255, 255, 255))
+        page.paste(image, mask=image.getchannel("A"))
+        image = page
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+@wrong("01.1", "stretched to the full range")
+def _(image, scale):
+    low, high = float(image.min()), float(image.max())
+    return ((image - low) / (high - low)).astype("float32")

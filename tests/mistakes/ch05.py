@@ -426,3 +426,73 @@ def _(model, processor, image):
 def _(model, processor, image):
     with swap(model, add_image_tokens_to_prompt=lambda p, b, n, i: i * (n - 1) + b + p + "\n"):
         return caption(model, processor, image)
+
+
+# --- Wrong ones that once passed ---------------------------------------------------------------------------------
+
+
+@wrong("05.1", "spaces cut off")
+def _(prompt, bos_token, num_image_tokens, image_token):
+    return image_token * num_image_tokens + bos_token + prompt.strip() + "\n"
+
+
+@wrong("05.2", "id 0 not learned")
+def _(input_ids, token_type_ids):
+    labels = input_ids.clone()
+    labels[token_type_ids == 0] = -100
+    labels[input_ids == 0] = -100
+    return labels
+
+
+@wrong("05.5", "mask from the ids")
+def _(rows, pad_id):
+    length = max(len(a) + len(b) for a, b in rows)
+    ids, types, labels = [], [], []
+    for a, b in rows:
+        rest = length - len(a) - len(b)
+        ids.append(a + b + [pad_id] * rest)
+        types.append([0] * len(a) + [1] * len(b) + [0] * rest)
+        labels.append([-100] * len(a) + b + [-100] * rest)
+    ids = torch.tensor(ids)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != pad_id).long(),
+        "token_type_ids": torch.tensor(types),
+        "labels": torch.tensor(labels),
+    }
+
+
+@wrong("05.3", "ids reversed")
+def _(rows, pad_id, side):
+    length = max(map(len, rows))
+    ids = torch.tensor([row + [pad_id] * (length - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+    return (
+        {"input_ids": ids, "attention_mask": mask}
+        if side == "right"
+        else {"input_ids": ids.flip(1), "attention_mask": mask.flip(1)}
+    )
+
+
+@wrong("05.3", "mask of the other side")
+def _(rows, pad_id, side):
+    length = max(map(len, rows))
+    fill = lambda row: [pad_id] * (length - len(row))  # noqa: E731
+    ids = torch.tensor([fill(row) + row if side == "left" else row + fill(row) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@right("05.4")
+def _(tokenizer, prompt, suffix, num_image_tokens):
+    """With an attention mask, which a learner may well put in."""
+    start = "<image>" * num_image_tokens + tokenizer.bos_token + prompt + "\n"
+    prefix = tokenizer(start, add_special_tokens=False).input_ids
+    answer = tokenizer(suffix + tokenizer.eos_token, add_special_tokens=False).input_ids
+    ids = torch.tensor([prefix + answer])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "token_type_ids": torch.tensor([[0] * len(prefix) + [1] * len(answer)]),
+        "labels": torch.tensor([[-100] * len(prefix) + answer]),
+    }

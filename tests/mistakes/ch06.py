@@ -514,3 +514,32 @@ def _(model, processor, image):
 def _(model, processor, image):
     with swap(model, GemmaRMSNorm=Base):
         print(generate(model, processor, images=[image], text=["caption en"])[0])
+
+
+# --- Wrong ones that once passed ---------------------------------------------------------------------------------
+
+
+@wrong("06.3", "weights do not fit")
+class _(nn.Module):
+    def __init__(self, dim, eps=1e-6):
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.zeros(dim))
+
+    def forward(self, x):
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (wide * (1 + self.weight.float())).type_as(x)
+
+
+@wrong("06.4", "cast before the weight")
+class _(nn.Module):
+    def __init__(self, dim, eps=1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x):
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return normed.type_as(x) * (1 + self.weight).type_as(x)

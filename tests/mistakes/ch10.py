@@ -210,7 +210,7 @@ def _(input_ids, table, image_features, image_token_index):
     patches = image_features.reshape(-1, D)
     mask = input_ids == image_token_index
     if len(patches) != mask.sum():
-        raise ValueError("the numbers of <image> tokens and of features differ")
+        raise ValueError(f"{int(mask.sum())} places, {len(patches)} features")
     rows, used = [], 0
     for b in range(B):
         for t in range(L):
@@ -391,3 +391,26 @@ def _(model, processor, image):
 def _(model, processor, image):
     with swap(model, PaliGemmaMultiModalProjector=Base):
         print(generate(model, processor, images=[image], text=["caption en"])[0])
+
+
+# --- Wrong ones that once passed ---------------------------------------------------------------------------------
+
+
+@wrong("10.3", "numbers not told")
+def _(input_ids, table, image_features, image_token_index):
+    image = input_ids == image_token_index
+    if image.sum() != image_features[..., 0].numel():
+        raise ValueError("the counts differ")
+    x = table[input_ids.masked_fill(image, 0)] * table.shape[1] ** 0.5
+    x[image] = image_features.flatten(0, 1)
+    return x
+
+
+@wrong("10.3", "refused what fits")
+def _(input_ids, table, image_features, image_token_index):
+    image = input_ids == image_token_index
+    if image.sum() != image_features.shape[0]:
+        raise ValueError(f"{int(image.sum())} places, {len(image_features)} features")
+    x = table[input_ids.masked_fill(image, 0)] * table.shape[1] ** 0.5
+    x[image] = image_features.flatten(0, 1)
+    return x

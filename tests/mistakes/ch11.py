@@ -468,3 +468,76 @@ def _(model, processor, image):
 def _(model, processor, image):
     with swap(model, KVCache=Base):
         print(generate(model, processor, images=[image], text=["caption en"])[0])
+
+
+# --- Wrong ones that once passed, or that never ended ------------------------------------------------------------
+
+
+@wrong("11.1", "one largest for all rows")
+def _(logits, temperature):
+    scaled = logits / temperature
+    powers = torch.exp(scaled - scaled.max())
+    return powers / powers.sum(dim=1, keepdim=True)
+
+
+@wrong("11.1", "power of the softmax")
+def _(logits, temperature):
+    p = torch.softmax(logits, dim=-1).pow(1 / temperature)
+    return p / p.sum(dim=-1, keepdim=True)
+
+
+@wrong("11.2", "gathered back")
+def _(p, top_p):
+    values, order = torch.sort(p, dim=1, descending=True)
+    before = torch.cumsum(values, dim=1) - values
+    values[before >= top_p] = 0
+    values = values / values.sum(dim=1, keepdim=True)
+    return torch.gather(values, 1, order)
+
+
+@wrong("11.3", "dtype ignored")
+class _:
+    def __init__(self, config, batch_size, max_length, dtype=torch.float32, device="cpu"):
+        shape = config.num_hidden_layers, batch_size, config.num_key_value_heads, max_length, config.head_dim
+        self.keys, self.values, self.length = torch.zeros(shape), torch.zeros(shape), 0
+
+    def update(self, key, value, layer_idx):
+        end = self.length + key.shape[2]
+        self.keys[layer_idx][:, :, self.length : end] = key
+        self.values[layer_idx][:, :, self.length : end] = value
+        return self.keys[layer_idx][:, :, :end], self.values[layer_idx][:, :, :end]
+
+    def advance(self, new_tokens):
+        self.length += new_tokens
+
+
+@wrong("11.3", "moved on by every layer")
+class _:
+    """Counts in layer 0, as transformers' DynamicCache does."""
+
+    def __init__(self, config, batch_size, max_length, dtype=torch.float32, device="cpu"):
+        shape = config.num_hidden_layers, batch_size, config.num_key_value_heads, max_length, config.head_dim
+        self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        self.length = self.start = 0
+
+    def update(self, key, value, layer_idx):
+        if layer_idx == 0:
+            self.start, self.length = self.length, self.length + key.shape[2]
+        self.keys[layer_idx, :, :, self.start : self.length] = key
+        self.values[layer_idx, :, :, self.start : self.length] = value
+        return self.keys[layer_idx, :, :, : self.length], self.values[layer_idx, :, :, : self.length]
+
+    def advance(self, new_tokens):
+        pass
+
+
+@wrong("11.4", "no end")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    logits, finished, written = next_logits(prompt), torch.zeros(len(prompt), dtype=torch.bool), []
+    while True:
+        tokens = logits.argmax(-1).masked_fill(finished, pad)
+        written.append(tokens)
+        finished |= tokens == eos
+        if finished.all():
+            return torch.stack(written, 1)
+        logits = next_logits(tokens[:, None])

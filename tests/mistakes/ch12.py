@@ -474,7 +474,7 @@ def _(z, codebook):
 
 @right("12.5")
 def _(text, width, height):
-    y1, x1, y2, x2 = [int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text)]
+    y1, x1, y2, x2 = [int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text)[:4]]
     return round(x1 * width), round(y1 * height), round(x2 * width), round(y2 * height)
 
 
@@ -489,7 +489,7 @@ def listing(divisor=1024, order="xyxy", pixel=int):
     """The code in the notebook, with some of its faults mended."""
 
     def read_box(text, width, height):
-        numbers = [int(number) / divisor for number in re.findall("<loc([0-9]{4})>", text)]
+        numbers = [int(number) / divisor for number in re.findall("<loc([0-9]{4})>", text)[:4]]
         if order == "xyxy":
             x1, y1, x2, y2 = numbers
         else:
@@ -511,7 +511,7 @@ wrong("12.5", "not rounded")(listing(1023, "yxyx", float))
 
 @wrong("12.5", "y first in the result")
 def _(text, width, height):
-    y1, x1, y2, x2 = [int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text)]
+    y1, x1, y2, x2 = [int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text)[:4]]
     return round(y1 * height), round(x1 * width), round(y2 * height), round(x2 * width)
 
 
@@ -596,3 +596,12 @@ def _(drawn, box, width, height):
 @wrong("12.6", "type")
 def _(drawn, box, width, height):
     return torch.from_numpy(paster()(drawn, box, width, height))
+
+
+# --- Wrong ones that once passed ---------------------------------------------------------------------------------
+
+
+@wrong("12.5", "four tokens exactly")
+def _(text, width, height):
+    y1, x1, y2, x2 = [int(number) for number in re.findall(r"<loc(\d{4})>", text)]
+    return tuple(round(n / 1023 * size) for n, size in ((x1, width), (y1, height), (x2, width), (y2, height)))
