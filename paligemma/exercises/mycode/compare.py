@@ -226,7 +226,9 @@ class Comparison:
         means = finding.explanation
         if not means and line > span[1]:
             means = "all values made before occur in the course's computation; what this line makes does not"
-        saw = re.sub(r",? ?Sizes", "", finding.observed)
+        saw = re.sub(r"Sizes; |, Sizes", "", finding.observed)
+        saw = re.sub(r"`\[(['\"])(.+?)\1\]` ", r"\2: ", saw)  # keys of a dictionary of results
+        saw = re.sub(r"`\[(\d)\]` ", lambda found: f"value {int(found[1]) + 1} of your result: ", saw)
         saw = re.sub(r"your code raised an error in .*?, line \d+:\n.*\n", "", saw)  # the line is shown already
         return Result(state="wrong", name=finding.name, line=line, text=text, saw=saw, means=means, **base)
 
