@@ -70,6 +70,11 @@ def describe_machine(device: str) -> str:
     )
 
 
+def digits(number: float) -> str:
+    """Four digits, without an exponent."""
+    return f"{number:.4g}" if number < 9999.5 else f"{number:,.0f}"
+
+
 class Report:
     """Gathers what is measured, prints it as it comes, and keeps it for the files."""
 
@@ -95,10 +100,10 @@ class Report:
             least = limit.get(name) if isinstance(limit, dict) else limit
             row["of_limit"] = None if least is None else least / row["median"]
             self.values["rows"].append(row)
-            spread = f"{row['low'] * factor:.4g} - {row['high'] * factor:.4g}"
+            spread = f"{digits(row['low'] * factor)} - {digits(row['high'] * factor)}"
             peer = "" if row["times_peer"] is None else f"{row['times_peer']:.2f}"
             share = "" if row["of_limit"] is None else f"{row['of_limit']:.0%}"
-            self.line(f"  {name:34} {row['median'] * factor:9.4g}  {spread:>17}  {peer:>14}  {share:>12}")
+            self.line(f"  {name:34} {digits(row['median'] * factor):>9}  {spread:>17}  {peer:>14}  {share:>12}")
 
     def save(self, path: Path) -> None:
         with write_atomically(path) as partial:

@@ -33,8 +33,8 @@ static inline void multiply_add(const W* w, const float* x, size_t K, size_t k, 
 }
 
 // R rows of a matrix [.., K] times B vectors [B, K]: R * B dot products whose accumulators do not wait for one another
-// (one vector alone has two for each row). Prefetches the next R rows into L2, which has more outstanding-miss slots than
-// L1: so a matrix is read at the speed of the memory.
+// (one vector alone has two for each row). Prefetches the rows after these, 8 KB ahead or more, into L2, which has more
+// outstanding-miss slots than L1: so a matrix is read at the speed of the memory.
 template <int R, int B, class W>
 static void dot_products(const W* w, const float* x, size_t K, float (&out)[R][B]) {
     // Weights that are taken at a time: a cache line, so that each is prefetched once; or one vector, where 32 registers
@@ -42,9 +42,10 @@ static void dot_products(const W* w, const float* x, size_t K, float (&out)[R][B
     constexpr int CHUNK = B <= 2 || LANES == 8 ? 64 / sizeof(W) : LANES;
     constexpr int ACCUMULATORS = B == 1 && CHUNK > LANES ? 2 : 1;
     Floats sums[R][B][ACCUMULATORS] = {};
+    const size_t ahead = std::max<size_t>(R, 8192 / (K * sizeof(W))) * K;
     size_t k = 0;
     for (; k + CHUNK <= K; k += CHUNK) {
-        for (int r = 0; r < R; r++) __builtin_prefetch(w + (r + R) * K + k, 0, 2);
+        for (int r = 0; r < R; r++) __builtin_prefetch(w + r * K + k + ahead, 0, 2);
 #pragma GCC unroll 8
         for (int i = 0; i < CHUNK / LANES; i++) multiply_add(w, x, K, k + i * LANES, i % ACCUMULATORS, sums);
     }
