@@ -16,9 +16,9 @@ import io
 import json
 import os
 import random
-import shutil
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -864,9 +864,11 @@ def main() -> None:
     parser.add_argument("--screenshot", metavar="FILE", help="the picture of the page in the README")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM or shutil.which("chromium"), args=FLAGS)
-        folder = write_explorer(Path(os.environ.get("TMPDIR", "/tmp")) / "paligemma-explorer").parent
+    if CHROMIUM is None:
+        parser.exit(2, "there is no Chromium on this machine; its path can be given in CHROMIUM\n")
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as temporary:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        folder = write_explorer(Path(temporary) / "explorer").parent
         page = browser.new_page()
         if options.screenshot:
             page.set_viewport_size({"width": 1400, "height": 1480})
