@@ -259,7 +259,7 @@ def no_rounding_noise(notebook):
 
 
 def package_names() -> set[str]:
-    """Public classes and functions at the top level of the package's files; checks and drawings are no parts of the model."""
+    """Public classes and functions at the top level of the package's files, without checks and drawings."""
     names = set()
     for path in (ROOT / "paligemma").rglob("*.py"):
         if "exercises" in path.parts or path.name == "drawings.py":
