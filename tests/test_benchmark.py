@@ -14,7 +14,7 @@ from paligemma.checkpoint import canonical_name
 from paligemma.kv_cache import KVCache
 from paligemma.modeling_gemma import PaliGemmaConfig
 from paligemma.published import PUBLISHED
-from paligemma.speed import benchmark
+from paligemma.speed import benchmark, timing
 from paligemma.speed.compiled import compile_for_decode
 from paligemma.speed.fast import load_library
 
@@ -155,7 +155,9 @@ def test_quick_run_prints_and_writes_everything(tmp_path, capsys):
 
 def test_every_part_runs_for_paligemma_2(monkeypatch):
     monkeypatch.setattr(benchmark, "shape_config", lambda name: small_config("gemma2"))
-    monkeypatch.setattr(benchmark, "compile_for_decode", partial(compile_for_decode, backend="eager"))
+    monkeypatch.setattr(timing, "compile_for_decode", partial(compile_for_decode, backend="eager"))
+    loading = dict.fromkeys(("ours", "transformers"), [{"loaded": 1.0, "ready": 1.0, "peak": 10}])
+    monkeypatch.setattr(benchmark, "time_loading", lambda *_: {"file bytes": 1, **loading})
     results = benchmark.run("pg2-3b", "bfloat16", quick=True, compiled=True)
     ways = {row["way"] for row in results["rows"]}
     assert {"ours, plain", "ours, torch.compile", "transformers, eager"} <= ways
@@ -176,7 +178,7 @@ def test_as_many_rounds_as_were_asked_for(monkeypatch, rounds, taken):
 
 def test_processor_time_leaves_out_what_others_do(monkeypatch):
     seen = []
-    monkeypatch.setattr(benchmark, "clock", benchmark.clock)
+    monkeypatch.setattr(timing, "clock", timing.clock)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     monkeypatch.setattr(benchmark, "run", lambda *_: seen.append(benchmark.take_turns({"wait": sleep}, 2)["wait"]))
     sleep = partial(time.sleep, 0.05)

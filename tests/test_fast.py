@@ -139,11 +139,12 @@ def test_fast_gelu_is_rounded_once(shape, dtype):
 
 
 @needs_compiler
-def test_what_tiles_cannot_do_is_left_to_torch():
+def test_what_tiles_cannot_do_is_left_to_torch(monkeypatch):
     """Few vectors, other types, and mistakes, which get torch's own message."""
     linear = torch.nn.functional.linear
     wide, narrow, weight = torch.randn(9, 5), torch.randn(7, 5), torch.randn(3, 5)
-    with fast.FastOperations(lambda *_: True):
+    always_tile(monkeypatch)
+    with fast.FastOperations():
         for x, w in ((narrow, weight), (wide.double(), weight.double()), (wide[:, :0], weight[:, :0])):
             assert torch.equal(linear(x, w), x @ w.T)
         assert torch.equal(linear(wide, weight[0]), wide @ weight[0])
@@ -154,6 +155,12 @@ def test_what_tiles_cannot_do_is_left_to_torch():
             linear(wide, weight.bfloat16())
         with pytest.raises(RuntimeError):
             linear(wide, torch.randn(3, 6))
+
+
+def always_tile(monkeypatch, seconds=1.0):
+    """As if gemm.cpp saved so many seconds whatever it did."""
+    monkeypatch.setattr(fast, "linear_saves", lambda *_: seconds)
+    monkeypatch.setattr(fast, "gelu_saves", lambda *_: seconds)
 
 
 @needs_compiler
@@ -169,12 +176,14 @@ def test_a_tiled_prompt_is_as_near_to_float32_as_the_plain_one(monkeypatch, text
     monkeypatch.setattr(fast, "tiled_linear", lambda *args, **kw: calls.append(args) or tiled_linear(*args, **kw))
     with torch.no_grad():
         expected, plain = exact(**inputs).logits[real], rounded(**inputs).logits[real].float()
-        monkeypatch.setattr(fast, "tiling_pays", lambda *_: False)
-        assert_close(model(**inputs).logits[real].float(), plain, 0.1)  # GELU alone is another
-        assert not calls and "prompt: torch for 32 x 32, " in repr(model) and "gemm.cpp for" not in repr(model)
-        monkeypatch.setattr(fast, "tiling_pays", lambda *_: True)
+        always_tile(monkeypatch, seconds=-1.0)
+        for _ in range(2):
+            assert torch.equal(model(**inputs).logits[real].float(), plain)
+            assert not calls and repr(model).endswith(" tokens: torch)")
+        model.prompts.clear()
+        always_tile(monkeypatch)
         tiled = model(**inputs).logits[real].float()
-    assert "gemm.cpp for" in repr(model) and "torch for" not in repr(model)
+    assert " tokens: gemm.cpp for 32 x 32, " in repr(model) and "torch for" not in repr(model)
     assert len(calls) == 2 * 6 + 1 + 4 * 7 + 1  # the encoder's layers, the projector, the decoder's layers, the head
     assert 0 < (tiled - expected).abs().mean() < 1.1 * (plain - expected).abs().mean()
 
@@ -185,7 +194,7 @@ def test_a_tiled_prompt_in_float32_gives_the_logits_of_transformers(monkeypatch,
     settings = shape(text_model, D=64, ffn=600, d=16, layers=4)
     ours, theirs = make_pair(settings)
     model = prepare_for_decode(ours)
-    monkeypatch.setattr(fast, "tiling_pays", lambda *_: True)
+    always_tile(monkeypatch)
     inputs = make_inputs(settings)
     real = inputs["attention_mask"].bool()
     with torch.no_grad():
@@ -297,7 +306,7 @@ def test_what_could_end_the_process_is_checked_first():
 
 
 @needs_compiler
-def test_products_that_tiles_must_not_be_given_are_refused():
+def test_products_that_tiles_must_not_be_given_are_refused(monkeypatch):
     """Not read as something else: a bias of another type was, silently."""
     x, weight = torch.randn(9, 5), torch.randn(3, 5)
     for bad in (
@@ -316,7 +325,8 @@ def test_products_that_tiles_must_not_be_given_are_refused():
     for bad in (x.double(), x.to("meta"), x.requires_grad_()):
         with pytest.raises(ValueError, match="expected all|gradients"):
             fast.fast_gelu(bad)
-    with fast.FastOperations(lambda *_: True):  # left to torch
+    always_tile(monkeypatch)
+    with fast.FastOperations():  # left to torch
         with pytest.raises(RuntimeError):
             torch.nn.functional.linear(x.detach().bfloat16(), weight.bfloat16(), torch.randn(3))
         parameter = torch.nn.Parameter(weight)
@@ -474,37 +484,74 @@ def test_arguments_are_taken_by_position_and_losses_have_gradients():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.fixture
+def unmeasured():
+    """Nothing was measured yet, and nothing that this test makes slow stays measured."""
+    for function in (fast._linear_saves, fast._gelu_saves, fast.detour):
+        function.cache_clear()
+    yield
+    for function in (fast._linear_saves, fast._gelu_saves, fast.detour):
+        function.cache_clear()
+
+
 @needs_compiler
-def test_each_size_of_matrix_is_measured_once(monkeypatch):
-    """And again for another number of threads, another type, and a prompt of another length."""
-    fast._tiling_pays.cache_clear()
+def test_each_size_of_matrix_is_measured_once(monkeypatch, unmeasured):
+    """And again for another type, and a prompt of another length."""
     taken, tiled_linear = [], fast.tiled_linear
     monkeypatch.setattr(fast, "tiled_linear", lambda *a, **kw: taken.append(a[0].shape) or tiled_linear(*a, **kw))
-    choice = fast.tiling_pays(70, 32, 48, torch.float32)
-    assert isinstance(choice, bool) and taken == [(64, 48)] * 4
-    assert fast.tiling_pays(60, 32, 48, torch.float32) == choice and len(taken) == 4
+    saved = fast.linear_saves(70, 32, 48, torch.float32)
+    assert taken == [(64, 48)] * 4
+    assert fast.linear_saves(60, 32, 48, torch.float32) == saved and len(taken) == 4
     for other in ((200, 32, 48, torch.float32), (70, 48, 32, torch.float32), (70, 32, 48, torch.bfloat16)):
         before = len(taken)
-        fast.tiling_pays(*other)
+        fast.linear_saves(*other)
         assert len(taken) == before + 4
-    fast._tiling_pays.cache_clear()
 
 
 @needs_compiler
 @pytest.mark.parametrize("slow", ["torch", "gemm.cpp"])
-def test_the_faster_way_is_taken(monkeypatch, slow):
-    fast._tiling_pays.cache_clear()
-    name, home = ("linear", torch.nn.functional) if slow == "torch" else ("tiled_linear", fast)
-    function = getattr(home, name)
-    monkeypatch.setattr(home, name, lambda *a, **kw: time.sleep(0.02) or function(*a, **kw))
-    assert fast.tiling_pays(70, 32, 48, torch.float32) == (slow == "torch")
-    fast._tiling_pays.cache_clear()
+def test_the_faster_way_is_taken(monkeypatch, unmeasured, slow):
+    """Product by product, and in the whole: a detour that costs more than it gains is not taken a second time."""
+    model, _ = make_pair(shape())
+    prepared, inputs = prepare_for_decode(model), make_inputs(shape())
+    functional = torch.nn.functional
+    names = (
+        [(functional, "linear"), (functional, "gelu")]
+        if slow == "torch"
+        else [(fast, "tiled_linear"), (fast, "fast_gelu")]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for home, name in names:
+            function = getattr(home, name)
+            patch.setattr(home, name, lambda *a, function=function, **kw: time.sleep(0.02) or function(*a, **kw))
+        assert (fast.linear_saves(64, 32, 48, torch.float32) > 0.01) == (slow == "torch")
+        assert (fast.linear_saves(64, 32, 48, torch.float32) < -0.01) == (slow == "gemm.cpp")
+        assert (fast.gelu_saves(1000, torch.float32) > 0.01) == (slow == "torch")
+    with monkeypatch.context() as patch:
+        patch.setattr(fast, "linear_saves", lambda *_: 1.0 if slow == "torch" else -1.0)
+        patch.setattr(fast, "gelu_saves", lambda *_: 1.0 if slow == "torch" else -1.0)
+        entered = []
+        enter = fast.FastOperations.__enter__
+        patch.setattr(fast.FastOperations, "__enter__", lambda self: entered.append(self) or enter(self))
+        fast.detour()
+        entered.clear()
+        for _ in range(3):
+            prepared(**inputs)
+        assert len(entered) == (3 if slow == "torch" else 1)
+        assert entered[0].calls > 50 and entered[0].saved == (
+            0 if slow == "gemm.cpp" else pytest.approx(2 * 6 + 1 + 2 * 7 + 1 + 4)
+        )
+
+
+@needs_compiler
+def test_a_detour_takes_less_than_a_millisecond_and_more_than_nothing(unmeasured):
+    assert 0 < fast.detour() < 1e-3
 
 
 @needs_compiler
 def test_it_says_what_it_does():
     model, _ = make_pair(shape())
-    assert repr(prepare_for_decode(model)).startswith("FastPaliGemma(one token: gemv.cpp, float32 weights; prompt:")
+    assert repr(prepare_for_decode(model)).startswith("FastPaliGemma(one token: gemv.cpp, float32 weights; prompts:")
     assert "8-bit weights" in repr(prepare_for_decode(model, weights="int8"))
 
 

@@ -174,6 +174,60 @@ def test_other_names_methods_and_relative_imports(typed):
     assert comparison.found["apply_rotary_pos_emb"].own_name == "apply_rotary_emb"
 
 
+OTHER_STYLE = [
+    (SIGLIP, """        scores = torch.matmul(queries, keys.transpose(2, 3)) * self.scale
+        weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(queries.dtype)
+        weights = nn.functional.dropout(weights, p=self.dropout, training=self.training)
+        context = torch.matmul(weights, values)
+""", """        context = nn.functional.scaled_dot_product_attention(queries, keys, values)
+        weights = None
+"""),
+    (SIGLIP, "grid = self.patch_embedding(pixel_values)  # [B, D, rows, columns]\n        tokens = grid.flatten(2)\n"
+     "        tokens = tokens.transpose(1, 2)  # [B, N, D]",
+     "tokens = torch.einsum('bdhw->bhwd', self.patch_embedding(pixel_values)).flatten(1, 2)"),
+    (SIGLIP, "self.layers = nn.ModuleList([SiglipEncoderLayer(config) for _ in range(config.num_hidden_layers)])",
+     "self.layers = nn.Sequential(*(SiglipEncoderLayer(config) for _ in range(config.num_hidden_layers)))"),
+    (PROCESSING, "return [array.transpose(2, 0, 1) for array in arrays]",
+     "return np.stack([np.moveaxis(array, -1, 0) for array in arrays])"),
+    (PROCESSING, "np.stack(arrays, axis=0)", "arrays"),
+    (GEMMA, "        self.key_cache: List[torch.Tensor] = []\n        self.value_cache: List[torch.Tensor] = []",
+     "        self.key_cache, self.value_cache = {}, {}"),
+    (GEMMA, "if layer_idx >= len(self.key_cache):\n            self.key_cache.append(key_states)\n"
+     "            self.value_cache.append(value_states)",
+     "if layer_idx not in self.key_cache:\n            self.key_cache[layer_idx] = key_states\n"
+     "            self.value_cache[layer_idx] = value_states"),
+    (GEMMA, "x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)",
+     "x / torch.sqrt(torch.mean(x * x, -1, True) + self.eps)"),
+    (GEMMA, "angles = (steps @ places).transpose(1, 2)", "angles = torch.einsum('bdo,bol->bld', steps, places)"),
+    (GEMMA, "    left = x[..., : x.shape[-1] // 2]\n    right = x[..., x.shape[-1] // 2 :]\n",
+     "    left, right = x.chunk(2, -1)\n"),
+    (GEMMA, "hidden_states[:, :, None].expand(rows, heads, n_rep, length, width)",
+     "torch.repeat_interleave(hidden_states, n_rep, dim=1)"),
+    (GEMMA, "scores = torch.matmul(query, key.transpose(2, 3)) / math.sqrt(self.head_dim)",
+     "query = query * self.head_dim**-0.5\n        scores = torch.einsum('bhqd,bhkd->bhqk', query, key)"),
+    (GEMMA, "        return self.norm(hidden_states)\n", "        return (self.norm(hidden_states),)\n"),
+    (GEMMA, "logits = self.lm_head(hidden_states).float()", "logits = self.lm_head(hidden_states[0]).float()"),
+    (GEMMA, "merged = torch.where(is_text[..., None].expand(-1, -1, width), inputs_embeds, merged)\n"
+     "        merged = merged.masked_scatter(is_image[..., None].expand(-1, -1, width), scaled)",
+     "merged[is_text] = inputs_embeds[is_text]\n        if held_nothing(kv_cache):\n"
+     "            merged[is_image] = scaled.reshape(-1, width)"),
+    (GEMMA, "class PaliGemmaForConditionalGeneration(nn.Module):",
+     "def held_nothing(cache):\n    return cache is None or cache.num_items() == 0\n\n\n"
+     "class PaliGemmaForConditionalGeneration(nn.Module):"),
+]  # fmt: skip
+
+
+def test_right_code_in_another_style_is_right(typed):
+    for file, usual, other in OTHER_STYLE:
+        plant(typed, file, usual, other)
+    comparison, others = compared(typed)
+    assert others == [] and comparison.workspace.troubles == []
+    whole = Whole(comparison)
+    assert whole.check_processor().state == "right" and whole.build()
+    whole.walk()
+    assert not whole.trained.differs() and whole.trained.steps == 3
+
+
 def test_this_courses_own_form(tmp_path):
     """Someone who typed the chapters: the package's signatures, configurations and cache."""
     package = Path(paligemma.__file__).parent
@@ -215,6 +269,20 @@ def test_a_right_part_is_not_blamed_for_a_wrong_one_inside(typed):
     assert [result.part for result in others] == ["SiglipAttention", "rotate_half"]
     assert "SiglipAttention" in comparison.results["SiglipEncoderLayer"].replaced
     assert "rotate_half" in comparison.results["GemmaAttention"].replaced
+
+
+def test_two_mistakes_in_one_part(typed):
+    plant(typed, GEMMA, "GemmaDecoderLayer(config, i) for i", "GemmaDecoderLayer(config, 0) for i")
+    plant(typed, GEMMA, "hidden_states = inputs_embeds * normalizer", "hidden_states = inputs_embeds / normalizer")
+    _, others = compared(typed, ["GemmaModel"])
+    assert [result.name for result in others] == ["divided instead of multiplied"]
+    assert others[0].text == "hidden_states = inputs_embeds / normalizer"
+
+
+def test_a_name_that_is_set_and_never_read_is_told(typed):
+    plant(typed, SIGLIP, "wide = nn.functional.gelu(", "wides = nn.functional.gelu(")
+    _, others = compared(typed, ["SiglipMLP"])
+    assert others[0].name == "no bend" and "sets wides, which is never read: is wide meant?" in others[0].means
 
 
 def test_a_loop_without_end_is_left(typed, capsys):

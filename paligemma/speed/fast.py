@@ -240,25 +240,6 @@ def tiled_linear(
     return output
 
 
-def tiling_pays(tokens: int, rows: int, K: int, dtype: torch.dtype) -> bool:
-    """Does gemm.cpp multiply that many tokens by a matrix [rows, K] faster than torch does here? Measured when it is
-    asked for the first time, for the power of two that is nearest to `tokens`."""
-    return _tiling_pays(2 ** round(math.log2(tokens)), rows, K, dtype, torch.get_num_threads())
-
-
-@cache
-def _tiling_pays(tokens: int, rows: int, K: int, dtype: torch.dtype, threads: int) -> bool:
-    x, weight = torch.ones(tokens, K, dtype=dtype), torch.ones(rows, K, dtype=dtype)
-    ways = (F.linear, partial(tiled_linear, workspace=torch.empty(0)))
-    least = [math.inf, math.inf]
-    for _ in range(4):
-        for i, way in enumerate(ways):
-            start = perf_counter()
-            way(x, weight)
-            least[i] = min(least[i], perf_counter() - start)
-    return least[1] < least[0]
-
-
 def fast_gelu(x: torch.Tensor) -> torch.Tensor:
     """F.gelu(x, approximate="tanh") by gemm.cpp, float32 or bfloat16: torch's takes two to five times as long.
 
@@ -272,28 +253,95 @@ def fast_gelu(x: torch.Tensor) -> torch.Tensor:
     return output
 
 
-class FastOperations(TorchFunctionMode):
-    """Inside `with FastOperations():` F.linear of 8 or more vectors is `tiled_linear` where `pays(tokens, rows, K,
-    dtype)`, and GELU is `fast_gelu`.
+def nearest_power_of_two(number: int) -> int:
+    return 2 ** round(math.log2(number))
 
-    (nn.Linear calls F.linear, so the model need not know.) Everything else, mistakes included, is torch's.
+
+def linear_saves(tokens: int, rows: int, K: int, dtype: torch.dtype) -> float:
+    """Seconds that gemm.cpp saves (negative: loses) against torch for that many tokens and a matrix [rows, K].
+
+    Measured here, when it is asked for the first time, for the power of two that is nearest to `tokens`.
+    """
+    return _linear_saves(nearest_power_of_two(tokens), rows, K, dtype, torch.get_num_threads())
+
+
+def gelu_saves(count: int, dtype: torch.dtype) -> float:
+    """The same for GELU of that many numbers."""
+    return _gelu_saves(nearest_power_of_two(count), dtype, torch.get_num_threads())
+
+
+@cache
+def _linear_saves(tokens: int, rows: int, K: int, dtype: torch.dtype, threads: int) -> float:
+    x, weight = torch.ones(tokens, K, dtype=dtype), torch.ones(rows, K, dtype=dtype)
+    tiled = partial(tiled_linear, workspace=torch.empty(0))
+    return difference(lambda: F.linear(x, weight), lambda: tiled(x, weight))
+
+
+@cache
+def _gelu_saves(count: int, dtype: torch.dtype, threads: int) -> float:
+    x = torch.ones(count, dtype=dtype)
+    return difference(lambda: F.gelu(x, approximate="tanh"), lambda: fast_gelu(x))
+
+
+@cache
+def detour() -> float:
+    """Seconds that one call of a torch function takes longer inside `with FastOperations():`."""
+    x = torch.ones(1)
+
+    def calls():
+        for _ in range(200):
+            F.relu(x)
+
+    def calls_inside():
+        with FastOperations():
+            calls()
+
+    return difference(calls_inside, calls) / 200
+
+
+def difference(first: Callable, second: Callable, rounds: int = 4) -> float:
+    """How many seconds longer `first` takes than `second`: the least of a few runs each, by turns."""
+    least = [math.inf, math.inf]
+    for _ in range(rounds):
+        for i, function in enumerate((first, second)):
+            start = perf_counter()
+            function()
+            least[i] = min(least[i], perf_counter() - start)
+    return least[0] - least[1]
+
+
+class FastOperations(TorchFunctionMode):
+    """Inside `with FastOperations():` F.linear of 8 or more vectors is `tiled_linear` and GELU is `fast_gelu`, where
+    these are the faster ones.
+
+    (nn.Linear calls F.linear, so the model need not know.) Everything else, mistakes included, is torch's. Every torch
+    function makes a detour through this class; `calls` counts them, and `saved` adds up the seconds that were gained.
     """
 
-    def __init__(self, pays: Callable[[int, int, int, torch.dtype], bool] = tiling_pays):
+    def __init__(self):
         super().__init__()
-        self.pays = pays
         self.workspace = torch.empty(0)  # for all products of this block
+        self.calls, self.saved = 0, 0.0
+        self.tiled = {}  # "rows x K" -> was it multiplied by gemm.cpp?
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        self.calls += 1
         if func is F.linear and len(args) >= 2:
             x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else kwargs.get("bias")
             if weight.ndim == 2 and x.numel() >= 8 * weight.shape[1] > 0 and refusal(x, weight, bias) is None:
-                if self.pays(x.numel() // weight.shape[1], *weight.shape, x.dtype):
+                if self.pays(linear_saves(x.numel() // weight.shape[1], *weight.shape, x.dtype), weight):
                     return tiled_linear(x, weight, bias, self.workspace)
-        if func is F.gelu and kwargs == {"approximate": "tanh"} and refusal(args[0]) is None:
-            return fast_gelu(*args)
+        if func is F.gelu and kwargs == {"approximate": "tanh"} and args[0].numel() and refusal(args[0]) is None:
+            if self.pays(gelu_saves(args[0].numel(), args[0].dtype)):
+                return fast_gelu(*args)
         return func(*args, **kwargs)  # this method itself is out of the way while it runs
+
+    def pays(self, seconds: float, weight: torch.Tensor | None = None) -> bool:
+        self.saved += max(seconds, 0)
+        if weight is not None:
+            self.tiled[" x ".join(map(str, weight.shape))] = seconds > 0
+        return seconds > 0
 
 
 # ------------------------------------------------------------------------------------------------------ the fast model
@@ -335,7 +383,9 @@ class FastPaliGemma(ModelWithFastStep):
         self.library, self.eight_bit = library, eight_bit
         self._kept = []  # tensors that the structures point to
         self._versions = self._weight_versions()
-        self.tiled = {}  # "rows x K" of the prompts' products so far -> by gemm.cpp?
+        # By tokens (a power of two) and threads: which products of such a prompt gemm.cpp makes; none where they save
+        # less than the detour of all others costs.
+        self.prompts: dict[tuple[int, int], dict[str, bool]] = {}
         config, decoder = model.config.text_config, model.language_model.model
         gemma2 = config.model_type == "gemma2"
         self._layers = (_Layer * config.num_hidden_layers)()
@@ -404,17 +454,19 @@ class FastPaliGemma(ModelWithFastStep):
         ]
 
     def changed(self) -> str | None:
-        if self._weight_versions() != self._versions:
+        foreign = super().changed()
+        if foreign is None and self._weight_versions() != self._versions:
             return "the weights have changed since prepare_for_decode (call it again)"
-        return super().changed()
+        return foreign
 
     def prompt(self, *arguments) -> PaliGemmaOutput:
-        with FastOperations(self._pays):
+        size = nearest_power_of_two(max(1, arguments[0].numel())), torch.get_num_threads()
+        if self.prompts.get(size) == {}:
             return self.model(*arguments)
-
-    def _pays(self, tokens: int, rows: int, K: int, dtype: torch.dtype) -> bool:
-        choice = self.tiled[f"{rows} x {K}"] = tiling_pays(tokens, rows, K, dtype)
-        return choice
+        with FastOperations() as operations:
+            output = self.model(*arguments)
+        self.prompts[size] = operations.tiled if operations.saved > operations.calls * detour() else {}
+        return output
 
     def step(self, input_ids, attention_mask, token_type_ids, kv_cache) -> torch.Tensor:
         """One token for each row: input_ids [B, 1] -> logits [B, 1, V] float32."""
@@ -447,9 +499,9 @@ class FastPaliGemma(ModelWithFastStep):
 
     def describe(self) -> str:
         weights = "8-bit" if self.eight_bit else str(self.dtype).removeprefix("torch.")
-        ways = {
-            way: [size for size in self.tiled if self.tiled[size] == (way == "gemm.cpp")]
-            for way in ("gemm.cpp", "torch")
-        }
-        products = ", ".join(f"{way} for {', '.join(sizes)}" for way, sizes in ways.items() if sizes)
-        return f"one token: gemv.cpp, {weights} weights; prompt: {products or 'measured when the first comes'}"
+        parts = [f"one token: gemv.cpp, {weights} weights"]
+        for (tokens, _), tiled in self.prompts.items():
+            sizes = [[size for size in tiled if tiled[size] == by_us] for by_us in (True, False)]
+            ways = [f"{way} for {', '.join(s)}" for way, s in zip(("gemm.cpp", "torch"), sizes, strict=True) if s]
+            parts.append(f"prompts of about {tokens} tokens: {', '.join(ways) or 'torch'}")
+        return "; ".join(parts) if self.prompts else f"{parts[0]}; prompts: measured when the first comes"

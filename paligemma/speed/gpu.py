@@ -20,24 +20,19 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from .benchmark import (
-    DTYPES,
+from .benchmark import describe_machine
+from .compiled import capture_for_decode, compile_for_decode
+from .shapes import DTYPES, count_work, make_inputs, make_models, shape_config, their_attention
+from .timing import (
     Way,
-    count_work,
-    describe_machine,
-    make_inputs,
-    make_models,
     never_stop,
-    shape_config,
     summary,
     take_turns,
-    their_attention,
     time_generation,
     time_steps,
     training_losses,
     training_step,
 )
-from .compiled import capture_for_decode, compile_for_decode
 
 NEW_TOKENS = 64
 

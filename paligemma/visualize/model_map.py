@@ -134,7 +134,7 @@ def architecture(
 
     (left, right), (bottom, top) = _PAGE
     bottom -= _drawer(open)
-    ax = new_axes(ax, WIDTH, WIDTH * (top - bottom) / (right - left) + (0.3 if title else 0.1))
+    ax = new_axes(ax, WIDTH, 3.25 + WIDTH * _drawer(open) / (right - left))
     ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
     ax.set_axis_off()
     for name in _BOXES:

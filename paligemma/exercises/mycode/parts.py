@@ -258,13 +258,13 @@ def processing_parts() -> list[Part]:
 
 
 def use_cache(maker: Maker):
-    def run(kind, steps, layers, sizes):
+    def run(kind, sizes):
         given = {"config": calls.configuration(sizes, maker.kinds), "batch_size": 2, "max_length": 64}
         cache = kind(**calls.arguments(kind, given)) if kind.__init__ is not object.__init__ else kind()
         told, held = {"num_items of an empty cache": count(cache)}, 0
-        for step, length in enumerate(steps):
+        for step, length in enumerate(sizes["steps"]):
             held += length
-            for layer in range(layers):
+            for layer in range(sizes["layers"]):
                 key = numbers(10 * step + layer, 2, sizes["num_key_value_heads"], length, sizes["head_dim"])
                 value = numbers(100 + 10 * step + layer, *key.shape)
                 keys, values = calls.call(cache.update, {"k": key, "v": value, "layer_idx": layer})
@@ -360,8 +360,8 @@ def gemma_parts(maker: Maker) -> list[Part]:
     cached = {"cached": True}
     return [
         Part("KVCache", "11", standins.KVCache,
-             [Case(((4, 1, 1), 3, sizes), note="4, 1 and 1 tokens, 3 layers"),
-              Case(((5, 2), 2, OTHER_TEXT), note="5 and 2 tokens, 2 layers")],
+             [Case((Sizes(**sizes, steps=(4, 1, 1), layers=3),), note="4, 1 and 1 tokens, 3 layers"),
+              Case((Sizes(**OTHER_TEXT, steps=(5, 2), layers=2),), note="5 and 2 tokens, 2 layers")],
              use_cache(maker), mistakes=imitations.CACHES,
              places={"wrong axis counted": "shape|size|len", "layers counted": r"len\(", "newest first": "cat",
                      "joined along the heads": "cat", "new tokens only": "return",
