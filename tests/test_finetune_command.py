@@ -16,6 +16,7 @@ from paligemma.finetune.__main__ import main
 from paligemma.finetune.folder import Example, read_folder
 from paligemma.modeling_gemma import PaliGemmaConfig
 from paligemma.published import PUBLISHED
+from paligemma.training import Metric
 
 TINY = ASSETS / "tiny-paligemma"
 COLOURS = {"red": (220, 30, 30), "blue": (40, 80, 220), "green": (30, 160, 60), "black": (25, 25, 28)}
@@ -137,38 +138,56 @@ def test_errors_stop_the_training(folder, tmp_path, capsys):
     assert "error: there is no folder" in capsys.readouterr().err
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole(folder, monkeypatch):
-    """As if the memory sufficed for two examples at a time."""
-    model, processor = load_pretrained(TINY)
-    examples = [
+@pytest.fixture(scope="module")
+def unequal(folder):
+    """Eight examples with answers of unequal length."""
+    return [
         Example(folder / f"train/{name}{shade}.png", "caption en", "a red circle " * (1 + shade), "")
         for name in COLOURS
         for shade in (0, 6)
     ]
-    plan = Plan(batch=8)
 
-    def gradients(most):
-        student = copy.deepcopy(model)
-        real = student.get_image_features
 
-        def features(pixels):
-            if len(pixels) > most:
-                raise torch.cuda.OutOfMemoryError
-            return real(pixels)
+def gradients(model, processor, examples, most=8):
+    """Loss, metrics and gradients of one batch, as if the memory sufficed for `most` pictures at a time."""
+    student = copy.deepcopy(model)
+    real = student.get_image_features
 
-        student.get_image_features = features
-        loss, metrics = recipe.epoch_loss(student, processor, examples, plan)(0)
-        loss.backward()
-        return loss.item(), metrics, {name: p.grad for name, p in student.named_parameters()}
+    def features(pixels):
+        if len(pixels) > most:
+            raise torch.cuda.OutOfMemoryError
+        return real(pixels)
 
-    loss, metrics, whole = gradients(8)
-    parted_loss, parted_metrics, parted = gradients(2)
+    student.get_image_features = features
+    loss, metrics = recipe.epoch_loss(student, processor, examples, Plan(batch=8))(0)
+    loss.backward()
+    return loss.item(), metrics, {name: p.grad for name, p in student.named_parameters()}
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(unequal):
+    model, processor = load_pretrained(TINY)
+    loss, metrics, whole = gradients(model, processor, unequal)
+    parted_loss, parted_metrics, parted = gradients(model, processor, unequal, most=2)
     assert parted_loss == pytest.approx(loss, rel=1e-5) and metrics == parted_metrics
     assert metrics["answers right"].count == 8
     for name, gradient in whole.items():
         torch.testing.assert_close(parted[name], gradient, atol=1e-4, rtol=1e-3)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        gradients(0)
+        gradients(model, processor, unequal, most=0)
+
+
+def test_the_shares_of_three_processes_add_up_to_the_whole(unequal, monkeypatch):
+    model, processor = load_pretrained(TINY)
+    loss, metrics, whole = gradients(model, processor, unequal)
+    shares = []
+    for rank in range(3):
+        third = [slice(0, 2), slice(2, 5), slice(5, 8)][rank]
+        monkeypatch.setattr(recipe, "process_share", lambda count, third=third: third)
+        shares.append(gradients(model, processor, unequal))
+    assert sum(share[0] for share in shares) == pytest.approx(loss, rel=1e-5)
+    assert sum((share[1]["answers right"] for share in shares), Metric(0, 0)) == metrics["answers right"]
+    for name, gradient in whole.items():
+        torch.testing.assert_close(sum(share[2][name] for share in shares), gradient, atol=1e-4, rtol=1e-3)
 
 
 def test_the_memory_of_a_large_model_is_computed_before_it_is_loaded():

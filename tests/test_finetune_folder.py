@@ -11,6 +11,7 @@ from paligemma import ASSETS, load_pretrained
 from paligemma.finetune.check import check_examples
 from paligemma.finetune.folder import read_folder
 from paligemma.locations import box_to_tokens, parse_detections
+from paligemma.segmentation import load_mask_tokenizer, mask_iou
 from paligemma.world.scenes import draw, make_scene
 
 
@@ -236,6 +237,33 @@ def test_problems_of_a_coco_file_are_named(tmp_path):
     assert "leaves the picture" in found.problems[1].what
     (tmp_path / "train/_annotations.coco.json").write_text("{}", encoding="utf-8")
     assert "this is no COCO file" in read_folder(tmp_path).problems[0].what
+
+
+def test_outlines_become_masks(tmp_path):
+    """A triangle in COCO's pixels and one in YOLO's fractions; a picture with one box without outline stays boxes."""
+    tokenizer = load_mask_tokenizer(ASSETS / "mask-tokenizer")
+    outline = [[20, 50, 60, 50, 40, 10]]
+    red = {"image_id": 7, "category_id": 1, "bbox": [20, 10, 40, 40], "segmentation": outline}
+    blue = {"image_id": 7, "category_id": 2, "bbox": [120, 40, 60, 50]}
+    coco(tmp_path, annotations=[red])
+    (example,) = read_folder(tmp_path, tokenizer).splits["train"]
+    assert example.prompt == "segment red"
+    ((found,), dropped) = parse_detections(example.answer)
+    triangle = np.zeros((100, 200), dtype=bool)
+    for y in range(10, 50):
+        half = (y - 10) / 40 * 20
+        triangle[y, round(40 - half) : round(40 + half)] = True
+    assert not dropped and mask_iou(tokenizer.codes_to_mask(found.codes, found.box, 200, 100), triangle) > 0.85
+    coco(tmp_path, annotations=[red, blue])
+    assert read_folder(tmp_path, tokenizer).splits["train"][0].prompt == "detect blue ; red"
+    assert read_folder(tmp_path).splits["train"][0].prompt == "detect blue ; red"
+
+    two_objects(tmp_path / "yolo/train/images")
+    (tmp_path / "yolo/train/labels").mkdir()
+    (tmp_path / "yolo/data.yaml").write_text("names: [red]\n", encoding="utf-8")
+    (tmp_path / "yolo/train/labels/one.txt").write_text("0 0.1 0.5 0.3 0.5 0.2 0.1\n", encoding="utf-8")
+    (example,) = read_folder(tmp_path / "yolo", tokenizer).splits["train"]
+    assert parse_detections(example.answer)[0][0].codes == found.codes
 
 
 @pytest.mark.parametrize("names", ["names: [red, blue]\n", "names:\n  0: red\n  1: blue\n"])

@@ -15,6 +15,7 @@ import torch
 from .. import ASSETS
 from ..checkpoint import find_folder, load_pretrained, load_processor, read_config
 from ..locations import box_to_pixels, parse_detections
+from ..segmentation import load_mask_tokenizer
 from ..training import read_log, redraw_collapsed_embeddings
 from ..training.__main__ import available_device, number, seed, whole
 from ..training.loop import open_folder
@@ -35,6 +36,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("folder", metavar="DIR", help="holds train/annotations.jsonl and valid/annotations.jsonl")
     parser.add_argument("--check", action="store_true", help="only look for mistakes, and draw four examples")
     parser.add_argument("--model", default=str(ASSETS / "tiny-paligemma"), help="a folder, or a name on the hub")
+    parser.add_argument(
+        "--masks", metavar="FOLDER", help="of the mask tokenizer: outlines of COCO and YOLO become masks"
+    )
     parser.add_argument("--out", default="runs/finetune", help="folder of the run (default: %(default)s)")
     parser.add_argument("--lora", type=whole, default=0, metavar="RANK", help="train LoRA changes of this rank")
     parser.add_argument("--part", choices=list(PARTS), help="what is trained (default: all, with --lora the decoder)")
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     source = find_folder(args.model)
     config = read_config(source)
     processor = load_processor(config, source)
-    found = read_folder(args.folder)
+    found = read_folder(args.folder, load_mask_tokenizer(args.masks) if args.masks else None)
     problems = check_examples(found, processor.tokenizer, args.max_answer)
     for problem in problems:
         say(str(problem))

@@ -10,7 +10,8 @@ it gives. In place of annotations.jsonl a folder may hold boxes and outlines as 
     _annotations.coco.json         COCO: boxes in pixels, x y width height; polygons
     images/ labels/ ../data.yaml   YOLO: class x y width height (or a polygon), in fractions of the picture
 
-For these each picture is asked `detect a ; b ; c` with the names of all classes, and answered with its boxes.
+For these each picture is asked `detect a ; b ; c` with the names of all classes, and answered with its boxes. With a
+mask tokenizer, and outlines for all objects of a picture, it is asked `segment a ; b ; c`, and answered with masks.
 
 Nothing is skipped silently: what cannot be read is a problem with file and line.
 """
@@ -20,11 +21,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import yaml
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ..locations import Detection, format_detections
 from ..processing_paligemma import to_rgb
+from ..segmentation import MaskTokenizer
 
 SPLITS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 JSONL, COCO = "annotations.jsonl", ("_annotations.coco.json", "annotations.json", "annotations.coco.json")
@@ -65,6 +68,7 @@ class Examples:
     folder: Path
     splits: dict[str, list[Example]] = field(default_factory=lambda: {name: [] for name in SPLITS})
     problems: list[Problem] = field(default_factory=list)
+    mask_tokenizer: MaskTokenizer | None = None  # turns outlines into <seg> tokens
 
     def __iter__(self) -> Iterable[Example]:
         return (example for examples in self.splits.values() for example in examples)
@@ -74,12 +78,12 @@ class Examples:
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
 
 
-def read_folder(folder: str | Path) -> Examples:
-    """Read the examples of a folder in any of the layouts above.
+def read_folder(folder: str | Path, mask_tokenizer: MaskTokenizer | None = None) -> Examples:
+    """Read the examples of a folder in any of the layouts above; outlines become masks with a `mask_tokenizer`.
 
     Raises FileNotFoundError for a folder that is missing or holds none of them.
     """
-    found = Examples(Path(folder))
+    found = Examples(Path(folder), mask_tokenizer=mask_tokenizer)
     if not found.folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     for split, names in SPLITS.items():
@@ -137,10 +141,23 @@ def read_jsonl(found: Examples, path: Path) -> list[Example]:
     return examples
 
 
-def detect_example(image: Path, classes: list[str], objects: list[Detection], where: str) -> Example:
-    """`detect` every class, and the answer in the order of the classes, then from top to bottom."""
+def example_of_objects(image: Path, classes: list[str], objects: list[Detection], where: str) -> Example:
+    """`detect` (or `segment`) every class, and the answer in the order of the classes, then from top to bottom."""
     objects = sorted(objects, key=lambda one: (classes.index(one.label), one.box))
-    return Example(image, "detect " + " ; ".join(classes), format_detections(objects), where)
+    task = "segment" if objects and all(one.codes for one in objects) else "detect"
+    return Example(image, f"{task} {' ; '.join(classes)}", format_detections(objects), where)
+
+
+def with_mask(one: Detection, polygons: list[list[float]], tokenizer: MaskTokenizer | None) -> Detection:
+    """The detection with the codes of its outlines: lists x y x y ..., in fractions of the picture."""
+    if tokenizer is None or not polygons:
+        return one
+    side = 1024  # fine enough for an outline, whatever the picture's size
+    canvas = Image.new("1", (side, side))
+    for polygon in polygons:
+        points = [(x * side, y * side) for x, y in zip(polygon[::2], polygon[1::2], strict=True)]
+        ImageDraw.Draw(canvas).polygon(points, fill=1)
+    return Detection(one.label, one.box, tuple(tokenizer.mask_to_codes(np.array(canvas), one.box)))
 
 
 def read_coco(found: Examples, path: Path) -> list[Example]:
@@ -161,14 +178,16 @@ def read_coco(found: Examples, path: Path) -> list[Example]:
         where = f"{name}: annotations[{index}]"
         try:
             image, label, (x, y, width, height) = images[one["image_id"]], classes[one["category_id"]], one["bbox"]
-            objects[one["image_id"]].append(
-                clipped(label, y / image["height"], x / image["width"], (y + height) / image["height"],
-                        (x + width) / image["width"])
-            )  # fmt: skip
+            across, down = image["width"], image["height"]
+            box = clipped(label, y / down, x / across, (y + height) / down, (x + width) / across)
+            polygons = one.get("segmentation")
+            polygons = polygons if isinstance(polygons, list) else []  # run lengths stay boxes
+            polygons = [[v / (down if i % 2 else across) for i, v in enumerate(polygon)] for polygon in polygons]
+            objects[one["image_id"]].append(with_mask(box, polygons, found.mask_tokenizer))
         except (KeyError, TypeError, ValueError) as error:
             found.problems.append(Problem(where, f"it cannot be read: {type(error).__name__} {error}"))
     return [
-        detect_example(path.parent / str(image["file_name"]), asked, objects[key], f"{name}: {image['file_name']}")
+        example_of_objects(path.parent / str(image["file_name"]), asked, objects[key], f"{name}: {image['file_name']}")
         for key, image in images.items()
     ]
 
@@ -176,7 +195,7 @@ def read_coco(found: Examples, path: Path) -> list[Example]:
 def read_yolo(found: Examples, part: Path) -> list[Example]:
     """YOLO: labels/NAME.txt beside images/NAME.png, lines `class x y width height`, the centre, in fractions.
 
-    A line of more numbers is a polygon; its box is taken. The names of the classes stand in data.yaml.
+    A line of more numbers is a polygon. The names of the classes stand in data.yaml.
     """
     names = [part / "data.yaml", part.parent / "data.yaml", found.folder / "data.yaml"]
     names = [path for path in names if path.is_file()]
@@ -201,23 +220,23 @@ def read_yolo(found: Examples, part: Path) -> list[Example]:
             where = f"{found.name(path)}:{number}"
             try:
                 index, *numbers = line.split()
-                objects.append(yolo_object(classes[int(index)], [float(value) for value in numbers]))
+                objects.append(yolo_object(classes[int(index)], list(map(float, numbers)), found.mask_tokenizer))
             except (ValueError, IndexError) as error:
                 found.problems.append(Problem(where, f"{line.strip()[:60]!r} cannot be read: {error}"))
         image = pictures.get(path.stem, part / "images" / f"{path.stem}.png")
-        examples.append(detect_example(image, classes, objects, found.name(path)))
+        examples.append(example_of_objects(image, classes, objects, found.name(path)))
     return examples
 
 
-def yolo_object(label: str, numbers: list[float]) -> Detection:
-    """A box by centre and size, or the box of a polygon. Raises ValueError for other numbers."""
+def yolo_object(label: str, numbers: list[float], tokenizer: MaskTokenizer | None = None) -> Detection:
+    """A box by centre and size, or a polygon with its box. Raises ValueError for other numbers."""
     if len(numbers) == 4:
         x, y, width, height = numbers
         return clipped(label, y - height / 2, x - width / 2, y + height / 2, x + width / 2)
     if len(numbers) < 6 or len(numbers) % 2:
         raise ValueError(f"{len(numbers)} numbers came after the class, expected 4, or a polygon of 6 or more")
     xs, ys = numbers[::2], numbers[1::2]
-    return clipped(label, min(ys), min(xs), max(ys), max(xs))
+    return with_mask(clipped(label, min(ys), min(xs), max(ys), max(xs)), [numbers], tokenizer)
 
 
 def clipped(label: str, y1: float, x1: float, y2: float, x2: float) -> Detection:

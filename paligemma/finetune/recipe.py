@@ -16,7 +16,7 @@ from ..modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from ..processing_paligemma import PaliGemmaProcessor
 from ..training import AnswerLoss, Metric, Schedule, answer_lengths, autocast, finetune, questions_loss, train
 from ..training.loop import open_folder, parse_line
-from ..training.parallel import is_main_process, process_share
+from ..training.parallel import is_main_process, process_share, wait_for_all
 from ..world.evaluation import detection_ious
 from .folder import Example
 from .lora import add_lora, linear_maps, lora_maps, merge_lora, save_adapter
@@ -232,6 +232,7 @@ def train_on(
     lines = read_epochs(out / "epochs.jsonl") if (out / "state.pt").exists() else []
     for epoch in range(plan.epochs + 1):  # epoch 0 is the model as it came
         log = train(trained, batch_loss, schedule, out, stop_at=epoch * per_epoch, options=options) if epoch else []
+        wait_for_all()
         if epoch < len(lines) or not is_main_process():
             continue
         line = {"epoch": epoch, "step": epoch * per_epoch}

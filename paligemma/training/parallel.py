@@ -29,6 +29,12 @@ def stop_processes() -> None:
         dist.destroy_process_group()
 
 
+def wait_for_all() -> None:
+    """Go on when every process has come here: what the main one wrote before is on disk then."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that writes files."""
     return not dist.is_initialized() or dist.get_rank() == 0
