@@ -156,6 +156,8 @@ def test_quick_run_prints_and_writes_everything(tmp_path, capsys):
 def test_every_part_runs_for_paligemma_2(monkeypatch):
     monkeypatch.setattr(benchmark, "shape_config", lambda name: small_config("gemma2"))
     monkeypatch.setattr(timing, "compile_for_decode", partial(compile_for_decode, backend="eager"))
+    loading = dict.fromkeys(("ours", "transformers"), [{"loaded": 1.0, "ready": 1.0, "peak": 10}])
+    monkeypatch.setattr(benchmark, "time_loading", lambda *_: {"file bytes": 1, **loading})
     results = benchmark.run("pg2-3b", "bfloat16", quick=True, compiled=True)
     ways = {row["way"] for row in results["rows"]}
     assert {"ours, plain", "ours, torch.compile", "transformers, eager"} <= ways

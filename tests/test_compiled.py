@@ -143,6 +143,23 @@ def test_captured_steps_by_size():
     assert not torch.equal(kept[0][0], kept[0][1]) and torch.equal(kept[0][0], kept[3][0])
 
 
+@pytest.mark.parametrize("change", ["in place", "new memory"])
+def test_captured_steps_read_the_weights_that_there_are(change):
+    ours, _ = make_pair(shape())
+    captured, inputs, suffix = capture_for_decode(ours), make_inputs(shape()), torch.full((len(PROMPTS), 3), 5)
+    before, _ = decode_all(captured, inputs, suffix)
+    graphs = dict(captured.captured)
+    weight = ours.language_model.model.layers[1].mlp.down_proj.weight
+    if change == "in place":
+        torch.nn.init.ones_(weight)
+    else:
+        weight.data = torch.ones_like(weight)
+    after, _ = decode_all(captured, inputs, suffix)
+    assert_close(after, decode_all(ours, inputs, suffix)[0])
+    assert (after - before).abs().max() > 1e-3
+    assert (list(captured.captured.values()) == list(graphs.values())) == (change == "in place")
+
+
 def test_capturing_follows_the_manual(monkeypatch):
     """Three runs on a stream of its own, both streams waiting for each other, then the graph: in this order."""
     calls = []

@@ -12,13 +12,14 @@ import base64
 import contextlib
 import functools
 import http.server
+import importlib.util
 import io
 import json
 import os
 import random
-import shutil
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -443,6 +444,28 @@ def test_model_of_other_sizes(dtype, browser, tiny, tmp_path):
     context.close()
 
 
+def test_links_to_the_page_lead_to_it_on_the_site(root, tmp_path):
+    """Sphinx does not know the page: links to it become HTML, and a chapter's frame leads to where the site has it."""
+    spec = importlib.util.spec_from_file_location("build_of_the_site", root / "docs" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    (tmp_path / "index.md").write_text(
+        "See [the page](../explorer/index.html#scene=5), [this](a.md).", encoding="utf-8"
+    )
+    output = {"text/html": ['<iframe src="../site/explorer/index.html"></iframe>']}
+    cells = [
+        {"cell_type": "markdown", "source": ["[live](../explorer/index.html)"]},
+        {"cell_type": "code", "outputs": [{"data": output}]},
+    ]
+    (tmp_path / "chapter.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    build.link_live_page(tmp_path)
+    text = (tmp_path / "index.md").read_text(encoding="utf-8")
+    assert text == 'See <a href="../explorer/index.html#scene=5">the page</a>, [this](a.md).'
+    prose, code = json.loads((tmp_path / "chapter.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert prose["source"] == ['<a href="../explorer/index.html">live</a>']
+    assert code["outputs"][0]["data"]["text/html"] == ['<iframe src="../explorer/index.html"></iframe>']
+
+
 def test_command_writes_the_page(tmp_path, capsys):
     assert main_of_paligemma(["explore", "--output", str(tmp_path / "page")]) == 0
     assert f"Wrote {tmp_path / 'page' / 'index.html'}" in capsys.readouterr().out
@@ -864,9 +887,11 @@ def main() -> None:
     parser.add_argument("--screenshot", metavar="FILE", help="the picture of the page in the README")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM or shutil.which("chromium"), args=FLAGS)
-        folder = write_explorer(Path(os.environ.get("TMPDIR", "/tmp")) / "paligemma-explorer").parent
+    if CHROMIUM is None:
+        parser.exit(2, "there is no Chromium on this machine; its path can be given in CHROMIUM\n")
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as temporary:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        folder = write_explorer(Path(temporary) / "explorer").parent
         page = browser.new_page()
         if options.screenshot:
             page.set_viewport_size({"width": 1400, "height": 1480})

@@ -128,6 +128,17 @@ class CapturedPaliGemma(ModelWithFastStep):
         super().__init__(model)
         self.one_step = one_step
         self.captured: dict[tuple[int, int], CapturedStep] = {}  # by batch size and size of the cache
+        self.addresses = self.weight_addresses()
+
+    def weight_addresses(self) -> list[int]:
+        return [parameter.data_ptr() for parameter in self.model.language_model.parameters()]
+
+    def changed(self) -> str | None:
+        addresses = self.weight_addresses()
+        if addresses != self.addresses:  # a graph reads the memory that it was captured with
+            self.captured.clear()
+            self.addresses = addresses
+        return super().changed()
 
     def step(self, input_ids, attention_mask, token_type_ids, kv_cache) -> torch.Tensor:
         """One token for each row: input_ids [B, 1] -> logits [B, 1, V]."""

@@ -454,9 +454,10 @@ class FastPaliGemma(ModelWithFastStep):
         ]
 
     def changed(self) -> str | None:
-        if self._weight_versions() != self._versions:
+        foreign = super().changed()
+        if foreign is None and self._weight_versions() != self._versions:
             return "the weights have changed since prepare_for_decode (call it again)"
-        return super().changed()
+        return foreign
 
     def prompt(self, *arguments) -> PaliGemmaOutput:
         size = nearest_power_of_two(max(1, arguments[0].numel())), torch.get_num_threads()

@@ -45,28 +45,32 @@ def expected_blueprint(config: PaliGemmaConfig) -> list[tuple]:
 def foreign_part(model: nn.Module, expected: list[tuple] | None = None) -> str | None:
     """The first part of the decoder that is not the package's own, in words; None when there is none.
 
-    Classes of modules, shapes of parameters, methods replaced in an object or in a class, and the functions between
-    the modules are compared with what the configuration describes. Hooks and values of weights are not looked at.
+    Classes of modules and shapes of parameters are compared with what the configuration describes (`expected`), then
+    come `replaced_code`'s questions. Hooks and values of weights are not looked at.
     """
     if not isinstance(model, PaliGemmaForConditionalGeneration) or not is_own(type(model)):
         return f"the model is a {type(model).__name__}"
+    for found, wanted in zip_longest(blueprint(model), expected or expected_blueprint(model.config)):
+        if found != wanted:
+            path, kind, shapes = found or wanted
+            return f"{path} is not what the configuration describes ({kind.__name__}{dict(shapes) or ''})"
+    return replaced_code(model, list(model.language_model.modules()))
+
+
+def replaced_code(model: PaliGemmaForConditionalGeneration, modules: list[nn.Module]) -> str | None:
+    """The first function between the modules, or method of a class or an object, that is not the package's own."""
     for home in (modeling_gemma, modeling_gemma2):
         for name in FUNCTIONS:
             if name in vars(home) and not is_own(vars(home)[name]):
                 return f"{name} was replaced"
-    actual = blueprint(model)
-    for found, wanted in zip_longest(actual, expected or expected_blueprint(model.config)):
-        if found != wanted:
-            path, kind, shapes = found or wanted
-            return f"{path} is not what the configuration describes ({kind.__name__}{dict(shapes) or ''})"
-    for kind in (type(model), *{kind for _, kind, _ in actual}):
+    for kind in {type(model), *map(type, modules)}:
         for name in METHODS:
             if not is_own(getattr(kind, name, nn.Module)):
                 return f"{kind.__name__}.{name} was replaced"
-    for part in (model, *model.language_model.modules()):
+    for module in (model, *modules):
         for name in METHODS:
-            if name in vars(part):
-                return f"{name} of a {type(part).__name__} was replaced"
+            if name in vars(module):
+                return f"{name} of a {type(module).__name__} was replaced"
     return None
 
 
@@ -95,6 +99,10 @@ class ModelWithFastStep:
         for module in model.modules():
             self.hooks += [module._forward_hooks, module._forward_pre_hooks]
         self.expected = expected_blueprint(model.config)
+        self.parts = [  # every module of the decoder, with what hangs on it
+            (module, type(module), tuple(module._modules.values()), [id(p) for p in module._parameters.values()])
+            for module in model.language_model.modules()
+        ]
         self.obstacle = None  # why the steps of the answer that is being written take the model; None: they need not
 
     def __call__(
@@ -139,7 +147,14 @@ class ModelWithFastStep:
             warnings.warn(f"{self.obstacle}: decoding takes the plain path", stacklevel=3)
 
     def changed(self) -> str | None:
-        return foreign_part(self.model, self.expected)
+        """Asked once a prompt, so it must be quick: all is compared only when some part is another object."""
+        for module, kind, children, parameters in self.parts:
+            same = type(module) is kind and tuple(module._modules.values()) == children
+            if not same or [id(p) for p in module._parameters.values()] != parameters:
+                return foreign_part(self.model, self.expected)
+        if self.parts[0][0] is not self.model.language_model:
+            return foreign_part(self.model, self.expected)
+        return replaced_code(self.model, [module for module, *_ in self.parts])
 
     def can_step(self, kv_cache) -> bool:
         return self.obstacle is None and not any(self.hooks) and type(kv_cache).__module__ == "paligemma.kv_cache"
