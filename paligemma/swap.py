@@ -159,7 +159,8 @@ def names_used(value) -> set[str]:
     """The global names that a function, or the methods of a class, look up."""
     members = list(vars(value).values()) if inspect.isclass(value) else [value]
     members = [getattr(member, "__func__", getattr(member, "fget", member)) for member in members]
-    codes = [inspect.unwrap(member).__code__ for member in members if inspect.isfunction(member)]
+    functions = [inspect.unwrap(member) for member in members if inspect.isfunction(member)]
+    codes = [function.__code__ for function in functions if inspect.isfunction(function)]
     found: set[str] = set()
     while codes:
         code = codes.pop()

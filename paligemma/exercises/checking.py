@@ -307,7 +307,7 @@ def misplaced(task: Task, solution) -> Finding | None:
         return Finding(
             "function expected", f"check was given the class {solution.__name__}", "this task asks for a function"
         )
-    owner = package_part(solution, reference)
+    owner = package_part(solution, task)
     if callable(reference) and owner is not None:
         return Finding(
             "package's own",
@@ -323,19 +323,19 @@ def misplaced(task: Task, solution) -> Finding | None:
     return None
 
 
-def package_part(solution, reference) -> str | None:
+def package_part(solution, task: Task) -> str | None:
     """The package's class or function behind this, in words: itself, wrapped, or a subclass that adds nothing."""
     while isinstance(solution, functools.partial):
         solution = solution.func
     solution = inspect.unwrap(solution) if not inspect.isclass(solution) else solution
-    if called := only_call(solution):
+    if task.use is None and (called := only_call(solution)):
         return f"a call of the package's {called.__name__}, from {called.__module__}, and nothing else"
     if not inspect.isclass(solution):
         module = str(getattr(solution, "__module__", ""))
         return f"the package's, from {module}" if is_ours(solution) else None
     if is_ours(solution):
         return f"the package's, from {solution.__module__}"
-    methods = [name for name, value in vars(reference).items() if inspect.isfunction(value)]
+    methods = [name for name, value in vars(task.reference).items() if inspect.isfunction(value)]
     methods = [name for name in methods if not name.startswith("__")] or methods
     homes = [next((kind for kind in solution.__mro__ if name in vars(kind)), object) for name in methods]
     if homes and all(is_ours(home) for home in homes):
@@ -346,7 +346,7 @@ def package_part(solution, reference) -> str | None:
 def only_call(function) -> Callable | None:
     """The package's function that is all that `def mine(x): return theirs(x)` calls."""
     code = getattr(function, "__code__", None)
-    if code is None or len(code.co_names) != 1 or len(code.co_consts) > 1:
+    if code is None or len(code.co_names) != 1 or len(code.co_consts) > 1 or code.co_freevars:
         return None
     called = getattr(function, "__globals__", {}).get(code.co_names[0])
     return called if inspect.isfunction(called) and is_ours(called) else None

@@ -210,9 +210,11 @@ def run_and_look(names):
         logits: list[torch.Tensor] = []
         try:
             with listening(asked, logits), spy(names, ran):
+                swaps = set(swap_module.PLACES.owners())
                 caption = describe(model, processor, image)
+                put_back = all(dict(module._modules) == children for module, children in before)
+                put_back = put_back and set(swap_module.PLACES.owners()) == swaps
         finally:
-            put_back = all(dict(module._modules) == children for module, children in before)
             for module, children in before:
                 module._modules.clear()
                 module._modules.update(children)
