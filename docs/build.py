@@ -215,7 +215,7 @@ def link_live_page(source: Path) -> None:
         # where a chapter writes the page, and where the site has it
         linked = text.replace("../site/explorer/index.html", "../explorer/index.html")
         linked = re.sub(
-            r"\[([^\]\n]+)\]\(((?:\.\./)+explorer/index\.html[^)\s]*)\)", rf"<a href={quote}\2{quote}>\1</a>", linked
+            r"\[([^\[\]\n]+)\]\(((?:\.\./)+explorer/index\.html[^)\s]*)\)", rf"<a href={quote}\2{quote}>\1</a>", linked
         )
         if linked != text:
             path.write_text(linked, encoding="utf-8", newline="\n")

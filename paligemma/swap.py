@@ -10,8 +10,9 @@ it called its own. Afterwards the model is as it was, whatever happened inside.
 import difflib
 import inspect
 import sys
+import threading
 import typing
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -52,13 +53,17 @@ def swap(model: nn.Module | None, **parts):
 
     A class of modules (GemmaRMSNorm=Mine) replaces every instance in `model`: yours is constructed with the same
     arguments and takes over weights (a copy: what you do to them leaves the model's alone), dtype, device and mode.
-    The outermost goes first. What your container makes inside itself is its own business, except that parts it
-    takes from the package are replaced too when they are named. Anything else (rotate_half=mine, KVCache=Mine) replaces
-    the name in all modules of the package; for those alone `model` may be None.
+    The outermost goes first. Submodules that your class creates itself are left as they are, unless they are package
+    classes that you also named. Anything else (rotate_half=mine, KVCache=Mine) replaces the name in all modules of the
+    package; for those alone `model` may be None.
 
-    Yields the model: the same object, or yours when the whole model's class was among the parts. Swaps may be nested.
-    Raises ValueError for a name that the package or the model does not have, and, in plain words, when a constructor
-    or the parameters do not fit. Torch's random state is left alone.
+    Swaps may be nested, and closed in any order: what stands in a place is the part of the swap opened last of those
+    still open. Another thread sees the parts, too. A module of the package that is imported inside the block gets the
+    package's own part when the block ends.
+
+    Yields the model: the same object, or yours when the whole model's class was among the parts. Raises ValueError for
+    a name that the package or the model does not have or would never use, and, in plain words, when a constructor or
+    the parameters do not fit. Torch's random state is left alone.
     """
     classes, names = {}, {}
     for name, part in parts.items():
@@ -70,16 +75,98 @@ def swap(model: nn.Module | None, **parts):
     if classes:
         check_holds(model, classes)
 
-    with ExitStack() as undo:
+    for name in names:
+        check_used(name)
+
+    owner = object()  # this swap, in the books of PLACES
+    try:
         for name, function in names.items():
-            replace_name(name, function, undo)
+            replace_name(name, function, owner)
         if "repeat_kv" in names and isinstance(model, nn.Module):  # the fused attention shares keys without calling it
             for module in attention_maps.attention_modules(model).values():
-                undo.callback(setattr, module, "attention", module.attention)
-                module.attention = "eager"
+                PLACES.put(owner, vars(module), "attention", "eager")
         with torch.random.fork_rng(devices=[]):  # constructors draw weights; a learner's seed is the learner's
-            mine = replace_modules(model, classes, undo) if classes else model
+            mine = replace_modules(model, classes, owner) if classes else model
         yield mine
+    finally:
+        PLACES.close(owner)
+
+
+class Places:
+    """What stands in each place of the package and of the models, by the swaps that are open."""
+
+    def __init__(self):
+        self.lock = threading.RLock()
+        self.stacks: dict[tuple[int, str], tuple[dict, object, list]] = {}  # place: (holder, original, [(owner, part)])
+        self.names: dict[object, list[tuple[str, object, object]]] = {}  # owner: [(name, stand-in, original)]
+
+    def put(self, owner, holder: dict, name: str, part) -> None:
+        with self.lock:
+            self.stacks.setdefault((id(holder), name), (holder, holder.get(name), []))[2].append((owner, part))
+            holder[name] = part
+
+    def owners(self) -> list:
+        """The swaps that are open."""
+        return [*self.names, *(owner for _, _, stack in self.stacks.values() for owner, _ in stack)]
+
+    def close(self, owner) -> None:
+        """Take this swap's parts out of every place, whichever other swaps are open."""
+        with self.lock:
+            for place, (holder, original, stack) in list(self.stacks.items()):
+                if all(by is not owner for by, _ in stack):
+                    continue
+                stack[:] = [entry for entry in stack if entry[0] is not owner]
+                holder[place[1]] = stack[-1][1] if stack else original
+                if not stack:
+                    del self.stacks[place]
+            for name, stand_in, original in self.names.pop(owner, []):
+                replaced.remove((name, stand_in))
+                if any(other == name for other, _ in replaced):
+                    continue
+                # A module that was imported inside the block has taken the stand-in for the package's.
+                for module in package_modules():
+                    for key, value in list(vars(module).items()):
+                        if value is stand_in and (id(vars(module)), key) not in self.stacks:
+                            setattr(module, key, original)
+
+
+def package_modules() -> list:
+    return [module for name, module in list(sys.modules.items()) if name.split(".")[0] == "paligemma" and module]
+
+
+def check_used(name: str) -> None:
+    """Raise ValueError where a part of this name would stand there and never be called."""
+    if name.endswith("Config") or name == "PaliGemmaProcessor":
+        when = "a model is built" if name.endswith("Config") else "a model is opened, and handed over by you"
+        raise ValueError(
+            f"{name} is needed when {when}, before the swap: your part would never be used. Make your object yourself"
+        )
+    for module in package_modules():
+        if module.__name__.startswith("paligemma.exercises") or name not in vars(module):
+            continue
+        if any(name in names_used(value) for value in list(vars(module).values()) if is_defined_in(module, value)):
+            return
+    raise ValueError(f"nothing of the package that is imported now calls {name}: call yours directly")
+
+
+def is_defined_in(module, value) -> bool:
+    return getattr(value, "__module__", None) == module.__name__ and (
+        inspect.isfunction(value) or inspect.isclass(value)
+    )
+
+
+def names_used(value) -> set[str]:
+    """The global names that a function, or the methods of a class, look up."""
+    members = list(vars(value).values()) if inspect.isclass(value) else [value]
+    members = [getattr(member, "__func__", getattr(member, "fget", member)) for member in members]
+    functions = [inspect.unwrap(member) for member in members if inspect.isfunction(member)]
+    codes = [function.__code__ for function in functions if inspect.isfunction(function)]
+    found: set[str] = set()
+    while codes:
+        code = codes.pop()
+        found |= set(code.co_names)
+        codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
+    return found
 
 
 def find_home(name: str):
@@ -99,24 +186,25 @@ def find_home(name: str):
 # ------------------------------------------------------------------------------------------------ functions
 
 replaced: list[tuple[str, object]] = []  # (name, stand-in) of the swaps that are open now
+PLACES = Places()
 
 
 def is_replaced(home, name: str) -> bool:
     return any(name == other and vars(home).get(name) is stand_in for other, stand_in in replaced)
 
 
-def replace_name(name: str, stand_in, undo: ExitStack) -> None:
+def replace_name(name: str, stand_in, owner) -> None:
     """Let every module of the package that refers to the package's `name` refer to `stand_in`."""
-    current = vars(find_home(name))[name]
-    for module_name, module in list(sys.modules.items()):
-        # The checks of the exercises compare with the package: they must never see the learner's.
-        if module_name.split(".")[0] != "paligemma" or module_name.startswith("paligemma.exercises"):
-            continue
-        if vars(module).get(name) is current:
-            undo.callback(setattr, module, name, current)
-            setattr(module, name, stand_in)
-    replaced.append((name, stand_in))
-    undo.callback(replaced.remove, (name, stand_in))
+    with PLACES.lock:
+        home = vars(find_home(name))
+        current = home[name]
+        original = PLACES.stacks[id(home), name][1] if (id(home), name) in PLACES.stacks else current
+        replaced.append((name, stand_in))
+        PLACES.names.setdefault(owner, []).append((name, stand_in, original))
+        for module in package_modules():
+            # The checks of the exercises compare with the package: they must never see the learner's.
+            if not module.__name__.startswith("paligemma.exercises") and vars(module).get(name) is current:
+                PLACES.put(owner, vars(module), name, stand_in)
 
 
 # ------------------------------------------------------------------------------------------------ modules
@@ -139,7 +227,7 @@ def check_holds(model, classes) -> None:
             raise ValueError(f"this {type(model).__name__} holds no {name}; it holds {', '.join(sorted(held))}")
 
 
-def replace_modules(model: nn.Module, classes: dict, undo: ExitStack) -> nn.Module:
+def replace_modules(model: nn.Module, classes: dict, owner) -> nn.Module:
     """Replace from the outside in; return the model, which is a new one when its own class is replaced."""
     original = dict(model.named_modules())
     done: dict[int, nn.Module] = {}  # a module that hangs in two places is replaced by one module
@@ -160,8 +248,7 @@ def replace_modules(model: nn.Module, classes: dict, undo: ExitStack) -> nn.Modu
             path = f"{prefix}{name}"
             new = replacement(child, path, root)
             if new is not child:
-                undo.callback(module._modules.__setitem__, name, child)
-                module._modules[name] = new
+                PLACES.put(owner, module._modules, name, new)
             descend(new, f"{path}.", root)
 
     mine = replacement(model, "", model)
@@ -179,7 +266,7 @@ def build(name: str, kind, old: nn.Module, path: str, tree: dict[str, nn.Module]
     except Exception as error:
         raise ValueError(
             f"{label} cannot be constructed: {getattr(kind, '__name__', kind)}({call}) raised "
-            f"{type(error).__name__}: {error}. It must take the same arguments as paligemma's {name}"
+            f"{type(error).__name__}: {error}. Its arguments must have these names, or come in this order"
         ) from error
     if not isinstance(new, nn.Module):
         raise ValueError(f"{label} makes a {type(new).__name__}, expected a torch.nn.Module like paligemma's {name}")
@@ -195,18 +282,26 @@ def build(name: str, kind, old: nn.Module, path: str, tree: dict[str, nn.Module]
 
 
 def construct(kind, arguments: dict):
-    """Make an object: by name where the names fit, else by position, as the package does it.
+    """Make an object: each argument by its name where `kind` has one of that name, the others in their order.
 
     So a constructor with an argument of its own in between (max_position_embeddings before base) gets what it asks for.
     """
     try:
-        accepted = inspect.signature(kind).parameters.values()
+        accepted = list(inspect.signature(kind).parameters.values())
     except (TypeError, ValueError):
-        accepted = ()
-    names = {p.name for p in accepted if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    if arguments.keys() <= names:
+        return kind(*arguments.values())
+    kinds = {parameter.kind for parameter in accepted}
+    names = [p.name for p in accepted if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if inspect.Parameter.POSITIONAL_ONLY in kinds or (inspect.Parameter.VAR_POSITIONAL in kinds and not names):
+        return kind(*arguments.values())
+    if inspect.Parameter.VAR_KEYWORD in kinds:
         return kind(**arguments)
-    return kind(*arguments.values())
+    named = {key: value for key, value in arguments.items() if key in names}
+    others = [value for key, value in arguments.items() if key not in names]
+    free = [name for name in names if name not in named]
+    if len(others) > len(free):
+        return kind(*arguments.values())  # too many: Python says so in its own words
+    return kind(**named, **dict(zip(free, others)))
 
 
 def brief(value) -> str:
@@ -247,6 +342,9 @@ def find_config(old: nn.Module, path: str, tree: dict[str, nn.Module], kind: typ
 @torch.no_grad()
 def take_over(new: nn.Module, old: nn.Module) -> list[str]:
     """Copy weights, dtype, device and mode from old to new. Returns what does not fit, in words."""
+    for module in new.modules():  # a head that is tied after loading, as published code does it
+        if callable(getattr(module, "tie_weights", None)):
+            module.tie_weights()
     parameters, buffers = dict(old.named_parameters()), dict(old.named_buffers())
     source = {**parameters, **{name: buffers[name] for name in old.state_dict() if name in buffers}}
     # Tied weights are one tensor under several names: one of these suffices.

@@ -44,7 +44,7 @@ PLANTED = [
     ("KVCache", GEMMA, "self.key_cache[0].shape[-2]", "self.key_cache[0].shape[1]", "wrong axis counted", "shape[1]"),
     ("KVCache", GEMMA, "return self.key_cache[layer_idx], self.value_cache[layer_idx]",
      "return self.key_cache[layer_idx], self.key_cache[layer_idx]", "keys for values", "return self.key_cache"),
-    ("repeat_kv", GEMMA, "if n_rep == 1:", "if length == 1:", "shape", "return hidden_states"),
+    ("repeat_kv", GEMMA, "if n_rep == 1:", "if length == 1:", "not repeated", "return hidden_states"),
     ("GemmaConfig", GEMMA, "self.num_key_value_heads = num_key_value_heads",
      "self.num_key_value_heads = num_attention_heads", "value not kept", "self.num_key_value_heads ="),
     ("GemmaRMSNorm", GEMMA, "normed * (1.0 + self.weight.float())", "normed * self.weight.float()",

@@ -1,9 +1,16 @@
 """The checks of the exercises: the bank of mistakes, and what a learner gets to see."""
 
+import dataclasses
+import functools
 import importlib
 import inspect
 import json
+import linecache
+import os
+import random
 import re
+import sys
+import traceback
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +21,15 @@ import torch
 from mistakes import RIGHT, WRONG
 from PIL import Image
 
-from paligemma.exercises import CheckFailed, NotStarted, check, checking, progress, reset
+from paligemma import modeling_gemma
+from paligemma.exercises import CheckFailed, NotStarted, check, checking, comparing, progress, reset
+from paligemma.exercises import undisturbed as undisturbed_module
 from paligemma.exercises.checking import attempt, examine, same_outcome
 from paligemma.exercises.comparing import compare, explain_shape
 from paligemma.exercises.progress import load, record
 from paligemma.exercises.tasks import Case, Finding, Mistake, Task, find_task, numbers, tasks_of
 from paligemma.exercises.undisturbed import undisturbed
+from paligemma.modeling_gemma import rotate_half
 
 CHAPTERS = sorted(path.stem[2:] for path in Path(checking.__file__).parent.glob("ch[0-9][0-9].py"))
 for chapter in CHAPTERS:
@@ -280,6 +290,176 @@ def test_every_reward_is_worth_a_line(task, capsys):
     assert capsys.readouterr().out.strip() or task.reward.__doc__
 
 
+# --- what a learner's code does to everything else ----------------------------------------------------------------
+
+
+def right_norm(x, eps=1e-6):
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def wrong_norm(x, eps=1e-6):
+    return x * torch.rsqrt(x.pow(2).mean() + eps)
+
+
+def everything_set():
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.autocast("cpu").__enter__()
+    torch.set_grad_enabled(False)
+    torch.inference_mode().__enter__()
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    random.seed(99)
+    os.chdir("/")
+
+
+def torch_replaced():
+    torch.softmax = torch.rsqrt = torch.randn = torch.isfinite = lambda *arguments, **named: torch.zeros(1)
+    torch.Tensor.eq = torch.Tensor.abs = torch.Tensor.all = torch.Tensor.__eq__ = lambda *arguments, **named: True
+    torch.no_grad = torch.equal = None
+    np.array_equal = np.asarray = lambda *arguments, **named: True
+    Image.Image.resize = Image.Image.tobytes = lambda self, *arguments: b""
+
+
+def package_replaced():
+    modeling_gemma.GemmaRMSNorm.forward = lambda self, x: x
+    modeling_gemma.rotate_half = lambda x: x
+    comparing.compare = lambda *arguments: None
+    checking.same_inputs = lambda *arguments: True
+    checking.Trial.gives_the_right_results = lambda self: None
+    comparing.FORM = ()
+
+
+def streams_closed():
+    sys.stdout = sys.stderr = None
+    del sys.modules["linecache"]
+    linecache.getline = traceback.extract_tb = None
+
+
+@pytest.mark.parametrize("deed", [everything_set, torch_replaced, package_replaced, streams_closed])
+def test_a_check_undoes_what_the_code_does(deed, monkeypatch):
+    """It neither lets a wrong solution pass nor refuses a right one, then or later, and nothing is left behind."""
+    monkeypatch.setitem(sys.modules, "linecache", linecache)
+    undisturbed_module.ORIGINALS.remember_package()
+    with undisturbed():  # the same settings before and after, whatever other tests have left
+        before = undisturbed_module.settings()
+        for _ in range(2):
+
+            def solution(x, eps=1e-6):
+                result = right_norm(x, eps)
+                deed()
+                return result
+
+            def mistaken(x, eps=1e-6):
+                result = wrong_norm(x, eps)
+                deed()
+                return result
+
+            assert finding_for("06.1", solution) is None
+            assert finding_for("06.1", mistaken) is not None
+            assert finding_for("06.3", renamed(modeling_gemma.GemmaRMSNorm)) is None
+            after = undisturbed_module.settings()
+            for name in ("torch", "numpy"):
+                before.pop(name, None), after.pop(name)
+            assert after == before
+        assert not undisturbed_module.ORIGINALS.replaced()
+
+
+def test_what_was_replaced_before_is_told_and_comes_back(capsys, monkeypatch):
+    """The check works with torch's own; the learner's replacement is theirs, and there again afterwards."""
+    strange = lambda *arguments: torch.zeros(1)  # noqa: E731
+    monkeypatch.setattr(torch, "rsqrt", strange)
+    check("06.1", lambda x, eps=1e-6: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+    assert "replaced since the course was imported, and not used by this check: torch.rsqrt" in capsys.readouterr().out
+    assert torch.rsqrt is strange
+
+
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("error, said", [
+    (SystemExit(3), "calls exit()"), (GeneratorExit(), "GeneratorExit"), (BaseException("odd"), "BaseException: odd"),
+    (KeyboardInterrupt(), "was interrupted while your code ran"), (Silent(), "Silent: (its message cannot be shown"),
+    (RecursionError("deep"), "RecursionError"),
+], ids=lambda value: type(value).__name__)  # fmt: skip
+def test_no_error_goes_through_a_check(error, said):
+    def raises(x, eps=1e-6):
+        raise error
+
+    assert said in " ".join(message("06.1", raises).split())
+
+
+def test_a_reward_that_fails_does_not_undo_the_pass(capsys):
+    calls = []
+
+    def fails_late(x, eps=1e-6):
+        calls.append(x.shape)
+        if len(x.shape) and x.shape[0] not in (2, 3):
+            raise ValueError("only two or three")
+        return right_norm(x, eps)
+
+    task = find_task("06.1")
+    checking.show_reward(dataclasses.replace(task, reward=lambda solution: solution(torch.ones(1, 4))), fails_late)
+    assert "passed all the same; what comes with it cannot be shown: ValueError: only two" in capsys.readouterr().out
+
+
+def test_rules_that_call_the_code_are_protected():
+    def rule(solution):
+        return solution(torch.ones(7))
+
+    def picky(x, eps=1e-6):
+        if x.ndim == 1:
+            raise SystemExit
+        return right_norm(x, eps)
+
+    found = examine(dataclasses.replace(find_task("06.1"), extra=[rule], cache={}), picky, seeds=(0,))
+    assert found.name == "raised" and "exit()" in found.observed
+
+
+def test_a_loop_without_end_is_stopped_by_its_model():
+    def forever(next_logits, prompt, max_new_tokens, eos, pad):
+        while True:
+            next_logits(prompt)
+
+    assert finding_for("11.4", forever).name == "no end"
+
+
+def test_the_failing_input_can_be_had():
+    text = message("06.1", wrong_norm)
+    last = check.last
+    assert torch.equal(last.yours, wrong_norm(*last.inputs)) and torch.allclose(last.expected, right_norm(*last.inputs))
+    assert max(map(len, text.splitlines())) <= 90
+    check("06.1", right_norm)
+    assert check.last is None
+
+
+def test_nobody_passes_by_naming_the_package():
+    class Mine(modeling_gemma.GemmaRMSNorm):
+        pass
+
+    class WithInit(modeling_gemma.GemmaRMSNorm):
+        def __init__(self, dim, eps=1e-6):
+            super().__init__(dim, eps)
+
+    for thing in (Mine, WithInit, functools.partial(modeling_gemma.GemmaRMSNorm)):
+        assert finding_for("06.3", thing).name in ("package's own", "class expected")
+    assert finding_for("07.2", modeling_gemma.rotate_half).name == "package's own"
+    assert finding_for("07.2", functools.wraps(modeling_gemma.rotate_half)(lambda x: x)).name == "package's own"
+    assert finding_for("07.2", lambda x: rotate_half(x)).name == "package's own"
+
+
+def test_the_suspect_is_told_how_many_faults_and_no_more():
+    for task in TASKS:
+        suspect = next((mistake for mistake in task.mistakes if "faults are left" in mistake.message), None)
+        if suspect is not None:
+            assert re.match(r"all (three|four) faults are left: take the input above", suspect.message), task.id
+            two = [mistake.message for mistake in task.mistakes if mistake.name == "2 left"]
+            assert all(re.search(r"faults are left\. Mended: ", message) for message in two), task.id
+
+
 # --- symptoms without a named mistake --------------------------------------------------------------------------
 
 
@@ -311,6 +491,29 @@ def test_symptoms():
     assert symptom(2.0, 2) is None and symptom(torch.tensor(2.0), 2.0) is None and symptom(3, 2.0) == "values"
     masked = torch.tensor([1.0, -torch.inf])
     assert symptom(masked.clone(), masked) is None
+    for dtype in (torch.float16, torch.bfloat16):
+        finding = compare(x.sin().to(dtype).float(), x.sin(), 1e-5, Case(), "")
+        assert finding.name == "rounded" and str(dtype).split(".")[1] in finding.explanation
+    first = x.clone()
+    first[1:] += torch.randn_like(first[1:])
+    assert symptom(first, x, {"B": 2}) == "row 0 only"
+    ids = torch.arange(40).reshape(5, 8)
+    assert "34 of 40 numbers differ" in compare(ids.where(ids < 6, ids + 1), ids, 0, Case(), "").observed
+    longer = compare(torch.cat([x, x], -1), x, 1e-5, Case(), "")
+    assert "4 columns too many, behind the right ones" in longer.observed
+    assert "1 row missing at the end" in compare(x[:, :2], x, 1e-5, Case(), "").observed
+    assert symptom((x + 1, x[0]), (x, x)) == "shape", "a wrong shape anywhere is told before wrong values"
+    table = compare(torch.zeros(2, 2), torch.eye(2), 1e-5, Case(), "").observed
+    assert "yours    expected" in table and "  0 0    1 0" in table
+    assert symptom((n for n in [1]), (1,)) == "type"
+
+
+def test_rounding_is_not_taken_for_another_mistake():
+    """Results of the reference that went through float16 or bfloat16 are called rounded, whatever their order."""
+    for seed in range(20):
+        want = numbers(seed, 4, 6)
+        for dtype in (torch.float16, torch.bfloat16):
+            assert symptom(want.to(dtype).float(), want) == "rounded"
 
 
 def test_shapes_are_named_and_permutations_recognised():

@@ -12,6 +12,7 @@ import base64
 import contextlib
 import functools
 import http.server
+import importlib.util
 import io
 import json
 import os
@@ -441,6 +442,28 @@ def test_model_of_other_sizes(dtype, browser, tiny, tmp_path):
         page.evaluate(f"() => {{ {HARNESS} Object.assign(globalThis, {{ text_of, compute }}); }}")
         within_limits(compare(page, reference, processor, image, "caption en"))
     context.close()
+
+
+def test_links_to_the_page_lead_to_it_on_the_site(root, tmp_path):
+    """Sphinx does not know the page: links to it become HTML, and a chapter's frame leads to where the site has it."""
+    spec = importlib.util.spec_from_file_location("build_of_the_site", root / "docs" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    (tmp_path / "index.md").write_text(
+        "See [the page](../explorer/index.html#scene=5), [this](a.md).", encoding="utf-8"
+    )
+    output = {"text/html": ['<iframe src="../site/explorer/index.html"></iframe>']}
+    cells = [
+        {"cell_type": "markdown", "source": ["[live](../explorer/index.html)"]},
+        {"cell_type": "code", "outputs": [{"data": output}]},
+    ]
+    (tmp_path / "chapter.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    build.link_live_page(tmp_path)
+    text = (tmp_path / "index.md").read_text(encoding="utf-8")
+    assert text == 'See <a href="../explorer/index.html#scene=5">the page</a>, [this](a.md).'
+    prose, code = json.loads((tmp_path / "chapter.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert prose["source"] == ['<a href="../explorer/index.html">live</a>']
+    assert code["outputs"][0]["data"]["text/html"] == ['<iframe src="../explorer/index.html"></iframe>']
 
 
 def test_command_writes_the_page(tmp_path, capsys):

@@ -216,6 +216,6 @@ def test_both_generations_in_both_precisions(folder, tmp_path, text_model, dtype
     lines = recipe.train_on(model, processor, splits, plan, tmp_path, "random", tell=lambda text: None)
     assert lines[-1]["loss"] < 0.8 * lines[1]["loss"]
     load_adapter(plain, tmp_path / "adapter")
-    inputs = processor(["caption ko"] * 2, [example.open() for example in splits["valid"][:2]])
+    inputs = processor(["caption ko"] * 2, [example.picture() for example in splits["valid"][:2]])
     with torch.no_grad():
         assert torch.equal(plain(**inputs).logits, model.eval()(**inputs).logits)

@@ -60,7 +60,7 @@ def test_a_good_folder_has_no_problem(good, tokenizer):
     assert [len(found.splits[split]) for split in ("train", "valid", "test")] == [12, 4, 0]
     assert check_examples(found, tokenizer) == []
     first = found.splits["train"][0]
-    assert first.where == "train/annotations.jsonl:1" and first.open().size == (96, 64)
+    assert first.where == "train/annotations.jsonl:1" and first.picture().size == (96, 64)
 
 
 def missing(rows, folder):

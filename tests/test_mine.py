@@ -271,6 +271,20 @@ def test_a_right_part_is_not_blamed_for_a_wrong_one_inside(typed):
     assert "rotate_half" in comparison.results["GemmaAttention"].replaced
 
 
+def test_two_mistakes_in_one_part(typed):
+    plant(typed, GEMMA, "GemmaDecoderLayer(config, i) for i", "GemmaDecoderLayer(config, 0) for i")
+    plant(typed, GEMMA, "hidden_states = inputs_embeds * normalizer", "hidden_states = inputs_embeds / normalizer")
+    _, others = compared(typed, ["GemmaModel"])
+    assert [result.name for result in others] == ["divided instead of multiplied"]
+    assert others[0].text == "hidden_states = inputs_embeds / normalizer"
+
+
+def test_a_name_that_is_set_and_never_read_is_told(typed):
+    plant(typed, SIGLIP, "wide = nn.functional.gelu(", "wides = nn.functional.gelu(")
+    _, others = compared(typed, ["SiglipMLP"])
+    assert others[0].name == "no bend" and "sets wides, which is never read: is wide meant?" in others[0].means
+
+
 def test_a_loop_without_end_is_left(typed, capsys):
     plant(
         typed,

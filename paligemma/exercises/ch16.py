@@ -420,7 +420,7 @@ def stopwatch_cases(seed):
     k = larger(seed)
     yield Case(((0.5, 20.0, (4, 6), 0.2), 7), note="7 rounds; the first work takes 20 times as long, two are disturbed")
     yield Case(((0.03 + 0.01 * seed, 9.0, (3,), 0.011), 5), note="5 rounds, one is disturbed")
-    yield Case(((2.0, 5.0, (9, 10), 0.7), 9 + k), note=f"{9 + k} rounds, two are disturbed")
+    yield Case(((2.0, 5.0, (9, 10), 0.7), 9 + 2 * k), note=f"{9 + 2 * k} rounds, two are disturbed")
     yield Case(((0.4, 8.0, (), 0.1), 1), note="1 round")
 
 

@@ -16,6 +16,7 @@ import sysconfig
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -306,7 +307,7 @@ def misplaced(task: Task, solution) -> Finding | None:
         return Finding(
             "function expected", f"check was given the class {solution.__name__}", "this task asks for a function"
         )
-    owner = package_part(solution, reference)
+    owner = package_part(solution, task)
     if callable(reference) and owner is not None:
         return Finding(
             "package's own",
@@ -322,19 +323,19 @@ def misplaced(task: Task, solution) -> Finding | None:
     return None
 
 
-def package_part(solution, reference) -> str | None:
+def package_part(solution, task: Task) -> str | None:
     """The package's class or function behind this, in words: itself, wrapped, or a subclass that adds nothing."""
     while isinstance(solution, functools.partial):
         solution = solution.func
     solution = inspect.unwrap(solution) if not inspect.isclass(solution) else solution
-    if called := only_call(solution):
+    if task.use is None and (called := only_call(solution)):
         return f"a call of the package's {called.__name__}, from {called.__module__}, and nothing else"
     if not inspect.isclass(solution):
         module = str(getattr(solution, "__module__", ""))
         return f"the package's, from {module}" if is_ours(solution) else None
     if is_ours(solution):
         return f"the package's, from {solution.__module__}"
-    methods = [name for name, value in vars(reference).items() if inspect.isfunction(value)]
+    methods = [name for name, value in vars(task.reference).items() if inspect.isfunction(value)]
     methods = [name for name in methods if not name.startswith("__")] or methods
     homes = [next((kind for kind in solution.__mro__ if name in vars(kind)), object) for name in methods]
     if homes and all(is_ours(home) for home in homes):
@@ -345,7 +346,7 @@ def package_part(solution, reference) -> str | None:
 def only_call(function) -> Callable | None:
     """The package's function that is all that `def mine(x): return theirs(x)` calls."""
     code = getattr(function, "__code__", None)
-    if code is None or len(code.co_names) != 1 or len(code.co_consts) > 1:
+    if code is None or len(code.co_names) != 1 or len(code.co_consts) > 1 or code.co_freevars:
         return None
     called = getattr(function, "__globals__", {}).get(code.co_names[0])
     return called if inspect.isfunction(called) and is_ours(called) else None
@@ -457,9 +458,7 @@ def input_changed(case: Case) -> Finding:
 
 def compare_gradients(task: Task, solution, case: Case) -> Finding | None:
     """The gradient of a fixed mix of the results, for the inputs and for a module's parameters."""
-    with undisturbed():
-        mine = gradients(task, solution, case)
-    theirs = gradients(task, task.reference, case)
+    mine, theirs = gradients(task, solution, case, guard=undisturbed), gradients(task, task.reference, case)
     if theirs is None:
         return None
     if mine is None or isinstance(mine, BaseException):
@@ -496,8 +495,11 @@ def compare_gradients(task: Task, solution, case: Case) -> Finding | None:
     return None
 
 
-def gradients(task: Task, solution, case: Case):
-    """{name: gradient}; None when nothing depends on the inputs; the error when one is raised."""
+def gradients(task: Task, solution, case: Case, guard=nullcontext):
+    """{name: gradient}; None when nothing depends on the inputs; the error when one is raised.
+
+    `guard` is a context for the calls of the solution: what a learner's does to torch is undone before the way back.
+    """
     inputs = copy(case.inputs)
     leaves = {}
 
@@ -512,12 +514,14 @@ def gradients(task: Task, solution, case: Case):
         mark(value, f"input {index + 1}")
     try:
         with torch.enable_grad():
-            torch.manual_seed(0)
-            function, parameters = bind(task, solution, case)
-            leaves.update({f"parameter {name}": parameter for name, parameter in parameters.items()})
+            with guard():
+                torch.manual_seed(0)
+                function, parameters = bind(task, solution, case)
+                leaves.update({f"parameter {name}": parameter for name, parameter in parameters.items()})
+                result = function(*inputs) if leaves else None
             if not leaves:
                 return None
-            results = [leaf for leaf in flat(function(*inputs)) if leaf.is_floating_point() and leaf.requires_grad]
+            results = [leaf for leaf in flat(result) if leaf.is_floating_point() and leaf.requires_grad]
             if not results:
                 return None
             total = sum((leaf.float() * numbers(i, *leaf.shape)).sum() for i, leaf in enumerate(results))
@@ -622,3 +626,7 @@ def file_or_cell(filename: str) -> str:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     named = shell.compile.format_code_name(filename) if shell is not None else None
     return f"{named[0].lower()} {named[1]}" if named else Path(filename).name
+
+
+if not swap_module.replaced:
+    ORIGINALS.remember_package()  # and again in each check: a chapter's tasks are imported when they are asked for

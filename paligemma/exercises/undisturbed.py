@@ -190,13 +190,14 @@ def undisturbed() -> Iterator[list[str]]:
     Yields the names that were replaced before, "torch.softmax": inside, the originals are in place.
     """
     found = ORIGINALS.put_back()
-    before = settings()
+    before, modules = settings(), dict(sys.modules)
     try:
         with torch.inference_mode(False), warnings.catch_warnings():
             standard()
             yield [f"{owner.__name__}.{name}" for owner, name, value in found if not own_doing(owner, value)]
     finally:
         ORIGINALS.put_back()
+        sys.modules.update(modules)  # those that were taken out are there again
         set_all(before)
         for owner, name, value in found:
             place(owner, name, value)

@@ -210,9 +210,11 @@ def run_and_look(names):
         logits: list[torch.Tensor] = []
         try:
             with listening(asked, logits), spy(names, ran):
+                swaps = set(swap_module.PLACES.owners())
                 caption = describe(model, processor, image)
+                put_back = all(dict(module._modules) == children for module, children in before)
+                put_back = put_back and set(swap_module.PLACES.owners()) == swaps
         finally:
-            put_back = all(dict(module._modules) == children for module, children in before)
             for module, children in before:
                 module._modules.clear()
                 module._modules.update(children)
@@ -252,7 +254,7 @@ def listening(asked: list[str], logits: list[torch.Tensor]):
 @contextmanager
 def spy(names, ran: set[str]):
     """Note in `ran` which of the package's own parts are used meanwhile."""
-    open_swaps = list(swap_module.replaced)
+    before = set(swap_module.PLACES.owners())
     with ExitStack() as undo:
         counting = {}
         for name in names:
@@ -262,16 +264,12 @@ def spy(names, ran: set[str]):
                 part.forward = noting(part.forward, name, ran, part)
             else:
                 counting[name] = noting(part, name, ran)
-        before = {id(module): dict(vars(module)) for module in swap_module.PARTS}
         try:
             with swap_module.swap(None, **counting):
                 yield
         finally:  # a swap that was never closed is closed here
-            swap_module.replaced[:] = open_swaps
-            for module in swap_module.PARTS:
-                for name in counting:
-                    if name in before[id(module)]:
-                        setattr(module, name, before[id(module)][name])
+            for owner in set(swap_module.PLACES.owners()) - before:
+                swap_module.PLACES.close(owner)
 
 
 def noting(function, name: str, ran: set[str], kind: type | None = None):

@@ -133,7 +133,7 @@ def draw_examples(examples: list[Example], size: int, path: Path) -> None:
 
     figure, axes = plt.subplots(1, len(examples), figsize=(3.2 * len(examples), 3.6), squeeze=False)
     for ax, example in zip(axes[0], examples, strict=True):
-        picture = example.open().resize((size, size))
+        picture = example.picture().resize((size, size))
         detections = parse_detections(example.answer)[0]
         boxes = []
         for one in detections:

@@ -45,7 +45,7 @@ def check_picture(example: Example, problems: list[Problem]) -> str | None:
         problems.append(Problem(example.where, f"there is no picture {example.image}"))
         return None
     try:
-        picture = example.open()
+        picture = example.picture()
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         problems.append(Problem(example.where, f"the picture {example.image} cannot be opened: {error}"))
         return None
@@ -141,7 +141,7 @@ def check_order_of_coordinates(examples: list[Example], problems: list[Problem],
         if not boxes or len(better) >= 60:
             continue
         try:
-            picture = np.asarray(example.open(), dtype=np.float32)
+            picture = np.asarray(example.picture(), dtype=np.float32)
         except (OSError, ValueError, Image.DecompressionBombError):
             continue
         for tokens in boxes:

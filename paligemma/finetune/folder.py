@@ -43,7 +43,7 @@ class Example:
     answer: str
     where: str
 
-    def open(self) -> Image.Image:
+    def picture(self) -> Image.Image:
         """The picture as the processor sees it. Raises OSError when it cannot be read."""
         with Image.open(self.image) as picture:
             return to_rgb(picture)

@@ -114,7 +114,7 @@ def epoch_loss(
     parts = 1
 
     def part_loss(part: list[Example], total_weight: float) -> tuple[torch.Tensor, dict[str, Metric]]:
-        inputs = processor(text=[one.prompt for one in part], images=[one.open() for one in part])
+        inputs = processor(text=[one.prompt for one in part], images=[one.picture() for one in part])
         rows = [(index, "answers right", one.prompt, one.answer) for index, one in enumerate(part)]
         with autocast(model.device):
             features = model.get_image_features(inputs["pixel_values"].to(model.device))
@@ -163,7 +163,7 @@ def overfit(
     chosen = list({one.answer: one for one in reversed(examples)}.values())[-4:]  # of different answers
     trained = Trained(model)
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
-    pictures = [one.open() for one in chosen]
+    pictures = [one.picture() for one in chosen]
     prompts, answers = [one.prompt for one in chosen], [one.answer for one in chosen]
     finetune(
         model, processor, pictures, prompts, answers, steps=60, per_step=4, **rates(model, plan), seed=plan.seed,
@@ -183,7 +183,7 @@ def validate(
     for start in range(0, len(examples), 16):
         part = examples[start : start + 16]
         texts, probabilities = generate(
-            model, processor, [one.open() for one in part], [one.prompt for one in part], plan.max_answer,
+            model, processor, [one.picture() for one in part], [one.prompt for one in part], plan.max_answer,
             return_probabilities=True,
         )  # fmt: skip
         said += texts

@@ -46,7 +46,11 @@ def patch_truth(found: np.ndarray, names: list[str], patch: int) -> tuple[np.nda
     return owner, thing, part
 
 
-def _draw_part(path: Path, size: int, patch: int, part: range) -> dict[str, np.ndarray]:
+def _seed(split: str, number: int) -> int:
+    return number + (TRAIN_SEEDS if split == "train" else 0)
+
+
+def _draw_part(path: Path, split: str, size: int, patch: int, part: range) -> dict[str, np.ndarray]:
     """Draw the pictures of these numbers into the file at `path`; returns the truth about them, row by row."""
     pixels = np.load(path, mmap_mode="r+")  # [count, S, S, 3]
     rows, N, everybody = len(part), (size // patch) ** 2, artists()
@@ -61,7 +65,7 @@ def _draw_part(path: Path, size: int, patch: int, part: range) -> dict[str, np.n
         "mask": np.zeros((rows, MASK_SIZE**2 // 8), np.uint8),  # of that sticker in its box, eight pixels a byte
     }
     for row, number in enumerate(part):
-        scene = make_scene(TRAIN_SEEDS + number, varied=True)
+        scene = make_scene(_seed(split, number), artists(split), varied=split == "train")
         pixels[number] = draw(scene, size)
         found = masks(scene, size)
         names = [sticker.name for sticker in scene.things]
@@ -79,16 +83,18 @@ def _draw_part(path: Path, size: int, patch: int, part: range) -> dict[str, np.n
 
 
 class Pictures:
-    """`count` varied pictures by the artists for training, on disk, drawn once by `workers` processes.
+    """`count` pictures by the artists of a split, on disk, drawn once by `workers` processes.
+
+    Those for training are varied; those of another split are of held-out seeds, and as drawn.
 
     The mask of one sticker of each, `segmented`, is kept. Files are written under a temporary name and renamed when
     complete; pixels are memory-mapped, so several processes share one copy.
     """
 
-    def __init__(self, count: int, size: int, patch: int, folder: str | Path = "runs", workers: int = 1):
-        self.count, self.size, self.patch = count, size, patch
-        folder = Path(folder)
-        stem = f"stickers-{checksum()}-{size}px-patch{patch}-{count}"
+    def __init__(self, count: int, size: int, patch: int, folder: str | Path = "runs", workers: int = 1, split="train"):
+        self.count, self.size, self.patch, self.split = count, size, patch, split
+        self.folder = folder = Path(folder)
+        stem = f"stickers-{split}-{checksum()}-{size}px-patch{patch}-{count}"
         pixels_path, truth_path = folder / f"{stem}.npy", folder / f"{stem}-truth.npz"
         if not truth_path.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +107,7 @@ class Pictures:
         parts = [range(first, min(first + PART, self.count)) for first in range(0, self.count, PART)]
         with write_atomically(pixels_path) as path:
             np.lib.format.open_memmap(path, "w+", np.uint8, (self.count, self.size, self.size, 3)).flush()
-            draw_part = partial(_draw_part, path, self.size, self.patch)
+            draw_part = partial(_draw_part, path, self.split, self.size, self.patch)
             with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
                 drawn = (pool.map if pool else map)(draw_part, parts)
                 truth = list(tqdm(drawn, total=len(parts), desc="drawing pictures", unit=f" x {PART} pictures"))
@@ -115,7 +121,9 @@ class Pictures:
             if number:
                 cut = Cut(NAMES[number - 1], artists()[artist])
                 things.append(Sticker(cut, tuple(int(cell) / GRID for cell in box)))
-        return Scene(TRAIN_SEEDS + int(index), tuple(things), tuple(range(len(things))), varied=True)
+        return Scene(
+            _seed(self.split, int(index)), tuple(things), tuple(range(len(things))), varied=self.split == "train"
+        )
 
     def mask(self, indices) -> torch.Tensor:
         """The mask of the sticker `segmented` of each picture, filling its box: float32 [B, 64, 64], 0 or 1."""

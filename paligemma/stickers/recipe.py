@@ -57,6 +57,7 @@ ENCODER_CYCLES = ((1500, 1.0), (3000, 1.0), (6000, 0.7))
 MODEL_CYCLES = ((1000, 1.0), (2000, 0.8), (4000, 0.6), (8000, 0.5))
 PER_PICTURE = 3  # questions about each picture
 EASY_STEPS = 300  # the first steps of a new model see pictures of one or two stickers only
+HELD_OUT = 64  # pictures by the artist of `choice`, whose loss is logged
 HEADS_WEIGHT = 0.3  # of the labels for each patch, beside the answers
 
 # How often each task is asked. Naming is what this world is about; it happens in captions most.
@@ -126,6 +127,19 @@ def encoder_loss(stage: EncoderStage, pictures: Pictures, per_step: int, seed: i
     return batch_loss
 
 
+def held_out_encoder_loss(stage: EncoderStage, pictures: Pictures, device: torch.device) -> Callable[[], float]:
+    """The function that `train` calls now and then: the same loss on all of `pictures`, by an artist not trained on."""
+    labels = {name: tensor.to(device) for name, tensor in pictures.labels(range(pictures.count)).items()}
+    pixel_values = pictures.batch(range(pictures.count)).to(device)
+
+    def loss() -> float:
+        with autocast(device):
+            patches = stage.vision_tower(pixel_values)
+        return stage.heads.loss(patches.float(), labels)[0].item()
+
+    return loss
+
+
 def read_weights(state: Path) -> dict[str, torch.Tensor]:
     """The weights in a run's state.pt, finished or not. Raises FileNotFoundError when it is missing."""
     if not state.is_file():
@@ -152,7 +166,11 @@ def train_encoder(
         stage.load_state_dict(read_weights(start))
     stage.to(device)
     batch_loss = encoder_loss(stage, pictures, per_step, schedule.seed, device)
-    train(stage, batch_loss, schedule, out, stop_at=stop_at, options=options(pictures, per_step, start))
+    others = Pictures(HELD_OUT, pictures.size, pictures.patch, pictures.folder, split="choice")
+    held_out = held_out_encoder_loss(stage, others, device)
+    train(
+        stage, batch_loss, schedule, out, stop_at=stop_at, options=options(pictures, per_step, start), held_out=held_out
+    )
 
 
 def options(pictures: Pictures, per_step: int, start: Path | None) -> dict:

@@ -48,10 +48,10 @@ class Pictures:
             raise ValueError(f"count is {count!r}, expected a whole number of pictures, 1 or more")
         self.count, self.size, self.max_things = count, size, max_things
         self.path = Path(folder) / f"pictures-{size}px-{count}-of-{max_things}-{self.fingerprint()}.npy"
-        pixels = self.open()
+        pixels = self.opened()
         if pixels is None:
             self.draw()
-            pixels = self.open()
+            pixels = self.opened()
         self.pixels = pixels
 
     def fingerprint(self, scenes: int = 48) -> str:
@@ -62,7 +62,7 @@ class Pictures:
             found.update(self.render(index).tobytes())
         return found.hexdigest()[:8]
 
-    def open(self) -> np.ndarray | None:
+    def opened(self) -> np.ndarray | None:
         """The pictures on disk, or None where there are none or the file is damaged."""
         try:
             pixels = np.load(self.path, mmap_mode="r")

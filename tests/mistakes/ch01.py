@@ -4,10 +4,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from paligemma import generate
-from paligemma.swap import swap
-
-from . import right, wrong
+from . import right, speaks_through, swap_bank, wrong
 
 # --- 01.1 --------------------------------------------------------------------------------------------------------
 
@@ -335,52 +332,16 @@ def mine(images, size):
     return process(images, size)
 
 
-@right("01.6")
-def _(model, processor, image):
-    with swap(model, process_images=mine) as other:
-        return generate(other, processor, images=[image], text=["caption en"])[0]
+def red_for_blue(images, size):
+    return process(images, size, order=(2, 1, 0))
 
 
-@right("01.6")
-def _(model, processor, image):
-    with swap(None, process_images=mine):
-        return generate(model, processor, images=image, text="caption en")[0]
+def blocky(images, size):
+    return process(images, size, resample=Image.NEAREST, scale=250.0)
 
 
-@wrong("01.6", "not swapped in")
-def _(model, processor, image):
-    process_images = mine  # noqa: F841
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("01.6", "list instead of text")
-def _(model, processor, image):
-    with swap(model, process_images=mine):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("01.6", "other prompt")
-def _(model, processor, image):
-    with swap(model, process_images=mine):
-        return generate(model, processor, images=[image], text=[""])[0]
-
-
-@wrong("01.6", "nearly right")
-def _(model, processor, image):
-    with swap(model, process_images=lambda images, size: process(images, size, resample=Image.NEAREST, scale=250.0)):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("01.6", "says something else")
-def _(model, processor, image):
-    with swap(model, process_images=lambda images, size: process(images, size, order=(2, 1, 0))):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("01.6", "raised")
-def _(model, processor, image):
-    with swap(model, process_image=mine):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
+swap_bank("01.6", {"process_images": mine}, broken={"process_images": red_for_blue})
+wrong("01.6", "nearly right")(speaks_through({"process_images": blocky}))
 
 
 # --- Wrong ones that once passed ---------------------------------------------------------------------------------

@@ -4,10 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paligemma import generate
-from paligemma.swap import swap
-
-from . import right, wrong
+from . import right, swap_bank, wrong
 
 # --- 02.1 --------------------------------------------------------------------------------------------------------
 
@@ -360,53 +357,14 @@ class _(Base):
 # --- 02.6 --------------------------------------------------------------------------------------------------------
 
 
-def caption(model, processor, image, prompt="caption en"):
-    return generate(model, processor, images=[image], text=[prompt])[0]
+class NoPositions(Base):
+    def forward(self, x):
+        return self.patch_embedding(x).flatten(2).transpose(1, 2)
 
 
-@right("02.6")
-def _(model, processor, image):
-    with swap(model, SiglipVisionEmbeddings=Base):
-        return caption(model, processor, image)
-
-
-@right("02.6")
-def _(model, processor, image):
-    with swap(model, SiglipVisionEmbeddings=ByMatrix) as mine:
-        texts = generate(mine, processor, [image], ["caption en"], 32)
-    return texts[0]
-
-
-@wrong("02.6", "not swapped in")
-def _(model, processor, image):
-    model.embeddings = None
-    del model.embeddings
-    return caption(model, processor, image)
-
-
-@wrong("02.6", "list instead of text")
-def _(model, processor, image):
-    with swap(model, SiglipVisionEmbeddings=Base):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("02.6", "other prompt")
-def _(model, processor, image):
-    with swap(model, SiglipVisionEmbeddings=Base):
-        return caption(model, processor, image, "caption")
-
-
-@wrong("02.6", "says something else")
-def _(model, processor, image):
-    class NoPositions(Base):
-        def forward(self, x):
-            return self.patch_embedding(x).flatten(2).transpose(1, 2)
-
-    with swap(model, SiglipVisionEmbeddings=NoPositions):
-        return caption(model, processor, image)
-
-
-@wrong("02.6", "raised")
-def _(model, processor, image):
-    with swap(model, SiglipVisionEmbedding=Base):
-        return caption(model, processor, image)
+swap_bank(
+    "02.6",
+    {"SiglipVisionEmbeddings": Base},
+    other={"SiglipVisionEmbeddings": ByMatrix},
+    broken={"SiglipVisionEmbeddings": NoPositions},
+)

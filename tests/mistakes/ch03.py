@@ -6,15 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paligemma import generate
-from paligemma.swap import swap
-
-from . import right, wrong
+from . import right, swap_bank, wrong
 
 # --- 03.1 --------------------------------------------------------------------------------------------------------
 
 
-@right("03.1")
+@wrong("03.1", "left to torch")
 def _(x, dim):
     return F.softmax(x, dim=dim)
 
@@ -495,64 +492,8 @@ class _(Base):
 # --- 03.6 --------------------------------------------------------------------------------------------------------
 
 
-def caption(model, processor, image, prompt="caption en"):
-    return generate(model, processor, images=[image], text=[prompt])[0]
+class OverQueries(Base):
+    dim = -2
 
 
-@right("03.6")
-def _(model, processor, image):
-    with swap(model, SiglipAttention=Base):
-        return caption(model, processor, image)
-
-
-@right("03.6")
-def _(model, processor, image):
-    with swap(model, SiglipAttention=Loops) as mine:
-        text = generate(mine, processor, [image], ["caption en"])
-    return text[0]
-
-
-@wrong("03.6", "not swapped in")
-def _(model, processor, image):
-    with swap(model, SiglipAttention=Base):
-        image = image.copy()
-    return caption(model, processor, image)
-
-
-@wrong("03.6", "not swapped in")
-def _(model, processor, image):
-    SiglipAttention = Base  # noqa: F841, N806
-    return caption(model, processor, image)
-
-
-@wrong("03.6", "list instead of text")
-def _(model, processor, image):
-    with swap(model, SiglipAttention=Base):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("03.6", "other prompt")
-def _(model, processor, image):
-    with swap(model, SiglipAttention=Base):
-        return caption(model, processor, image, "")
-
-
-@wrong("03.6", "says something else")
-def _(model, processor, image):
-    class OverQueries(Base):
-        dim = -2
-
-    with swap(model, SiglipAttention=OverQueries):
-        return caption(model, processor, image)
-
-
-@wrong("03.6", "left in")
-def _(model, processor, image):
-    swap(model, SiglipAttention=Base).__enter__()
-    return caption(model, processor, image)
-
-
-@wrong("03.6", "raised")
-def _(model, processor, image):
-    with swap(SiglipAttention=Base):
-        return caption(model, processor, image)
+swap_bank("03.6", {"SiglipAttention": Base}, other={"SiglipAttention": Loops}, broken={"SiglipAttention": OverQueries})

@@ -4,12 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paligemma import generate
 from paligemma.modeling_siglip import SiglipAttention, SiglipEncoder, SiglipVisionEmbeddings
 from paligemma.modeling_siglip import SiglipMLP as PackageMLP
-from paligemma.swap import swap
 
-from . import right, wrong
+from . import right, swap_bank, wrong
 
 # --- 04.1 --------------------------------------------------------------------------------------------------------
 
@@ -483,22 +481,6 @@ class _(Encoder):
 # --- 04.6 --------------------------------------------------------------------------------------------------------
 
 
-def caption(model, processor, image, prompt="caption en"):
-    return generate(model, processor, images=[image], text=[prompt])[0]
-
-
-@right("04.6")
-def _(model, processor, image):
-    with swap(model, SiglipEncoderLayer=Layer, SiglipMLP=Mlp):
-        return caption(model, processor, image)
-
-
-@right("04.6")
-def _(model, processor, image):
-    with swap(model, SiglipMLP=Mlp), swap(model, SiglipEncoderLayer=OwnLayer) as mine:
-        return caption(mine, processor, image)
-
-
 class OwnLayer(OwnNorms):
     """With the learner's MLP inside."""
 
@@ -507,47 +489,13 @@ class OwnLayer(OwnNorms):
         self.mlp = Mlp(config)
 
 
-@wrong("04.6", "not swapped in")
-def _(model, processor, image):
-    with swap(model, SiglipEncoderLayer=Layer, SiglipMLP=Mlp):
-        model.eval()
-    return caption(model, processor, image)
+class NoBend(Mlp):
+    act = nn.Identity()
 
 
-@wrong("04.6", "not all swapped in")
-def _(model, processor, image):
-    with swap(model, SiglipEncoderLayer=Layer):
-        return caption(model, processor, image)
-
-
-@wrong("04.6", "not all swapped in")
-def _(model, processor, image):
-    with swap(model, SiglipMLP=Mlp):
-        return caption(model, processor, image)
-
-
-@wrong("04.6", "list instead of text")
-def _(model, processor, image):
-    with swap(model, SiglipEncoderLayer=Layer, SiglipMLP=Mlp):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("04.6", "other prompt")
-def _(model, processor, image):
-    with swap(model, SiglipEncoderLayer=Layer, SiglipMLP=Mlp):
-        return caption(model, processor, image, "caption ko")
-
-
-@wrong("04.6", "says something else")
-def _(model, processor, image):
-    class NoBend(Mlp):
-        act = nn.Identity()
-
-    with swap(model, SiglipEncoderLayer=Layer, SiglipMLP=NoBend):
-        return caption(model, processor, image)
-
-
-@wrong("04.6", "raised")
-def _(model, processor, image):
-    with swap(model, SiglipEncoderLayer=Mlp, SiglipMLP=Mlp):
-        return caption(model, processor, image)
+swap_bank(
+    "04.6",
+    {"SiglipEncoderLayer": Layer, "SiglipMLP": Mlp},
+    other={"SiglipEncoderLayer": OwnLayer, "SiglipMLP": Mlp},
+    broken={"SiglipEncoderLayer": Layer, "SiglipMLP": NoBend},
+)

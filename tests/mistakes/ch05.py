@@ -3,10 +3,7 @@
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from paligemma import generate
-from paligemma.swap import swap
-
-from . import right, wrong
+from . import right, speaks_through, swap_bank, wrong
 
 # --- 05.1 --------------------------------------------------------------------------------------------------------
 
@@ -380,52 +377,12 @@ def my_prompt(prefix_prompt, bos_token, image_seq_len, image_token):
     return image_token * image_seq_len + bos_token + prefix_prompt + "\n"
 
 
-def caption(model, processor, image, prompt="caption en"):
-    return generate(model, processor, images=[image], text=[prompt])[0]
+def one_image_token_less(prefix_prompt, bos_token, image_seq_len, image_token):
+    return my_prompt(prefix_prompt, bos_token, image_seq_len - 1, image_token)
 
 
-@right("05.6")
-def _(model, processor, image):
-    with swap(model, add_image_tokens_to_prompt=my_prompt):
-        return caption(model, processor, image)
-
-
-@right("05.6")
-def _(model, processor, image):
-    with swap(None, add_image_tokens_to_prompt=my_prompt):
-        text = generate(model, processor, image, "caption en")
-    return text[0]
-
-
-@wrong("05.6", "not swapped in")
-def _(model, processor, image):
-    with swap(model, add_image_tokens_to_prompt=my_prompt):
-        pass
-    return caption(model, processor, image)
-
-
-@wrong("05.6", "list instead of text")
-def _(model, processor, image):
-    with swap(model, add_image_tokens_to_prompt=my_prompt):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("05.6", "other prompt")
-def _(model, processor, image):
-    with swap(model, add_image_tokens_to_prompt=my_prompt):
-        return caption(model, processor, image, "caption en\n")
-
-
-@wrong("05.6", "prompt repeated")
-def _(model, processor, image):
-    with swap(model, add_image_tokens_to_prompt=my_prompt):
-        return "caption en" + caption(model, processor, image)
-
-
-@wrong("05.6", "raised")
-def _(model, processor, image):
-    with swap(model, add_image_tokens_to_prompt=lambda p, b, n, i: i * (n - 1) + b + p + "\n"):
-        return caption(model, processor, image)
+swap_bank("05.6", {"add_image_tokens_to_prompt": my_prompt})
+wrong("05.6", "raised")(speaks_through({"add_image_tokens_to_prompt": one_image_token_less}))
 
 
 # --- Wrong ones that once passed ---------------------------------------------------------------------------------

@@ -5,10 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paligemma import generate
-from paligemma.swap import swap
-
-from . import right, wrong
+from . import right, swap_bank, wrong
 
 # --- 06.1 --------------------------------------------------------------------------------------------------------
 
@@ -451,69 +448,12 @@ class _(AsPrinted):
 # --- 06.5 --------------------------------------------------------------------------------------------------------
 
 
-@right("06.5")
-def _(model, processor, image):
-    with swap(model, GemmaRMSNorm=Base) as mine:
-        return generate(mine, processor, images=[image], text=["caption en"], max_new_tokens=32)[0]
+class NormWithoutOne(Base):
+    def forward(self, x):
+        return (self._norm(x.float()) * self.weight).type_as(x)
 
 
-@right("06.5")
-def _(model, processor, image):
-    with swap(model, GemmaRMSNorm=Functional):
-        answers = generate(model, processor, image, "caption en")
-    return answers[0]
-
-
-@wrong("06.5", "not swapped in")
-def _(model, processor, image):
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("06.5", "not swapped in")
-def _(model, processor, image):
-    with swap(model, GemmaRMSNorm=Base):
-        pass
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("06.5", "list instead of text")
-def _(model, processor, image):
-    with swap(model, GemmaRMSNorm=Base):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("06.5", "other prompt")
-def _(model, processor, image):
-    with swap(model, GemmaRMSNorm=Base):
-        return generate(model, processor, images=[image], text=["caption ko"])[0]
-
-
-@wrong("06.5", "left in")
-def _(model, processor, image):
-    swap(model, GemmaRMSNorm=Base).__enter__()
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("06.5", "says something else")
-def _(model, processor, image):
-    class NormWithoutOne(Base):
-        def forward(self, x):
-            return (self._norm(x.float()) * self.weight).type_as(x)
-
-    with swap(model, GemmaRMSNorm=NormWithoutOne):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("06.5", "raised")
-def _(model, processor, image):
-    with swap(model, RMSNorm=Base):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("06.5", "no return")
-def _(model, processor, image):
-    with swap(model, GemmaRMSNorm=Base):
-        print(generate(model, processor, images=[image], text=["caption en"])[0])
+swap_bank("06.5", {"GemmaRMSNorm": Base}, other={"GemmaRMSNorm": Functional}, broken={"GemmaRMSNorm": NormWithoutOne})
 
 
 # --- Wrong ones that once passed ---------------------------------------------------------------------------------

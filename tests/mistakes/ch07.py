@@ -6,10 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from paligemma import generate
-from paligemma.swap import swap
-
-from . import right, wrong
+from . import right, swap_bank, wrong
 
 # --- 07.1 --------------------------------------------------------------------------------------------------------
 
@@ -506,75 +503,14 @@ def _(query, key, cos, sin):
 
 # --- 07.5 --------------------------------------------------------------------------------------------------------
 
-parts = dict(GemmaRotaryEmbedding=Rope, apply_rotary_pos_emb=good)
+
+def apart(query, key, cos, sin):
+    return -2 * query, key
 
 
-@right("07.5")
-def _(model, processor, image):
-    with swap(model, **parts) as mine:
-        return generate(mine, processor, images=[image], text=["caption en"], max_new_tokens=32)[0]
-
-
-@right("07.5")
-def _(model, processor, image):
-    with swap(model, GemmaRotaryEmbedding=Rope):
-        with swap(model, rotate_half=halves, apply_rotary_pos_emb=good):
-            answers = generate(model, processor, image, "caption en")
-    return answers[0]
-
-
-@wrong("07.5", "not swapped in")
-def _(model, processor, image):
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("07.5", "not swapped in")
-def _(model, processor, image):
-    with swap(model, **parts):
-        pass
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("07.5", "not all swapped in")
-def _(model, processor, image):
-    with swap(model, apply_rotary_pos_emb=good):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("07.5", "list instead of text")
-def _(model, processor, image):
-    with swap(model, **parts):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("07.5", "other prompt")
-def _(model, processor, image):
-    with swap(model, **parts):
-        return generate(model, processor, images=[image], text=["caption ko"])[0]
-
-
-@wrong("07.5", "not swapped in")
-def _(model, processor, image):
-    swap(model, **parts).__enter__()  # nobody keeps it, so it is closed at once
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("07.5", "says something else")
-def _(model, processor, image):
-    def apart(query, key, cos, sin):
-        return -2 * query, key
-
-    with swap(model, GemmaRotaryEmbedding=Rope, apply_rotary_pos_emb=apart):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("07.5", "raised")
-def _(model, processor, image):
-    with swap(model, RotaryEmbedding=Rope):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("07.5", "no return")
-def _(model, processor, image):
-    with swap(model, **parts):
-        print(generate(model, processor, images=[image], text=["caption en"])[0])
+swap_bank(
+    "07.5",
+    {"GemmaRotaryEmbedding": Rope, "apply_rotary_pos_emb": good},
+    other={"GemmaRotaryEmbedding": Rope, "rotate_half": halves, "apply_rotary_pos_emb": good},
+    broken={"GemmaRotaryEmbedding": Rope, "apply_rotary_pos_emb": apart},
+)

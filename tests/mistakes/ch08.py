@@ -6,11 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paligemma import generate
 from paligemma.modeling_gemma import apply_rotary_pos_emb
-from paligemma.swap import swap
 
-from . import right, wrong
+from . import right, swap_bank, wrong
 
 # --- 08.1 --------------------------------------------------------------------------------------------------------
 
@@ -592,69 +590,15 @@ class _(Attention):
 
 # --- 08.6 --------------------------------------------------------------------------------------------------------
 
-parts = dict(make_attn_mask=rule, GemmaAttention=Attention)
+
+class Unscaled(Attention):
+    def weights(self, q, k, mask):
+        return super().weights(-20 * q, k, mask)
 
 
-@right("08.6")
-def _(model, processor, image):
-    with swap(model, **parts) as mine:
-        return generate(mine, processor, images=[image], text=["caption en"], max_new_tokens=32)[0]
-
-
-@right("08.6")
-def _(model, processor, image):
-    with swap(model, GemmaAttention=Attention), swap(None, make_attn_mask=rule, repeat_kv=expanded):
-        answers = generate(model, processor, image, "caption en")
-    return answers[0]
-
-
-@wrong("08.6", "not swapped in")
-def _(model, processor, image):
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("08.6", "not swapped in")
-def _(model, processor, image):
-    with swap(model, **parts):
-        pass
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("08.6", "not all swapped in")
-def _(model, processor, image):
-    with swap(model, GemmaAttention=Attention):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("08.6", "list instead of text")
-def _(model, processor, image):
-    with swap(model, **parts):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("08.6", "other prompt")
-def _(model, processor, image):
-    with swap(model, **parts):
-        return generate(model, processor, images=[image], text=["caption ko"])[0]
-
-
-@wrong("08.6", "says something else")
-def _(model, processor, image):
-    class Unscaled(Attention):
-        def weights(self, q, k, mask):
-            return super().weights(-20 * q, k, mask)
-
-    with swap(model, make_attn_mask=rule, GemmaAttention=Unscaled):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("08.6", "raised")
-def _(model, processor, image):
-    with swap(model, Attention=Attention, make_attn_mask=rule):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("08.6", "no return")
-def _(model, processor, image):
-    with swap(model, **parts):
-        print(generate(model, processor, images=[image], text=["caption en"])[0])
+swap_bank(
+    "08.6",
+    {"make_attn_mask": rule, "GemmaAttention": Attention},
+    other={"make_attn_mask": rule, "repeat_kv": expanded, "GemmaAttention": Attention},
+    broken={"make_attn_mask": rule, "GemmaAttention": Unscaled},
+)

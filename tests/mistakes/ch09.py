@@ -4,11 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paligemma import generate
 from paligemma import modeling_gemma as package
-from paligemma.swap import swap
 
-from . import right, wrong
+from . import right, swap_bank, wrong
 
 # --- 09.1 --------------------------------------------------------------------------------------------------------
 
@@ -643,74 +641,21 @@ def _(states, norm, table):
 
 # --- 09.6 --------------------------------------------------------------------------------------------------------
 
-parts = dict(GemmaMLP=MLP, GemmaDecoderLayer=Layer)
+
+class Whole(Layer):
+    def __init__(self, config, layer_idx):
+        super().__init__(config, layer_idx)
+        self.mlp = MLP(config)
 
 
-@right("09.6")
-def _(model, processor, image):
-    with swap(model, **parts) as mine:
-        return generate(mine, processor, images=[image], text=["caption en"], max_new_tokens=32)[0]
+class Upside(MLP):
+    def forward(self, x):
+        return -3 * super().forward(x)
 
 
-@right("09.6")
-def _(model, processor, image):
-    class Whole(Layer):
-        def __init__(self, config, layer_idx):
-            super().__init__(config, layer_idx)
-            self.mlp = MLP(config)
-
-    with swap(model, GemmaDecoderLayer=Whole):
-        answers = generate(model, processor, image, "caption en")
-    return answers[0]
-
-
-@wrong("09.6", "not swapped in")
-def _(model, processor, image):
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("09.6", "not swapped in")
-def _(model, processor, image):
-    with swap(model, **parts):
-        pass
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("09.6", "not all swapped in")
-def _(model, processor, image):
-    with swap(model, GemmaDecoderLayer=Layer):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("09.6", "list instead of text")
-def _(model, processor, image):
-    with swap(model, **parts):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("09.6", "other prompt")
-def _(model, processor, image):
-    with swap(model, **parts):
-        return generate(model, processor, images=[image], text=["caption ko"])[0]
-
-
-@wrong("09.6", "says something else")
-def _(model, processor, image):
-    class Upside(MLP):
-        def forward(self, x):
-            return -3 * super().forward(x)
-
-    with swap(model, GemmaMLP=Upside, GemmaDecoderLayer=Layer):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("09.6", "raised")
-def _(model, processor, image):
-    with swap(model, GemmaLayer=Layer, GemmaMLP=MLP):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("09.6", "no return")
-def _(model, processor, image):
-    with swap(model, **parts):
-        print(generate(model, processor, images=[image], text=["caption en"])[0])
+swap_bank(
+    "09.6",
+    {"GemmaMLP": MLP, "GemmaDecoderLayer": Layer},
+    other={"GemmaDecoderLayer": Whole},
+    broken={"GemmaMLP": Upside, "GemmaDecoderLayer": Layer},
+)

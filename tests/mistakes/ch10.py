@@ -4,10 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paligemma import generate
-from paligemma.swap import swap
-
-from . import right, wrong
+from . import right, swap_bank, wrong
 
 # --- 10.1 --------------------------------------------------------------------------------------------------------
 
@@ -328,69 +325,17 @@ def _(model, input_ids, pictures, token_type_ids):
 # --- 10.5 --------------------------------------------------------------------------------------------------------
 
 
-@right("10.5")
-def _(model, processor, image):
-    with swap(model, PaliGemmaMultiModalProjector=Base) as mine:
-        return generate(mine, processor, images=[image], text=["caption en"], max_new_tokens=32)[0]
+class Upside(Base):
+    def forward(self, x):
+        return -self.linear(x)
 
 
-@right("10.5")
-def _(model, processor, image):
-    with swap(model, PaliGemmaMultiModalProjector=Functional):
-        answers = generate(model, processor, image, "caption en")
-    return answers[0]
-
-
-@wrong("10.5", "not swapped in")
-def _(model, processor, image):
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("10.5", "not swapped in")
-def _(model, processor, image):
-    with swap(model, PaliGemmaMultiModalProjector=Base):
-        pass
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("10.5", "list instead of text")
-def _(model, processor, image):
-    with swap(model, PaliGemmaMultiModalProjector=Base):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("10.5", "other prompt")
-def _(model, processor, image):
-    with swap(model, PaliGemmaMultiModalProjector=Base):
-        return generate(model, processor, images=[image], text=["caption ko"])[0]
-
-
-@wrong("10.5", "left in")
-def _(model, processor, image):
-    swap(model, PaliGemmaMultiModalProjector=Base).__enter__()
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("10.5", "says something else")
-def _(model, processor, image):
-    class Upside(Base):
-        def forward(self, x):
-            return -self.linear(x)
-
-    with swap(model, PaliGemmaMultiModalProjector=Upside):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("10.5", "raised")
-def _(model, processor, image):
-    with swap(model, PaliGemmaProjector=Base):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("10.5", "no return")
-def _(model, processor, image):
-    with swap(model, PaliGemmaMultiModalProjector=Base):
-        print(generate(model, processor, images=[image], text=["caption en"])[0])
+swap_bank(
+    "10.5",
+    {"PaliGemmaMultiModalProjector": Base},
+    other={"PaliGemmaMultiModalProjector": Functional},
+    broken={"PaliGemmaMultiModalProjector": Upside},
+)
 
 
 # --- Wrong ones that once passed ---------------------------------------------------------------------------------

@@ -4,10 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from paligemma import generate
-from paligemma.swap import swap
-
-from . import right, wrong
+from . import right, swap_bank, wrong
 
 # --- 11.1 --------------------------------------------------------------------------------------------------------
 
@@ -415,59 +412,7 @@ def _(next_logits, prompt, max_new_tokens, eos, pad):
 # --- 11.5 --------------------------------------------------------------------------------------------------------
 
 
-@right("11.5")
-def _(model, processor, image):
-    with swap(model, KVCache=Base) as mine:
-        return generate(mine, processor, images=[image], text=["caption en"], max_new_tokens=32)[0]
-
-
-@right("11.5")
-def _(model, processor, image):
-    with swap(model, KVCache=Narrowing):
-        answers = generate(model, processor, image, "caption en")
-    return answers[0]
-
-
-@wrong("11.5", "not swapped in")
-def _(model, processor, image):
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("11.5", "not swapped in")
-def _(model, processor, image):
-    with swap(model, KVCache=Base):
-        pass
-    return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("11.5", "list instead of text")
-def _(model, processor, image):
-    with swap(model, KVCache=Base):
-        return generate(model, processor, images=[image], text=["caption en"])
-
-
-@wrong("11.5", "other prompt")
-def _(model, processor, image):
-    with swap(model, KVCache=Base):
-        return generate(model, processor, images=[image], text=["caption ko"])[0]
-
-
-@wrong("11.5", "cut short")
-def _(model, processor, image):
-    with swap(model, KVCache=Base):
-        return generate(model, processor, images=[image], text=["caption en"], max_new_tokens=1)[0]
-
-
-@wrong("11.5", "raised")
-def _(model, processor, image):
-    with swap(model, KVCaches=Base):
-        return generate(model, processor, images=[image], text=["caption en"])[0]
-
-
-@wrong("11.5", "no return")
-def _(model, processor, image):
-    with swap(model, KVCache=Base):
-        print(generate(model, processor, images=[image], text=["caption en"])[0])
+swap_bank("11.5", {"KVCache": Base}, other={"KVCache": Narrowing})
 
 
 # --- Wrong ones that once passed, or that never ended ------------------------------------------------------------

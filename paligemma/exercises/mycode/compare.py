@@ -8,7 +8,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -220,12 +220,23 @@ class Comparison:
             finding = examine(part.task, found.thing, seeds=(0,))
         if error is not None and (finding is None or finding.name in ("raised", "weights do not fit", "not started")):
             return self.raised(error, span, base, "")
+        names = {mistake.name for mistake in part.task.mistakes}
+        if finding is not None and finding.name not in names and len(part.cases) > 1:
+            # Two mistakes at once: one of them alone may explain this input.
+            alone = replace(part.task, cases=lambda seed: [failing], cache={})
+            with torch.no_grad():
+                other = examine(alone, found.thing, seeds=(0,))
+            finding = other if other is not None and other.name in names else finding
         if finding is None:  # examine tolerates a little more: describe it as it was seen
             finding = Finding("values", "the numbers differ slightly", "")
         line, text = self.place(part, found, failing, span, finding)
         means = finding.explanation
         if not means and line > span[1]:
             means = "all values made before occur in the course's computation; what this line makes does not"
+        unread = locate.never_read(span)
+        if unread is not None:
+            slip = f"Line {unread[0]} sets {unread[1]}, which is never read: is {unread[2]} meant?"
+            means = f"{means}. {slip}" if means else slip
         saw = re.sub(r"Sizes; |, Sizes", "", finding.observed)
         saw = re.sub(r"`\[(['\"])(.+?)\1\]` ", r"\2: ", saw)  # keys of a dictionary of results
         saw = re.sub(r"`\[(\d)\]` ", lambda found: f"value {int(found[1]) + 1} of your result: ", saw)

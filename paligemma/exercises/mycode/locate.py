@@ -6,6 +6,8 @@ learner's that is none of them is the place. A lead and no proof: right code in 
 the way, so it is looked for only where the end result is wrong.
 """
 
+import ast
+import difflib
 import itertools
 import linecache
 import sys
@@ -214,6 +216,25 @@ def line_text(filename: str, line: int) -> str:
     """A line of the learner's, without its indentation and cut to 92 characters."""
     text = linecache.getline(filename, line).strip()
     return text if len(text) <= 92 else text[:89] + "..."
+
+
+def never_read(span: tuple[str, int, int]) -> tuple[int, str, str] | None:
+    """(line, name, a like name) of a local variable that is set and never read, as in `hidden_state = gelu(...)`."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(span[0])))
+    except (SyntaxError, ValueError):
+        return None
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef) or not span[1] <= function.lineno <= span[2]:
+            continue
+        names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+        read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+        for node in names:
+            if isinstance(node.ctx, ast.Store) and node.id not in read:
+                close = difflib.get_close_matches(node.id, sorted(read), n=1, cutoff=0.85)
+                if close:
+                    return node.lineno, node.id, close[0]
+    return None
 
 
 def assignment(filename: str, span: tuple[str, int, int], name: str) -> int | None:

@@ -1,5 +1,6 @@
 """The report: what is said of the learner's files, parts and whole model, 100 columns wide."""
 
+import itertools
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -75,8 +76,7 @@ def parts(results: Iterator[Result]) -> Iterator[str]:
             group = title
             yield title
         if result.state == "right":
-            inside = f" (with the course's {' and '.join(result.replaced)} inside)" if result.replaced else ""
-            right.append(result.part + inside)
+            right.append((result.part, result.replaced))
         elif result.state == "wrong":
             yield f"  WRONG    {result.part}" + ("" if result.name == "raised" else f": {result.name}")
             yield from finding(result)
@@ -98,9 +98,11 @@ def parts(results: Iterator[Result]) -> Iterator[str]:
         yield from wrapped("below", text, 2, 9)
 
 
-def right_ones(names: list[str]) -> Iterator[str]:
-    if names:
-        yield from wrapped("right", ", ".join(names), 2, 9)
+def right_ones(right: list[tuple[str, tuple[str, ...]]]) -> Iterator[str]:
+    """Names of right parts; those that were judged with the same parts of ours inside, together."""
+    for replaced, group in itertools.groupby(right, key=lambda one: one[1]):
+        inside = f" (with the course's {' and '.join(replaced)} inside)" if replaced else ""
+        yield from wrapped("right", ", ".join(name for name, _ in group) + inside, 2, 9)
 
 
 def finding(result: Result) -> Iterator[str]:

@@ -266,7 +266,8 @@ class Whole:
         found = self.found.get("PaliGemmaProcessor")
         if found is None:
             return Result("PaliGemmaProcessor", "missing")
-        base = {"file": found.file, "line": found.first, "text": "", "chapter": "05"}
+        text = locate.line_text(found.filename, found.first)
+        base = {"file": found.file, "line": found.first, "text": text, "chapter": "05"}
         prompts = (("caption en", SEED), ("detect red circle", OTHER_SEED))
         try:
             with quiet():
