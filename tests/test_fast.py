@@ -180,7 +180,7 @@ def test_a_tiled_prompt_is_as_near_to_float32_as_the_plain_one(monkeypatch, text
         for _ in range(2):
             assert torch.equal(model(**inputs).logits[real].float(), plain)
             assert not calls and repr(model).endswith(" tokens: torch)")
-        model.prompts.clear()
+        model.tiled.clear()
         always_tile(monkeypatch)
         tiled = model(**inputs).logits[real].float()
     assert " tokens: gemm.cpp for 32 x 32, " in repr(model) and "torch for" not in repr(model)
@@ -546,6 +546,30 @@ def test_the_faster_way_is_taken(monkeypatch, unmeasured, slow):
 @needs_compiler
 def test_a_detour_takes_less_than_a_millisecond_and_more_than_nothing(unmeasured):
     assert 0 < fast.detour() < 1e-3
+
+
+@needs_compiler
+def test_one_picture_for_several_prompts_is_read_by_tiles_too(monkeypatch):
+    always_tile(monkeypatch)
+    model, _ = make_pair(shape())
+    prepared, inputs = prepare_for_decode(model), make_inputs(shape())
+    inputs["pixel_values"] = inputs["pixel_values"][:1].expand_as(inputs["pixel_values"]).clone()
+    expected = [tokens.tolist() for tokens in generate_tokens(model, inputs, 5)]
+    assert [tokens.tolist() for tokens in generate_tokens(prepared, inputs, 5)] == expected
+    assert "pictures of about 16 tokens: gemm.cpp for 32 x 32" in repr(prepared)
+    assert_close(prepared.get_image_features(inputs["pixel_values"]), model.get_image_features(inputs["pixel_values"]))
+
+
+@needs_compiler
+def test_a_loss_says_nothing_about_prompts(monkeypatch):
+    """With gradients nothing is tiled, which must not be remembered for prompts of the same length."""
+    always_tile(monkeypatch)
+    model, _ = make_pair(shape())
+    prepared, inputs = prepare_for_decode(model), make_inputs(shape(), suffixes=["a cat", "a dog", "red"])
+    prepared(**inputs).loss.backward()
+    inputs.pop("labels")
+    prepared(**inputs)
+    assert "gemm.cpp for 32 x 32" in repr(prepared)
 
 
 @needs_compiler

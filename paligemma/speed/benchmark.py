@@ -241,7 +241,9 @@ def run(
     if any(way.weight_bytes == 1 for way in plan.ways):
         report_eight_bits(plan, report)
     weights = sum(parameter.nbytes for parameter in ours.parameters())
-    if 6 * weights < memory_bytes():  # weights, gradients, and up to two numbers a weight for each model's optimisers
+    if 6 * weights < memory_bytes() and (
+        number == torch.float32 or device != "cpu"
+    ):  # weights, gradients, and up to two numbers a weight for each model's optimisers
         report_training(plan, report, ours, theirs, quick)
     if device == "cpu" and 3 * weights < memory_bytes():  # these, a second copy, and the file in the system's cache
         report_loading(report, time_loading(ours, 1 if quick or large else 3))

@@ -383,9 +383,9 @@ class FastPaliGemma(ModelWithFastStep):
         self.library, self.eight_bit = library, eight_bit
         self._kept = []  # tensors that the structures point to
         self._versions = self._weight_versions()
-        # By tokens (a power of two) and threads: which products of such a prompt gemm.cpp makes; none where they save
-        # less than the detour of all others costs.
-        self.prompts: dict[tuple[int, int], dict[str, bool]] = {}
+        # By what is read ("prompts" or "pictures"), tokens (a power of two) and threads: which products gemm.cpp makes;
+        # none where they save less than the detour of all others costs.
+        self.tiled: dict[tuple[str, int, int], dict[str, bool]] = {}
         config, decoder = model.config.text_config, model.language_model.model
         gemma2 = config.model_type == "gemma2"
         self._layers = (_Layer * config.num_hidden_layers)()
@@ -460,12 +460,21 @@ class FastPaliGemma(ModelWithFastStep):
         return foreign
 
     def prompt(self, *arguments) -> PaliGemmaOutput:
-        size = nearest_power_of_two(max(1, arguments[0].numel())), torch.get_num_threads()
-        if self.prompts.get(size) == {}:
-            return self.model(*arguments)
+        return self.with_tiles("prompts", arguments[0].numel(), lambda: self.model(*arguments))
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """As the model's."""
+        tokens = len(pixel_values) * self.config.vision_config.num_image_tokens
+        return self.with_tiles("pictures", tokens, lambda: self.model.get_image_features(pixel_values))
+
+    def with_tiles(self, what: str, tokens: int, read: Callable):
+        """What `read` returns, with products by gemm.cpp if that pays for so many tokens."""
+        size = what, nearest_power_of_two(max(1, tokens)), torch.get_num_threads()
+        if torch.is_grad_enabled() or self.tiled.get(size) == {}:
+            return read()
         with FastOperations() as operations:
-            output = self.model(*arguments)
-        self.prompts[size] = operations.tiled if operations.saved > operations.calls * detour() else {}
+            output = read()
+        self.tiled[size] = operations.tiled if operations.saved > operations.calls * detour() else {}
         return output
 
     def step(self, input_ids, attention_mask, token_type_ids, kv_cache) -> torch.Tensor:
@@ -500,8 +509,8 @@ class FastPaliGemma(ModelWithFastStep):
     def describe(self) -> str:
         weights = "8-bit" if self.eight_bit else str(self.dtype).removeprefix("torch.")
         parts = [f"one token: gemv.cpp, {weights} weights"]
-        for (tokens, _), tiled in self.prompts.items():
+        for (what, tokens, _), tiled in self.tiled.items():
             sizes = [[size for size in tiled if tiled[size] == by_us] for by_us in (True, False)]
             ways = [f"{way} for {', '.join(s)}" for way, s in zip(("gemm.cpp", "torch"), sizes, strict=True) if s]
-            parts.append(f"prompts of about {tokens} tokens: {', '.join(ways) or 'torch'}")
-        return "; ".join(parts) if self.prompts else f"{parts[0]}; prompts: measured when the first comes"
+            parts.append(f"{what} of about {tokens} tokens: {', '.join(ways) or 'torch'}")
+        return "; ".join(parts) if self.tiled else f"{parts[0]}; prompts: measured when the first comes"
