@@ -60,7 +60,8 @@ def test_map_names_what_the_package_has(root):
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (root / "paligemma").rglob("*.py"))
     for name in re.findall(r"`([A-Za-z_]\w+)`", text):
         if name not in {"Dict"}:
-            assert re.search(rf"^(class {name}\b|def {name}\b|{name} = )", sources, re.M), f"docs/map.md names {name}: there is none"
+            defined = rf"^(class {name}\b|def {name}\b|{name} = )"
+            assert re.search(defined, sources, re.M), f"docs/map.md names {name}: there is none"
     for name in re.findall(r"`([\w/]+\.py)`", text):
         assert (root / "paligemma" / name).exists() or (root / name).exists(), f"docs/map.md names {name}"
 
