@@ -1,7 +1,7 @@
 """The configurations of Google's published checkpoints, so that their sizes can be counted without a download.
 
-    from paligemma.published import PUBLISHED, parameters
-    parameters("paligemma-3b-pt-224")      # 2923466480
+    from paligemma.published import PUBLISHED, count_parameters
+    count_parameters("paligemma-3b-pt-224")      # 2923466480
 
 Each entry has the keys of a checkpoint's config.json that matter to PaliGemmaConfig.from_dict. Sources: the file of
 google/paligemma-3b-pt-224 (what it leaves out, such as head_dim and image_size, is left out here: a default stands in);
@@ -94,6 +94,6 @@ def build_on_meta(name: str) -> PaliGemmaForConditionalGeneration:
         return PaliGemmaForConditionalGeneration(PaliGemmaConfig.from_dict(PUBLISHED[name]))
 
 
-def parameters(name: str) -> int:
+def count_parameters(name: str) -> int:
     """How many parameters it has, the tied head counted once."""
     return sum(parameter.numel() for parameter in build_on_meta(name).parameters())

@@ -60,9 +60,27 @@ def test_map_names_what_the_package_has(root):
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (root / "paligemma").rglob("*.py"))
     for name in re.findall(r"`([A-Za-z_]\w+)`", text):
         if name not in {"Dict"}:
-            assert re.search(rf"^(class|def) {name}\b", sources, re.M), f"docs/map.md names {name}: there is none"
+            defined = rf"^(class {name}\b|def {name}\b|{name} = )"
+            assert re.search(defined, sources, re.M), f"docs/map.md names {name}: there is none"
     for name in re.findall(r"`([\w/]+\.py)`", text):
-        assert (root / "paligemma" / name).exists(), f"docs/map.md names {name}"
+        assert (root / "paligemma" / name).exists() or (root / name).exists(), f"docs/map.md names {name}"
+
+
+def test_package_lists_its_files(root):
+    """The list at the top of the package names every file, under the room that holds it, and none that is not there."""
+    listed, room = set(), ""
+    for line in (root / "paligemma" / "__init__.py").read_text(encoding="utf-8").split('"""')[1].splitlines():
+        if not line.startswith(" "):
+            room = match[1] if (match := re.match(r"(\w+/)", line)) else ""
+        listed |= {room + name for name in re.findall(r"\b\w+\.(?:py|cpp|h)\b|\bmycode/", line)}
+    tasks = {f"exercises/ch{number:02}.py" for number in range(1, 17)}  # "ch01.py to ch16.py"
+    there = {
+        path.relative_to(root / "paligemma").as_posix()
+        for pattern in ("*.py", "*.cpp", "*.h")
+        for path in (root / "paligemma").rglob(pattern)
+        if path.name != "__init__.py" and path.parent.name != "mycode"
+    }
+    assert listed | tasks == there | {"exercises/mycode/"}
 
 
 def test_map_names_every_class_of_the_three_core_files(root):

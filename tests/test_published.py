@@ -6,7 +6,7 @@ import transformers
 
 from paligemma.checkpoint import canonical_name
 from paligemma.modeling_gemma import PaliGemmaConfig
-from paligemma.published import PUBLISHED, build_on_meta, parameters
+from paligemma.published import PUBLISHED, build_on_meta, count_parameters
 
 # Counted once with transformers' classes on the meta device. Keras Hub publishes its own counts of the same models
 # (keras_hub/src/models/pali_gemma/pali_gemma_presets.py): 64 x hidden_size fewer, because its vocabulary stops at
@@ -35,9 +35,9 @@ def test_every_published_size_is_listed():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_as_many_as_published(name):
-    assert parameters(name) == COUNTS[name]
+    assert count_parameters(name) == COUNTS[name]
     if name in KERAS_HUB:
-        assert parameters(name) - 64 * PUBLISHED[name]["text_config"]["hidden_size"] == KERAS_HUB[name]
+        assert count_parameters(name) - 64 * PUBLISHED[name]["text_config"]["hidden_size"] == KERAS_HUB[name]
 
 
 @pytest.mark.parametrize("name", TENSORS)

@@ -236,6 +236,7 @@ def test_text_keeps_what_can_be_drawn():
     assert len(vis.plain("word " * 10_000)) == 160 and vis.plain("word " * 10_000).endswith("…")
     assert vis.plain("l\n" * 99).count("\n") == 1
     assert vis.readable_token("▁red") == "red" and vis.readable_token("\n") == "\\n" and vis.readable_token("▁") == "␣"
+    assert vis.readable_token("top\nlayer 2, head 3") == "top\nlayer 2, head 3", "a label of two lines stays one"
 
 
 def test_dollars_are_drawn_as_dollars():

@@ -176,8 +176,12 @@ def _drawable(letter: str, known: frozenset[int]) -> str:
 
 
 def readable_token(token: str, longest: int = 60) -> str:
-    """A token as it is written in a figure: a space for `▁`, `\\n` for a newline, `␣` for nothing but spaces."""
-    return plain(token.replace("\n", "\\n").replace("▁", " ").strip(), longest) or "␣"
+    """A token as it is written in a figure: a space for `▁`, `\\n` for a newline, `␣` for nothing but spaces.
+
+    Only a token of nothing but newlines is spelled so; a label of two lines stays one.
+    """
+    text = token.replace("▁", " ")
+    return plain((text if text.strip() else text.replace("\n", "\\n")).strip(), longest) or "␣"
 
 
 # -------------------------------------------------------------------------------------------------- arrays and axes
