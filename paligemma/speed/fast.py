@@ -448,14 +448,12 @@ class FastPaliGemma(ModelWithFastStep):
 
     def _weight_versions(self) -> list[tuple]:
         """Where the decoder's weights lie and how often each was written to: changes when they do."""
-        return [
-            (parameter.data_ptr(), None if parameter.is_inference() else parameter._version)
-            for parameter in self.model.language_model.parameters()
-        ]
+        parameters = (held for *_, parts in self.parts for held in parts if isinstance(held, torch.Tensor))
+        return [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in parameters]
 
     def changed(self) -> str | None:
         foreign = super().changed()
-        if foreign is None and self._weight_versions() != self._versions:
+        if foreign is None and (not self.same_objects() or self._weight_versions() != self._versions):
             return "the weights have changed since prepare_for_decode (call it again)"
         return foreign
 

@@ -6,7 +6,9 @@ Parts of somebody else's (`swap`, LoRA adapters, a replaced method) and hooks (`
 left to the model itself.
 """
 
+import operator
 import warnings
+from collections.abc import Iterable
 from itertools import zip_longest
 
 import torch
@@ -54,20 +56,21 @@ def foreign_part(model: nn.Module, expected: list[tuple] | None = None) -> str |
         if found != wanted:
             path, kind, shapes = found or wanted
             return f"{path} is not what the configuration describes ({kind.__name__}{dict(shapes) or ''})"
-    return replaced_code(model, list(model.language_model.modules()))
+    modules = [model, *model.language_model.modules()]
+    return replaced_code({type(module) for module in modules}, modules)
 
 
-def replaced_code(model: PaliGemmaForConditionalGeneration, modules: list[nn.Module]) -> str | None:
-    """The first function between the modules, or method of a class or an object, that is not the package's own."""
+def replaced_code(kinds: Iterable[type], modules: Iterable[nn.Module]) -> str | None:
+    """The first function between the modules, or method of these classes and objects, that is not the package's own."""
     for home in (modeling_gemma, modeling_gemma2):
         for name in FUNCTIONS:
             if name in vars(home) and not is_own(vars(home)[name]):
                 return f"{name} was replaced"
-    for kind in {type(model), *map(type, modules)}:
+    for kind in kinds:
         for name in METHODS:
             if not is_own(getattr(kind, name, nn.Module)):
                 return f"{kind.__name__}.{name} was replaced"
-    for module in (model, *modules):
+    for module in modules:
         for name in METHODS:
             if name in vars(module):
                 return f"{name} of a {type(module).__name__} was replaced"
@@ -99,10 +102,11 @@ class ModelWithFastStep:
         for module in model.modules():
             self.hooks += [module._forward_hooks, module._forward_pre_hooks]
         self.expected = expected_blueprint(model.config)
-        self.parts = [  # every module of the decoder, with what hangs on it
-            (module, type(module), tuple(module._modules.values()), [id(p) for p in module._parameters.values()])
+        self.parts = [  # every module of the decoder, and what hangs on it
+            (module, type(module), len(vars(module)), [*module._modules.values(), *module._parameters.values()])
             for module in model.language_model.modules()
         ]
+        self.kinds = {type(module) for module in model.language_model.modules()}
         self.obstacle = None  # why the steps of the answer that is being written take the model; None: they need not
 
     def __call__(
@@ -148,13 +152,19 @@ class ModelWithFastStep:
 
     def changed(self) -> str | None:
         """Asked once a prompt, so it must be quick: all is compared only when some part is another object."""
-        for module, kind, children, parameters in self.parts:
-            same = type(module) is kind and tuple(module._modules.values()) == children
-            if not same or [id(p) for p in module._parameters.values()] != parameters:
-                return foreign_part(self.model, self.expected)
-        if self.parts[0][0] is not self.model.language_model:
+        if not self.same_objects():
             return foreign_part(self.model, self.expected)
-        return replaced_code(self.model, [module for module, *_ in self.parts])
+        return replaced_code({type(self.model), *self.kinds}, [self.model])
+
+    def same_objects(self) -> bool:
+        """Does the decoder still consist of the very modules and parameters that it had, with no attribute more?"""
+        for module, kind, attributes, held in self.parts:
+            now = (*module._modules.values(), *module._parameters.values())
+            if type(module) is not kind or len(vars(module)) != attributes or len(now) != len(held):
+                return False
+            if not all(map(operator.is_, now, held)):
+                return False
+        return self.parts[0][0] is self.model.language_model
 
     def can_step(self, kv_cache) -> bool:
         return self.obstacle is None and not any(self.hooks) and type(kv_cache).__module__ == "paligemma.kv_cache"
