@@ -277,6 +277,19 @@ def test_the_learners_random_numbers_are_undisturbed():
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_what_torch_wraps_itself_is_nobodys_doing(capsys):
+    """The first optimizer of a class gets its `step` wrapped by torch."""
+    from paligemma.training.muon import Muon
+
+    def rms_norm(x, eps=1e-6):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+    check("06.1", rms_norm)  # remembers the package as it is
+    Muon([torch.nn.Parameter(torch.zeros(2, 2))])
+    check("06.1", rms_norm)
+    assert "replaced since" not in capsys.readouterr().out
+
+
 def test_passing_shows_something(capsys):
     assert check("06.1", lambda x, eps=1e-6: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)) is None
     text = capsys.readouterr().out

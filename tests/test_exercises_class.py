@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from paligemma.exercises.checking import tasks_of
 from paligemma.exercises.collect import collect, same_answers
 from paligemma.exercises.make import class_folder, make
 from paligemma.exercises.progress import record
+from paligemma.exercises.tasks import tasks_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("nbgrader") is None, reason="nbgrader is an extra: .[teach]")
 

@@ -246,8 +246,9 @@ PROJECTOR = Task(
 
 def embed_sequence(input_ids, table, image_features, image_token_index):
     is_image = input_ids == image_token_index
-    if int(is_image.sum()) != image_features.shape[0] * image_features.shape[1]:
-        raise ValueError("places and features differ in number")
+    places, features = int(is_image.sum()), image_features.shape[0] * image_features.shape[1]
+    if places != features:
+        raise ValueError(f"{places} places for {features} image features, expected as many")
     text = table[input_ids.masked_fill(is_image, 0)] * table.shape[1] ** 0.5
     return merge(text, image_features, is_image)
 
@@ -274,7 +275,7 @@ def embedding(text_factor=lambda D: D**0.5, image_factor=lambda D: 1.0, guard=Tr
         ids = input_ids.masked_fill(is_image, 0) if look_up else input_ids
         places, features = int(is_image.sum()), image_features.shape[0] * image_features.shape[1]
         if guard and places != features:
-            raise ValueError("places and features differ in number")
+            raise ValueError(f"{places} places for {features} image features, expected as many")
         features = image_features.flatten(0, 1) * image_factor(D)
         merged = table[ids] * text_factor(D)
         return merged.masked_scatter(is_image[..., None], features)

@@ -178,7 +178,10 @@ def standard() -> None:
 
 
 def own_doing(owner, value) -> bool:
-    """A library has replaced a function of its own, as torch does with manual_seed when it begins to compile."""
+    """A library has replaced a function of its own, as torch does with manual_seed when it begins to compile, or has
+    wrapped one of ours, as it does with `step` when the first optimizer of a class is made."""
+    if getattr(value, "hooked", False) and hasattr(owner, "profile_hook_step"):
+        return True
     root = getattr(owner, "__module__", owner.__name__).split(".")[0]
     return str(getattr(value, "__module__", "")).split(".")[0] == root != "paligemma"
 

@@ -49,8 +49,16 @@ class Watchdog:
 
 
 def main(folder: str, seconds: float) -> int:
-    say = Printer()
     dog = Watchdog(seconds)
+    try:
+        return examine(folder, dog)
+    finally:
+        dog.stop()  # whichever way it ended: a timer that is left running would end the process later
+
+
+def examine(folder: str, dog: Watchdog) -> int:
+    """Read the files, compare the parts, try the whole model; the exit code of the process."""
+    say = Printer()
     dog.watch("reading the files")
     workspace = Workspace(folder, STAND_INS)
     comparison = Comparison(workspace)
