@@ -141,7 +141,7 @@ def outputs(classroom, student, grade_id) -> str:
 
 
 def test_the_endless_one_is_cut_off_and_the_rest_goes_on(classroom):
-    assert "KeyboardInterrupt" in outputs(classroom, "dora", "t06_2_check")
+    assert "the check was interrupted while your code ran" in outputs(classroom, "dora", "t06_2_check")
     assert "passed (4 points)" in outputs(classroom, "dora", "t06_3_check")
 
 
@@ -155,7 +155,7 @@ def test_a_tampered_check_is_restored_and_a_replaced_one_is_of_no_use(classroom)
 def test_feedback_says_what_was_seen(classroom):
     pages = {path.parts[-3]: path for path in (classroom / "feedback").rglob("*.html")}
     assert sorted(pages) == ["ada", "ben", "chae", "dora", "eve"]
-    text = pages["ben"].read_text(encoding="utf-8")
+    text = " ".join(pages["ben"].read_text(encoding="utf-8").split())  # a long message is wrapped
     assert "one root mean square is taken of the whole tensor" in text and "not yet" in text
     assert "as it was handed out" in pages["chae"].read_text(encoding="utf-8")
 
