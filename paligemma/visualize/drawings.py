@@ -212,30 +212,62 @@ def rope_dial(
 # --------------------------------------------------------------------------------------------------------- layers
 
 
-def residual_stream(num_layers: int = 2, title: str | None = None, ax: Axes | None = None) -> Axes:
-    """The stream that runs through all layers unchanged, and the branches that read from it and add to it."""
-    ax = page(ax, PAGE, 130, title=title)
-    stream, start, end = 30, 40, PAGE - 44
+def residual_stream(
+    num_layers: int = 2,
+    readings: Sequence[str] = (),
+    shape: str = "[N, D]",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The stream that runs through all layers unchanged, and the branches that read from it and add to it.
+
+    Args:
+        num_layers: at most four. shape: of the stream, as text.
+        readings: what the last norm and the head would say, read before layer 0 and after each layer (the logit lens).
+    """
+    if not 1 <= num_layers <= 4 or len(readings) not in (0, num_layers + 1):
+        raise ValueError(
+            f"residual_stream: {num_layers} layers and {len(readings)} readings, expected 1 to 4 layers, "
+            "and no readings or one more than there are layers"
+        )
+    tall = num_layers > 2  # narrow layers: what works stands upright above its norm
+    below, above = 66 if readings else 0, 42 if tall else 0
+    ax = page(ax, PAGE, 130 + above + below, title=title)
+    stream, start, end = 30 + below, 40, PAGE - 44
     arrow(ax, (start, stream), (end, stream), line=5, colour=BLUE)
     write(ax, 4, stream, "input", ha="left")
     write(ax, PAGE - 4, stream, "output", ha="right")
-    write(ax, (start + end) / 2, 12, "the residual stream: [N, D] all the way, only ever added to", colour=BLUE)
-    step = (end - start - 24) / num_layers
+    write(ax, PAGE / 2, 8, f"the residual stream: {shape} all the way, only ever added to", colour=BLUE)
+    first = start + (32 if readings else 8)
+    step = (end - 16 - first) / num_layers
     for layer in range(num_layers):
-        left = start + 8 + layer * step
-        box(ax, left, stream + 14, step - 10, 80, fill=FILL["frame"], dashed=True, edge="#9A9A9A", zorder=0.5)
-        write(ax, left + step / 2 - 5, stream + 86, f"layer {layer}", bold=True)
+        left = first + layer * step
+        box(ax, left, stream + 14, step - 10, 80 + above, fill=FILL["frame"], dashed=True, edge="#9A9A9A", zorder=0.5)
+        write(ax, left + step / 2 - 5, stream + 86 + above, f"layer {layer}", bold=True)
         half = (step - 14) / 2
         for i, (name, fill) in enumerate((("attention", FILL["vision"]), ("MLP", FILL["decoder"]))):
             x = left + 4 + i * half
-            take, give, work = x + 16, x + half - 9, stream + 64  # where it leaves the stream, and comes back to it
+            take, give = x + 16, x + half - 9  # where it leaves the stream, and comes back to it
             arrow(ax, (take, stream), (take, stream + 26), line=1.2)
             box(ax, take - 14, stream + 26, 28, 16, "norm", fill=FILL["merge"], rounding=3)
-            arrow(ax, (take, stream + 42), (take, work), (take + 9, work), line=1.2)
-            box(ax, take + 9, work - 9, give - take - 17, 18, name, fill=fill)
-            arrow(ax, (give - 8, work), (give, work), (give, stream + 8), line=1.2)
+            if tall:
+                give, top = x + half - 5, stream + 112
+                arrow(ax, (take, stream + 42), (take, stream + 52), line=1.2)
+                box(ax, take - 8, stream + 52, 16, 52, name, fill=fill, rotation=90, rounding=3)
+                arrow(ax, (take, stream + 104), (take, top), (give, top), (give, stream + 8), line=1.2)
+            else:
+                work = stream + 64
+                arrow(ax, (take, stream + 42), (take, work), (take + 9, work), line=1.2)
+                box(ax, take + 9, work - 9, give - take - 17, 18, name, fill=fill)
+                arrow(ax, (give - 8, work), (give, work), (give, stream + 8), line=1.2)
             ax.add_patch(Circle((give, stream), 7, facecolor="white", edgecolor=BLUE, linewidth=1.6, zorder=5))
             write(ax, give, stream, "+", bold=True, size=10, zorder=6)
+    for i, word in enumerate(readings):
+        x = first - 4 + i * step
+        arrow(ax, (x, stream), (x, stream - 20), dashed=True)
+        box(ax, x - 31, stream - 38, 62, 18, "norm, head", fill=FILL["decoder"], rounding=3)
+        arrow(ax, (x, stream - 38), (x, stream - 50))
+        write(ax, x, stream - 58, f"“{readable_token(word, 10)}”", colour=GREEN, bold=True)
     return ax
 
 
@@ -360,20 +392,21 @@ def patches_to_sequence(
     box(ax, 310, bottom + size / 2 - 22, 84, 44, "each patch\n× one matrix\n+ its position", fill=FILL["vision"])
     arrow(ax, (second + size + 6, bottom + size / 2), (310, bottom + size / 2))
     write(ax, 450, bottom + size / 2 + 12, "image encoder,\nprojector", colour=GREY)
-    arrow(ax, (394, bottom + size / 2), (452, bottom + size / 2), (452, 75), (8 + size, 75), (8 + size, 65))
-    # The sequence: one cell a token, each patch above its own.
-    n, words = grid * grid, [readable_token(token, 8) for token in prompt]
-    wide = 36
+    n, words, wide = grid * grid, [readable_token(token, 8) for token in prompt], 36
     cell = min(22, (PAGE - 16 - wide * len(words)) / n)
+    middle = 8 + n * cell / 2
+    arrow(ax, (394, bottom + size / 2), (452, bottom + size / 2), (452, 76), (middle, 76), (middle, 64))
+    # The sequence: one cell a token, and above each image token its patch.
     y = 22
     for i, patch in enumerate(patches):
         x = 8 + i * cell
-        _image(ax, patch, x + 1, y + 20, cell - 2, cell - 2) if cell >= 12 else None
-        cells(ax, x, y, [[TOKEN_COLOURS["image"][0]]], (cell, 16))
+        tall = max(cell - 2, 14)  # of many patches each is squeezed into its narrow cell
+        _image(ax, patch, x + 0.05 * cell, y + 20, 0.9 * cell, tall)
+        cells(ax, x, y, [[TOKEN_COLOURS["image"][0]]], (cell, 16), line=min(1.0, cell / 16))
     for i, word in enumerate(words):
         kind = "bos" if i == 0 else "newline" if i == len(words) - 1 else "prompt"
         cells(ax, 8 + n * cell + i * wide, y, [[TOKEN_COLOURS[kind][0]]], (wide, 16), labels=[[word]])
-    write(ax, 8 + n * cell / 2, 10, f"{n} image tokens", colour=GREY)
+    write(ax, middle, 10, f"{n} image tokens", colour=GREY)
     write(ax, 8 + n * cell + wide * len(words) / 2, 10, "the prompt", colour=GREY)
     return ax
 
