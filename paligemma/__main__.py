@@ -119,6 +119,11 @@ def ask_parser() -> Parser:
         choices=["float32", "bfloat16", "float16"],
         help="numbers of the weights (default: the file's); bfloat16 halves\nthe memory of float32",
     )
+    running.add_argument(
+        "--revision",
+        metavar="NAME",
+        help="a branch on the hub: bfloat16 halves the download of PaliGemma 1,\nwhose main branch is float32",
+    )
     running.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: cuda where there is one, else cpu)")
     running.add_argument(
         "--attention", choices=["sdpa", "eager"], default="sdpa", help="sdpa (default): fast; eager: the readable code"
@@ -215,7 +220,7 @@ def ask(options: argparse.Namespace) -> None:
         say("note: --top-k and --top-p matter only with a --temperature above 0")
     image = open_picture(options.image)
     masks = open_masks(options)
-    model, processor = open_model(options.model, options.dtype, options.device, options.attention)
+    model, processor = open_model(options.model, options.dtype, options.device, options.attention, options.revision)
     settings = options.max_new_tokens, options.temperature, options.top_k, options.top_p, options.seed
     if len(options.prompts) == 1:
         pieces = []
@@ -283,7 +288,13 @@ def open_masks(options: argparse.Namespace):
     return load_mask_tokenizer(MASKS) if own else None
 
 
-def open_model(name: str, dtype: str | None = None, device: str | None = None, attention: str = "sdpa"):
+def open_model(
+    name: str,
+    dtype: str | None = None,
+    device: str | None = None,
+    attention: str = "sdpa",
+    revision: str | None = None,
+):
     """(model, processor), with a progress bar for large files."""
     transformers.logging.set_verbosity_error()
     if Path(name) == TINY and not TINY.exists():
@@ -296,7 +307,7 @@ def open_model(name: str, dtype: str | None = None, device: str | None = None, a
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"this computer (or this PyTorch) has no device {device!r}: leave --device out") from error
-    folder = find_folder(name)
+    folder = find_folder(name, revision)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     dtype = getattr(torch, dtype) if dtype else None
     return load_pretrained(folder, dtype=dtype, device=device, attention=attention, progress=size > LARGE)
