@@ -205,7 +205,7 @@ def page(facts: dict[str, str | int], recorded: list[Recorded]) -> str:
             "",
             f"What head {head} of layer {layer} looked at when each word of the caption was chosen. Of all heads it "
             "puts, for one of the words, the largest part of its attention into the box that the model drew (into the "
-            f"picture, where it drew none). [All layers and heads]({one.picture}-attention.html), to open in a browser.",
+            f"picture, where it drew none). [All layers and heads]({one.picture}-attention.html), for a browser.",
         ]
     return "\n".join(lines) + "\n"
 
