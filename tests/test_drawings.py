@@ -34,6 +34,10 @@ DRAWINGS = {
         PICTURES[:3], ["a cat", "a dog on a mat by the sea", "a bird"], **kw
     ),
     "two_towers of five": lambda **kw: drawings.two_towers(PICTURES, list("abcde"), np.eye(5), **kw),
+    "resampling": lambda **kw: drawings.resampling([0, 51, 102, 255], 6, 2, **kw),
+    "resampling, shorter": lambda **kw: drawings.resampling([0, 51, 102, 255, 0, 9], 4, 1, **kw),
+    "resampling, at the edge": lambda **kw: drawings.resampling([0, 51, 102, 255], 6, 0, **kw),
+    "patch_axes": drawings.patch_axes,
     "patches_to_sequence": lambda **kw: drawings.patches_to_sequence(PICTURES[0], **kw),
     "patches_to_sequence, eight": lambda **kw: drawings.patches_to_sequence(PICTURES[0], 8, **kw),
     "coordinate_ruler": lambda **kw: drawings.coordinate_ruler(PICTURES[0], **kw),
@@ -220,3 +224,35 @@ def test_the_cache_grows_by_one_column_a_step():
     rows = sorted({round(p.get_y()) for p in new} - {4}, reverse=True)
     assert [sum(round(p.get_y()) == y for p in new) for y in rows] == [4, 1, 1, 1]
     assert [text for text in texts(ax) if text.startswith("“")] == ["“a”", "“red”", "“star”", "“<eos>”"]
+
+
+@pytest.mark.parametrize("row, new_length", [([0, 51, 102, 255], 6), ([0, 51, 102, 255, 0, 9], 4), ([7, 200], 2)])
+def test_a_resampled_pixel_is_pillows(row, new_length):
+    line = Image.fromarray(np.array([row], dtype=np.float32))
+    pillows = np.array(line.resize((new_length, 1), Image.Resampling.BILINEAR))[0]
+    for index in range(new_length):
+        drawn = texts(drawings.resampling(row, new_length, index))
+        assert f"{pillows[index]:.1f}" in drawn
+        assert sum(float(text[2:]) for text in drawn if text.startswith("× ")) == pytest.approx(1, abs=0.011)
+    with pytest.raises(ValueError, match=f"index {new_length}, expected .* 0 to {new_length - 1}"):
+        drawings.resampling(row, new_length, new_length)
+
+
+def test_patch_axes_move_as_the_tensor_does():
+    """Read the arrows between the second row and the third: they are the permutation that cuts into patches."""
+    ax = drawings.patch_axes()
+    boxes = [p for p in ax.patches if isinstance(p, FancyBboxPatch)]
+    rows = sorted({round(box.get_y()) for box in boxes}, reverse=True)
+    reshaped, permuted = ([box for box in boxes if round(box.get_y()) == y] for y in rows[1:3])
+
+    def at(x, row):
+        return next(i for i, box in enumerate(row) if box.get_x() <= x <= box.get_x() + box.get_width())
+
+    moves = {}
+    for arrow in arrows_of(ax):
+        (x1, y1), (x2, y2) = arrow._posA_posB
+        if rows[2] < y2 < y1 <= rows[1] + 1:
+            moves[at(x2, permuted)] = at(x1, reshaped)
+    x = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
+    patches = x.reshape(2, 3, 2, 2, 3, 2).permute(*(moves[i] for i in range(6))).flatten(3).flatten(1, 2)
+    assert torch.equal(patches[1, 5], x[1, :, 2:4, 4:6].flatten())

@@ -26,6 +26,7 @@ from torch import nn
 from .. import swap as swap_module
 from . import progress
 from .comparing import compare, copy, describe, same_inputs
+from .predicting import show_prediction
 from .tasks import Case, Finding, Found, Mistake, Task, find_task, numbers
 from .undisturbed import ORIGINALS, say, undisturbed
 
@@ -101,6 +102,8 @@ def check(task_id: str, solution, hidden: bool = False) -> None:
         say(f"{task.id} · {task.title}: passed ({task.points} point{'s' if task.points > 1 else ''})")
         if task.reward is not None:
             show_reward(task, solution)
+        if task.prediction is not None:
+            show_prediction(task)
 
 
 check.last = None

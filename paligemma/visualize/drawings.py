@@ -364,6 +364,101 @@ def two_towers(
     return ax
 
 
+def resampling(
+    row: Sequence[float], new_length: int, index: int, title: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """A row of pixels on a number line, and how one pixel of its resized row is worked out (bilinear, as Pillow does).
+
+    Args:
+        row: n values from 0 to 255, at most eight or so. new_length: pixels of the resized row. index: the new pixel
+        whose weights are drawn.
+    """
+    n = len(row)
+    if not n or not 0 <= index < new_length:
+        raise ValueError(f"resampling: {n} pixels, index {index}, expected a pixel or more and 0 to {new_length - 1}")
+    ax = page(ax, PAGE, 212, title=title)
+    scale, left, width = n / new_length, 30, PAGE - 60
+    unit, top, bottom, height = width / n, 132, 32, 30
+    centre = (index + 0.5) * scale
+    distances = np.abs(np.arange(n) + 0.5 - centre)
+    weights = np.clip(1 - distances / max(scale, 1.0), 0, None)
+    weights = weights / weights.sum()
+
+    def grey(value: float) -> str:
+        return matplotlib.colors.to_hex([min(max(value / 255, 0), 1)] * 3)
+
+    write(ax, left, 203, f"old row: {n} pixels, each 1 wide", ha="left", bold=True)
+    for i, value in enumerate(row):
+        ink = text_colour(matplotlib.colors.to_rgb(grey(value)))
+        box(ax, left + i * unit, top, unit, height, f"{value:g}", fill=grey(value), rounding=0.1, colour=ink)
+        ax.plot(left + (i + 0.5) * unit, top, "o", color=BLUE, markersize=5, zorder=6)
+        write(ax, left + (i + 0.5) * unit, top + height + 8, f"{i + 0.5:g}", colour=BLUE)
+    for i in range(n + 1):
+        write(ax, left + i * unit, top + height + 20, str(i), colour=GREY)
+        ax.plot([left + i * unit] * 2, [top + height, top + height + 13], color=GREY, linewidth=0.8)
+    result = float(weights @ np.asarray(row, dtype=float))
+    for j in range(new_length):
+        ours = j == index
+        x = left + j * scale * unit
+        look = {"fill": YELLOW_LIGHT, "edge": "black", "line": 1.4, "bold": True, "zorder": 3} if ours else {}
+        box(ax, x, bottom, scale * unit, height, f"{result:.1f}" if ours else "", rounding=0.1, **look)
+    target = (left + centre * unit, bottom + height)
+    for i in np.flatnonzero(weights > 0.0005):
+        start = (left + (i + 0.5) * unit, top)
+        arrow(ax, start, target, line=0.6 + 4 * weights[i], colour=BLUE, alpha=0.4 + 0.6 * weights[i])
+        side = -1 if start[0] < target[0] - 1 else 1  # the weight stands on the outer side of its arrow
+        x, y = start[0] + 0.22 * (target[0] - start[0]), start[1] + 0.22 * (target[1] - start[1])
+        write(ax, x + 6 * side, y, f"× {weights[i]:.2f}", ha="right" if side < 0 else "left", colour=BLUE, bold=True)
+    ax.plot(*target, "o", color=RED, markersize=5, zorder=6)
+    write(ax, target[0], 20, f"centre ({index} + 0.5) × {scale:.3g} = {centre:.3g}", colour=RED)
+    write(ax, left, 6, f"new row: {new_length} pixels, each {scale:.3g} wide", ha="left", bold=True)
+    return ax
+
+
+def patch_axes(title: str | None = None, ax: Axes | None = None) -> Axes:
+    """How the axes of a batch of pictures move when it is cut into patches: split, reorder, merge."""
+    place, content = LIGHT[0], LIGHT[1]  # where a patch lies in the picture, and what is in it
+    rows = [
+        ("pixels", [("B", ""), ("C", content), ("H", ""), ("W", "")]),
+        ("reshape", [("B", ""), ("C", content), ("rows", place), ("P", content), ("columns", place), ("P", content)]),
+        ("permute", [("B", ""), ("rows", place), ("columns", place), ("C", content), ("P", content), ("P", content)]),
+        ("flatten", [("B", ""), ("N = rows · columns", place), ("C · P · P", content)]),
+    ]
+    # Where each axis of a row comes from in the row above it.
+    links = [
+        [(0, 0), (1, 1), (2, 2), (2, 3), (3, 4), (3, 5)],
+        [(0, 0), (2, 1), (4, 2), (1, 3), (3, 4), (5, 5)],
+        [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2)],
+    ]
+    # The left edge and the width of each box, in slots of the page.
+    slots = [
+        [(0, 1), (1, 1), (2, 2), (4, 2)],
+        [(i, 1) for i in range(6)],
+        [(i, 1) for i in range(6)],
+        [(0, 1), (1, 2), (3, 3)],
+    ]
+    ax = page(ax, PAGE, 232, title=title)
+    left, slot, height, step = 74, 70, 24, 56
+    for r, ((name, axes), widths) in enumerate(zip(rows, slots)):
+        y = 204 - r * step
+        write(ax, 4, y, name, ha="left", bold=True)
+        for (label, fill), (start, wide) in zip(axes, widths):
+            box(ax, left + start * slot + 3, y - height / 2, wide * slot - 6, height, label, fill=fill or "white")
+        if r:
+            for above, below in links[r - 1]:
+                (a, wide_a), (b, wide_b) = slots[r - 1][above], widths[below]
+                parts = [i for i, (_, to) in enumerate(links[r - 1]) if to == below]
+                siblings = [i for i, (source, _) in enumerate(links[r - 1]) if source == above]
+                link = links[r - 1].index((above, below))
+                start = left + (a + wide_a * (siblings.index(link) + 0.5) / len(siblings)) * slot
+                end = left + (b + wide_b * (parts.index(link) + 0.5) / len(parts)) * slot
+                arrow(ax, (start, y + step - height / 2), (end, y + height / 2 + 1), line=1.0)
+    for x, fill, text in ((74, place, "where the patch lies"), (224, content, "what is in the patch")):
+        cells(ax, x, 2, [[fill]], (10, 10))
+        write(ax, x + 15, 7, text, ha="left", colour=GREY)
+    return ax
+
+
 def patches_to_sequence(
     image: Picture, grid: int = 4, prompt: Sequence[str] = ("<bos>", "caption", "en", "\\n"),
     title: str | None = None, ax: Axes | None = None,
