@@ -1,6 +1,6 @@
 """What a chapter prints, pasted into its exercises: nothing passes, but where a task says that it is the chapter's own.
 
-    python tests/test_exercises_pasted.py     # the number of tasks that pass unchanged, chapter by chapter
+python tests/test_exercises_pasted.py     # the number of tasks that pass unchanged, chapter by chapter
 """
 
 import ast
@@ -59,8 +59,8 @@ def passing(chapter: str) -> dict[str, list[str]]:
     for task in tasks_of(chapter):
         tries = [(name, thing) for name, versions in printed.items() for thing in versions]
         if isinstance(task.reference, tuple):  # a task that takes a pair of functions
-            tries = [(" and ".join(names), things) for names, things in
-                     (zip(*pair, strict=True) for pair in itertools.permutations(tries, len(task.reference)))]  # fmt: skip
+            pairs = itertools.permutations(tries, len(task.reference))
+            tries = [(" and ".join(names), things) for names, things in (zip(*pair, strict=True) for pair in pairs)]
         with undisturbed():
             passed[task.id] = [name for name, thing in tries if examine(task, thing, seeds=(0, 1, 2)) is None]
     return passed
