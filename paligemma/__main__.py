@@ -16,6 +16,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -183,15 +184,19 @@ def figure_file(name: str) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["demo"]:
+        return run(demo, demo_parser(), arguments[1:])
+    if arguments[:1] == ["explore"]:
+        return run(explore, explore_parser(), arguments[1:])
+    return run(ask, ask_parser(), arguments)
+
+
+def run(command: Callable[[argparse.Namespace], None], parser: Parser, arguments: list[str]) -> int:
+    """One command with its options; what goes wrong becomes one line on standard error. Returns the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter show a question mark
     try:
-        if arguments[:1] == ["demo"]:
-            demo(demo_parser().parse_args(arguments[1:]))
-        elif arguments[:1] == ["explore"]:
-            explore(explore_parser().parse_args(arguments[1:]))
-        else:
-            ask(ask_parser().parse_args(arguments))
+        command(parser.parse_args(arguments))
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -350,7 +355,7 @@ def draw_answer(ax, image, prompt: str, answer: str, masks=None, columns: int = 
 
 def wrap_tokens(text: str, columns: int) -> str:
     """At most nine lines, broken between words and between tokens such as <loc0012>, which have no spaces between."""
-    lines = textwrap.wrap(text.replace("><", "> \0<"), columns, break_long_words=False, max_lines=9, placeholder=" ...")
+    lines = textwrap.wrap(text.replace("><", "> \0<"), columns, max_lines=9, placeholder=" ...")
     return "\n".join(line.replace(" \0", "").replace("\0", "") for line in lines)
 
 
