@@ -73,7 +73,7 @@ def arrows(
     names = [readable_token(token, 8) for token in tokens]
     height = max(136, 26 * n + 50)
     ax = page(ax, PAGE, height, title=title)
-    step = min(56, 250 / n)
+    step = min(80, 250 / n)
     xs, top, bottom = [18 + step * (i + 0.5) for i in range(n)], height - 46, 30
     write(ax, 18, height - 10, "keys and values: what is read", colour=GREY, ha="left")
     write(ax, min(max(xs[query], 76), 260), 10, "query: the token that looks", colour=GREY)
@@ -113,7 +113,7 @@ def split_heads(
     num_tokens: int = 4, num_heads: int = 3, head_dim: int = 2, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """[N, D] cut into H heads [N, d] that attend on their own, and put side by side again."""
-    side = min(18, 150 / (num_heads * head_dim))
+    side = min(18, 161 / (head_dim * (num_heads + 1)))  # both ends and one head's slice on either side fit the page
     row = num_tokens * side
     height = max(num_heads * (row + 20) + 10, 150)
     ax = page(ax, PAGE, height, title=title)
@@ -129,15 +129,15 @@ def split_heads(
     centre = (first + wide + last) / 2
     for h in range(num_heads):
         y = height - 8 - (row + 20) * (h + 0.5) + 5
-        left = centre - 78
+        left = centre - 42 - head_dim * side
         cells(ax, left, y - row / 2, [[LIGHT[h % len(LIGHT)]] * head_dim] * num_tokens, side)
         write(ax, left + head_dim * side / 2, y - row / 2 - 8, "[N, d]", colour=GREY)
-        box(ax, centre - 24, y - 13, 56, 26, f"head {h}", fill=FILL["data"])
-        right = centre + 78 - head_dim * side
+        box(ax, centre - 28, y - 13, 56, 26, f"head {h}", fill=FILL["data"])
+        right = centre + 42
         cells(ax, right, y - row / 2, [[LIGHT[h % len(LIGHT)]] * head_dim] * num_tokens, side)
         arrow(ax, (first + wide + 4, middle), (left - 4, y))
-        arrow(ax, (left + head_dim * side + 3, y), (centre - 24, y))
-        arrow(ax, (centre + 32, y), (right - 3, y))
+        arrow(ax, (left + head_dim * side + 3, y), (centre - 28, y))
+        arrow(ax, (centre + 28, y), (right - 3, y))
         arrow(ax, (right + head_dim * side + 4, y), (last - 4, middle))
     return ax
 
