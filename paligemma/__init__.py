@@ -25,6 +25,7 @@ Around it
     swap.py                    your class in place of the package's, in the trained model          03 to 12
     files.py                   write a file whole or not at all
     __main__.py                the command line: python -m paligemma
+    showcase.py                record what a model says about photographs                          15
 
 speed/, what makes it fast                                                                         16
     fast.py, step.py           the fast path on a CPU, and what it can take over
@@ -54,6 +55,7 @@ training/, the recipe                                                           
     adapt.py, finetune.py      change a trained model; teach it a new task from memory
 
 finetune/, your own pictures from a folder
+    drawings.py                from a few drawings to a folder of examples
     folder.py, check.py        read a folder; name what is wrong with it
     lora.py                    changes of low rank beside frozen weights
     recipe.py, __main__.py     epochs, validation by answers, resume; the command

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,11 @@ def ask_parser() -> Parser:
         choices=["float32", "bfloat16", "float16"],
         help="numbers of the weights (default: the file's); bfloat16 halves\nthe memory of float32",
     )
+    running.add_argument(
+        "--revision",
+        metavar="NAME",
+        help="a branch on the hub: bfloat16 halves the download of PaliGemma 1,\nwhose main branch is float32",
+    )
     running.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (default: cuda where there is one, else cpu)")
     running.add_argument(
         "--attention", choices=["sdpa", "eager"], default="sdpa", help="sdpa (default): fast; eager: the readable code"
@@ -178,15 +184,19 @@ def figure_file(name: str) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["demo"]:
+        return run(demo, demo_parser(), arguments[1:])
+    if arguments[:1] == ["explore"]:
+        return run(explore, explore_parser(), arguments[1:])
+    return run(ask, ask_parser(), arguments)
+
+
+def run(command: Callable[[argparse.Namespace], None], parser: Parser, arguments: list[str]) -> int:
+    """One command with its options; what goes wrong becomes one line on standard error. Returns the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter show a question mark
     try:
-        if arguments[:1] == ["demo"]:
-            demo(demo_parser().parse_args(arguments[1:]))
-        elif arguments[:1] == ["explore"]:
-            explore(explore_parser().parse_args(arguments[1:]))
-        else:
-            ask(ask_parser().parse_args(arguments))
+        command(parser.parse_args(arguments))
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -215,7 +225,7 @@ def ask(options: argparse.Namespace) -> None:
         say("note: --top-k and --top-p matter only with a --temperature above 0")
     image = open_picture(options.image)
     masks = open_masks(options)
-    model, processor = open_model(options.model, options.dtype, options.device, options.attention)
+    model, processor = open_model(options.model, options.dtype, options.device, options.attention, options.revision)
     settings = options.max_new_tokens, options.temperature, options.top_k, options.top_p, options.seed
     if len(options.prompts) == 1:
         pieces = []
@@ -283,7 +293,13 @@ def open_masks(options: argparse.Namespace):
     return load_mask_tokenizer(MASKS) if own else None
 
 
-def open_model(name: str, dtype: str | None = None, device: str | None = None, attention: str = "sdpa"):
+def open_model(
+    name: str,
+    dtype: str | None = None,
+    device: str | None = None,
+    attention: str = "sdpa",
+    revision: str | None = None,
+):
     """(model, processor), with a progress bar for large files."""
     transformers.logging.set_verbosity_error()
     if Path(name) == TINY and not TINY.exists():
@@ -296,7 +312,7 @@ def open_model(name: str, dtype: str | None = None, device: str | None = None, a
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"this computer (or this PyTorch) has no device {device!r}: leave --device out") from error
-    folder = find_folder(name)
+    folder = find_folder(name, revision)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     dtype = getattr(torch, dtype) if dtype else None
     return load_pretrained(folder, dtype=dtype, device=device, attention=attention, progress=size > LARGE)
@@ -339,7 +355,7 @@ def draw_answer(ax, image, prompt: str, answer: str, masks=None, columns: int = 
 
 def wrap_tokens(text: str, columns: int) -> str:
     """At most nine lines, broken between words and between tokens such as <loc0012>, which have no spaces between."""
-    lines = textwrap.wrap(text.replace("><", "> \0<"), columns, break_long_words=False, max_lines=9, placeholder=" ...")
+    lines = textwrap.wrap(text.replace("><", "> \0<"), columns, max_lines=9, placeholder=" ...")
     return "\n".join(line.replace(" \0", "").replace("\0", "") for line in lines)
 
 

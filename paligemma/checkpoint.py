@@ -73,6 +73,7 @@ def load_pretrained(
     device: str | torch.device = "cpu",
     attention: str = "sdpa",
     progress: bool = False,
+    revision: str | None = None,
 ) -> tuple[PaliGemmaForConditionalGeneration, PaliGemmaProcessor]:
     """Open a PaliGemma or PaliGemma 2: a folder, or a name on the hub such as "google/paligemma-3b-mix-224".
 
@@ -80,12 +81,15 @@ def load_pretrained(
     (readable, returns weights). The model comes in evaluation mode. On the CPU and in the file's own dtype its weights
     are the mapped file itself (changing them changes the copy in memory, never the file).
 
+    `revision` names a branch, a tag or a commit of a model on the hub. The main branch of a PaliGemma 1 holds float32;
+    revision="bfloat16" is half the download (https://huggingface.co/blog/paligemma).
+
     Raises FileNotFoundError for what is not there, ValueError for what is not a PaliGemma, does not fit its
     configuration (each wrong tensor is named) or would be processed in another way than here, and ConnectionError or
     PermissionError when the hub cannot be reached or wants a licence accepted first.
     """
     dtype = check_dtype(dtype)
-    folder = find_folder(name_or_path)
+    folder = find_folder(name_or_path, revision)
     config = read_config(folder, attention)
     model = load_weights(config, folder, dtype, device, progress)
     return model.eval(), load_processor(config, folder)
@@ -374,10 +378,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def find_folder(name_or_path: str | os.PathLike) -> Path:
-    """The folder itself, or the place on disk where the hub's files are kept after a download."""
+def find_folder(name_or_path: str | os.PathLike, revision: str | None = None) -> Path:
+    """The folder itself, or the place on disk where the hub's files (of that revision) are kept after a download."""
     folder = Path(name_or_path).expanduser()
+    if revision is not None and (not isinstance(revision, str) or not revision):
+        raise ValueError(f"revision is {revision!r}, expected the name of a branch, a tag or a commit on the hub")
     if folder.is_dir() and name_or_path != "":
+        if revision is not None:
+            raise ValueError(
+                f"revision is {revision!r}, but {folder} is a folder on this disk, expected a name on the hub: leave "
+                "revision out, or give the name"
+            )
         return folder
     if folder.is_file():
         raise FileNotFoundError(f"{folder} is a file: give the folder that holds config.json and the weights")
@@ -387,21 +398,26 @@ def find_folder(name_or_path: str | os.PathLike) -> Path:
             f"there is no folder {name or '(the name is empty)'}: give a checkpoint folder, or a hub name such as "
             "google/paligemma-3b-mix-224"
         )
-    return download(name)
+    return download(name, revision)
 
 
-def download(name: str) -> Path:
+def download(name: str, revision: str | None = None) -> Path:
     """Fetch a checkpoint from the hub, or find it where an earlier download left it."""
     import httpx  # what huggingface_hub fetches with; the two take 0.3 s to import, and only downloads need them
     from huggingface_hub import errors, snapshot_download  # 0.3 s of import, as said above
 
     patterns = ["*.json", "*.safetensors", "tokenizer.model"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError as error:
         raise PermissionError(
             f"{name} asks you to accept its licence: open https://huggingface.co/{name} in a browser, accept it, then "
             "run `hf auth login` here once"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(
+            f"{name} has no revision {revision!r} on the hub: look at the branches under Files on "
+            f"https://huggingface.co/{name}, or leave revision out for its main branch"
         ) from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise FileNotFoundError(

@@ -501,6 +501,7 @@ def hub_error(kind, status):
     [
         (lambda: hub_error("GatedRepoError", 403), PermissionError, "accept its licence.*huggingface.co/x/y.*hf auth"),
         (lambda: hub_error("RepositoryNotFoundError", 404), FileNotFoundError, "no such model on the hub.*logged in"),
+        (lambda: hub_error("RevisionNotFoundError", 404), FileNotFoundError, "x/y has no revision 'odd' on the hub"),
         (lambda: hub_error("HfHubHTTPError", 500), ConnectionError, "hub cannot be reached"),
         (lambda: OSError(errno.ENETUNREACH, "unreachable"), ConnectionError, "hub cannot be reached"),
         (lambda: OSError(errno.ENOSPC, "No space left on device"), OSError, "x/y could not be stored.*No space left"),
@@ -516,7 +517,7 @@ def test_what_the_hub_may_answer(monkeypatch, error, expected, message):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(expected, match=message) as caught:
-        load_pretrained("x/y")
+        load_pretrained("x/y", revision="odd")
     assert type(caught.value) is expected
     assert "\n" not in str(caught.value) and "technical" not in str(caught.value)
 
@@ -526,14 +527,23 @@ def test_what_the_hub_sends_is_opened(folder, monkeypatch):
 
     asked = {}
 
-    def send(name, allow_patterns):
-        asked[name] = allow_patterns
+    def send(name, revision, allow_patterns):
+        asked[name], asked["revision"] = allow_patterns, revision
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", send)
     model, _ = load_pretrained("x/y")
     assert model.config.text_config.hidden_size == 32
     assert "*.safetensors" in asked["x/y"] and not any("bin" in pattern for pattern in asked["x/y"])
+    assert asked["revision"] is None
+    load_pretrained("x/y", revision="bfloat16")
+    assert asked["revision"] == "bfloat16"
+
+
+@pytest.mark.parametrize("revision", ["bfloat16", "", 3])
+def test_a_folder_has_no_revision(folder, revision):
+    with pytest.raises(ValueError, match="revision is .*expected"):
+        load_pretrained(folder, revision=revision)
 
 
 def test_a_folder_of_the_same_name_goes_first(folder, monkeypatch):

@@ -54,6 +54,13 @@ def test_links_hold(name, root):
         assert target == "figures.md" or (root / "docs" / target).exists(), f"docs/{name}.md links to {target}"
 
 
+def test_no_page_holds_two_versions_of_itself(root):
+    """A merge that was left half done leaves its marks in the text, and Sphinx prints them."""
+    for path in [root / "README.md", *(root / "docs").glob("*.md"), *(root / "assets").rglob("*.md")]:
+        marks = re.findall(r"^(?:<{7}|>{7}) .*", path.read_text(encoding="utf-8"), re.M)
+        assert not marks, f"{path.name}: {marks}"
+
+
 def test_map_names_what_the_package_has(root):
     """Every class and function that the map names exists, in a file that it names."""
     text = (root / "docs" / "map.md").read_text(encoding="utf-8")

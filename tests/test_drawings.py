@@ -28,11 +28,16 @@ DRAWINGS = {
     "rope_dial": drawings.rope_dial,
     "rope_dial, far apart": lambda **kw: drawings.rope_dial(9, 0, 3, 0.3, **kw),
     "residual_stream": drawings.residual_stream,
+    "residual_stream of four": lambda **kw: drawings.residual_stream(4, ["blue", "<loc0256>", "a", "b", "c"], **kw),
     "decoder_layer": drawings.decoder_layer,
     "two_towers": lambda **kw: drawings.two_towers(
         PICTURES[:3], ["a cat", "a dog on a mat by the sea", "a bird"], **kw
     ),
     "two_towers of five": lambda **kw: drawings.two_towers(PICTURES, list("abcde"), np.eye(5), **kw),
+    "resampling": lambda **kw: drawings.resampling([0, 51, 102, 255], 6, 2, **kw),
+    "resampling, shorter": lambda **kw: drawings.resampling([0, 51, 102, 255, 0, 9], 4, 1, **kw),
+    "resampling, at the edge": lambda **kw: drawings.resampling([0, 51, 102, 255], 6, 0, **kw),
+    "patch_axes": drawings.patch_axes,
     "patches_to_sequence": lambda **kw: drawings.patches_to_sequence(PICTURES[0], **kw),
     "patches_to_sequence, eight": lambda **kw: drawings.patches_to_sequence(PICTURES[0], 8, **kw),
     "coordinate_ruler": lambda **kw: drawings.coordinate_ruler(PICTURES[0], **kw),
@@ -153,6 +158,19 @@ def test_the_layer_adds_twice_to_the_stream():
     assert texts(drawings.residual_stream(num_layers=2)).count("+") == 4
 
 
+def test_the_stream_is_read_before_the_first_layer_and_after_each():
+    ax = drawings.residual_stream(3, ["a", "b", "c", "d"], "[B, L, D]")
+    assert texts(ax).count("+") == 6 and texts(ax).count("norm, head") == 4
+    where = {text.get_text(): text.get_position()[0] for text in ax.texts}
+    order = ["“a”", "layer 0", "“b”", "layer 1", "“c”", "layer 2", "“d”"]
+    assert sorted(order, key=where.get) == order
+    assert any("[B, L, D]" in text for text in texts(ax))
+    with pytest.raises(ValueError, match="3 layers and 2 readings"):
+        drawings.residual_stream(3, ["a", "b"])
+    with pytest.raises(ValueError, match="5 layers"):
+        drawings.residual_stream(5)
+
+
 def test_true_pairs_are_on_the_diagonal():
     ax = drawings.two_towers(PICTURES[:3], ["a", "b", "c"])
     green = cells_of(ax, "#A9DCC6")
@@ -170,6 +188,7 @@ def test_every_patch_becomes_a_token_in_reading_order():
     np.testing.assert_allclose([patch.mean() * 255 for patch in patches], np.arange(16) * 15)
     again = [np.asarray(drawn.get_array()).mean() * 255 for drawn in ax.images[17:]]
     np.testing.assert_allclose(again, np.arange(16) * 15)
+    assert len(drawings.patches_to_sequence(image, grid=8).images) == 1 + 2 * 64  # narrow cells show theirs, too
 
 
 @pytest.mark.parametrize("sides", [(0.25, 0.125, 0.75, 0.5), (0.0, 0.1, 1.0, 0.9)])
@@ -205,3 +224,35 @@ def test_the_cache_grows_by_one_column_a_step():
     rows = sorted({round(p.get_y()) for p in new} - {4}, reverse=True)
     assert [sum(round(p.get_y()) == y for p in new) for y in rows] == [4, 1, 1, 1]
     assert [text for text in texts(ax) if text.startswith("“")] == ["“a”", "“red”", "“star”", "“<eos>”"]
+
+
+@pytest.mark.parametrize("row, new_length", [([0, 51, 102, 255], 6), ([0, 51, 102, 255, 0, 9], 4), ([7, 200], 2)])
+def test_a_resampled_pixel_is_pillows(row, new_length):
+    line = Image.fromarray(np.array([row], dtype=np.float32))
+    pillows = np.array(line.resize((new_length, 1), Image.Resampling.BILINEAR))[0]
+    for index in range(new_length):
+        drawn = texts(drawings.resampling(row, new_length, index))
+        assert f"{pillows[index]:.1f}" in drawn
+        assert sum(float(text[2:]) for text in drawn if text.startswith("× ")) == pytest.approx(1, abs=0.011)
+    with pytest.raises(ValueError, match=f"index {new_length}, expected .* 0 to {new_length - 1}"):
+        drawings.resampling(row, new_length, new_length)
+
+
+def test_patch_axes_move_as_the_tensor_does():
+    """Read the arrows between the second row and the third: they are the permutation that cuts into patches."""
+    ax = drawings.patch_axes()
+    boxes = [p for p in ax.patches if isinstance(p, FancyBboxPatch)]
+    rows = sorted({round(box.get_y()) for box in boxes}, reverse=True)
+    reshaped, permuted = ([box for box in boxes if round(box.get_y()) == y] for y in rows[1:3])
+
+    def at(x, row):
+        return next(i for i, box in enumerate(row) if box.get_x() <= x <= box.get_x() + box.get_width())
+
+    moves = {}
+    for arrow in arrows_of(ax):
+        (x1, y1), (x2, y2) = arrow._posA_posB
+        if rows[2] < y2 < y1 <= rows[1] + 1:
+            moves[at(x2, permuted)] = at(x1, reshaped)
+    x = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
+    patches = x.reshape(2, 3, 2, 2, 3, 2).permute(*(moves[i] for i in range(6))).flatten(3).flatten(1, 2)
+    assert torch.equal(patches[1, 5], x[1, :, 2:4, 4:6].flatten())

@@ -22,12 +22,14 @@ from mistakes import RIGHT, WRONG
 from PIL import Image
 
 from paligemma import modeling_gemma
-from paligemma.exercises import CheckFailed, NotStarted, check, checking, comparing, progress, reset
+from paligemma.exercises import CheckFailed, NotStarted, check, checking, comparing, predict, progress, reset
 from paligemma.exercises import undisturbed as undisturbed_module
 from paligemma.exercises.checking import attempt, examine, same_outcome
 from paligemma.exercises.comparing import compare, explain_shape
-from paligemma.exercises.progress import load, record
-from paligemma.exercises.tasks import Case, Finding, Mistake, Task, find_task, numbers, tasks_of
+from paligemma.exercises.exposing import ONE_CASE, exposing_task, matching_task
+from paligemma.exercises.predicting import show_prediction, understood
+from paligemma.exercises.progress import load, predictions, record
+from paligemma.exercises.tasks import Case, Finding, Mistake, Prediction, Task, find_task, numbers, tasks_of
 from paligemma.exercises.undisturbed import undisturbed
 from paligemma.modeling_gemma import rotate_half
 
@@ -99,7 +101,7 @@ def test_the_bank_is_large_enough(task):
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
 def test_a_task_is_well_made(task):
     assert re.fullmatch(r"\d\d\.\d", task.id) and task.points > 0 and task.minutes > 0 and task.see
-    assert task.level in ("easy", "medium", "hard")
+    assert task.level in ("easy", "medium", "hard") and task.importance in ("core", "deepen", "extra", "")
     assert 3 <= len(tasks_of(task.id[:2])) <= 6
     cases = list(task.cases(0))
     wanted = [attempt(task, task.reference, case) for case in cases]
@@ -138,7 +140,8 @@ def test_hidden_inputs_have_other_sizes(task):
         set().union(*(sizes_in((case.inputs, case.init)) for seed in seeds for case in task.cases(seed)))
         for seeds in ((0, 1, 2), (11, 12, 13, 14))
     )
-    assert hidden - shown or task.id in FIXED, f"{task.id}: nothing in the hidden inputs has a size of its own"
+    fixed = task.id in FIXED or list(task.cases(0)) == [ONE_CASE]  # the learner writes the inputs, or reads a figure
+    assert hidden - shown or fixed, f"{task.id}: nothing in the hidden inputs has a size of its own"
 
 
 def sizes_in(value) -> set:
@@ -608,3 +611,144 @@ def test_two_notebooks_at_once_lose_nothing():
 def test_hidden_checks_leave_progress_alone():
     check("06.1", good, hidden=True)
     assert not list(Path().iterdir())
+
+
+# --- predictions -----------------------------------------------------------------------------------------------
+
+COUNTED = Prediction("Of 24 captions, as many stay:", truth=lambda: 17, tempting=4, why="The scale matters late.")
+
+
+@pytest.fixture
+def predicted_task(monkeypatch):
+    """Task 06.1, with a question."""
+    task = dataclasses.replace(find_task("06.1"), prediction=COUNTED)
+    for module in (checking, sys.modules["paligemma.exercises.predicting"]):
+        monkeypatch.setattr(module, "find_task", lambda task_id: task)
+    return task
+
+
+def test_a_prediction_is_kept_and_shown_beside_the_truth(predicted_task, capsys):
+    predict("06.1", ...)
+    assert "no prediction yet" in capsys.readouterr().out and predictions() == {}
+    predict("06.1", 3)
+    predict("06.1", np.int64(5))
+    assert predictions() == {"06.1": 5} and load() == {}
+    with pytest.raises(CheckFailed):
+        check("06.1", wrong_norm)
+    assert "17" not in capsys.readouterr().out, "the truth is not told before the task is passed"
+    check("06.1", right_norm)
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("Of 24 captions, as many stay:")
+    assert [line.split() for line in lines[at + 1 : at + 4]] == [
+        ["you", "predicted", "5"], ["measured", "17"], ["a", "tempting", "answer", "4"]
+    ]  # fmt: skip
+    assert lines[at + 4] == "The scale matters late."
+    predict("06.1", 17)
+    assert "is passed already" in capsys.readouterr().out and predictions() == {"06.1": 5}
+    record("06.2", passed=True)
+    reset("06.2")
+    assert predictions() == {"06.1": 5}, "forgetting one task leaves the others' predictions"
+    reset("06.1")
+    assert predictions() == {}
+
+
+def test_without_a_prediction_the_truth_is_shown_all_the_same(capsys):
+    show_prediction(dataclasses.replace(find_task("06.1"), prediction=COUNTED))
+    assert re.search(r"you predicted +nothing\n +measured +17", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("guess, expected", [
+    ("many", "expected a number"), (True, "expected a number"), (None, "expected a number"),
+    ({"a": 1}, "expected a number"),
+])  # fmt: skip
+def test_predictions_of_another_kind_are_refused(guess, expected):
+    with pytest.raises(ValueError, match=expected):
+        understood(COUNTED, guess)
+
+
+def test_predictions_of_words_and_of_several():
+    both = Prediction(
+        "?", {"first": "colours", "captions": 8}, {"first": "sizes", "captions": 1}, "", ["colours", "sizes"]
+    )
+    assert understood(both, {"first": "sizes", "captions": 2.5}) == {"first": "sizes", "captions": 2.5}
+    with pytest.raises(ValueError, match="'size', expected one of 'colours', 'sizes'"):
+        understood(both, {"first": "size", "captions": 2})
+    with pytest.raises(ValueError, match="expected a dict with the keys"):
+        understood(both, {"first": "sizes"})
+    with pytest.raises(ValueError, match="asks for no prediction"):
+        predict("06.1", 4)
+
+
+def test_grading_keeps_no_predictions(predicted_task, monkeypatch):
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    predict("06.1", 4)
+    assert not list(Path().iterdir())
+
+
+# --- inputs that expose, and figures to be read ----------------------------------------------------------------
+
+
+def exposing(**more) -> Task:
+    """The largest of a row: wrong versions take the first, or the largest without its sign."""
+    return exposing_task(
+        "00.0", lambda x: x.max(), {"first": lambda x: x[0], "unsigned": lambda x: x.abs().max()},
+        lambda: {"first": (torch.tensor([1.0, 2.0]),), "unsigned": (torch.tensor([1.0, -2.0]),)},
+        lambda x: None if x.ndim == 1 and len(x) else "expected a row of numbers",
+        title="t", points=1, minutes=1, level="easy", see="x", **more,
+    )  # fmt: skip
+
+
+def test_an_input_exposes_its_own_version_and_no_other():
+    def found(first, unsigned):
+        finding = examine(exposing(), lambda: {"first": first, "unsigned": unsigned}, seeds=(0,))
+        return finding and finding.name
+
+    row = torch.tensor
+    assert found((row([1.0, 2.0]),), (row([1.0, -2.0]),)) is None
+    assert found(row([1.0, 2.0]), row([1.0, -2.0])) is None, "a single argument needs no brackets"
+    assert found((row([2.0, 1.0]),), (row([1.0, -2.0]),)) == "not exposed"
+    assert found((row([-3.0, 2.0]),), (row([1.0, -2.0]),)) == "exposes others"
+    assert found((row([]),), (row([1.0, -2.0]),)) == "not an input"
+    assert found((row([1.0]), 3), (row([1.0, -2.0]),)) == "not an input"
+    assert examine(exposing(), lambda: {"first": row([1.0])}, seeds=(0,)).name == "structure"
+    assert examine(exposing(), lambda: [], seeds=(0,)).name == "type"
+    text = examine(exposing(), lambda: {"first": row([-3.0, 2.0]), "unsigned": row([1.0, -2.0])}, seeds=(0,)).observed
+    assert "1 of 2 inputs expose their version and no other" in text and "exposes it, and unsigned, too" in text
+
+
+def test_panels_are_matched():
+    task = matching_task(
+        "00.0", {"A": "one", "B": "two", "C": "three"}, {frozenset({"one", "two"}): "count them"},
+        title="t", points=1, minutes=1, level="easy", see="x",
+    )  # fmt: skip
+
+    def found(**answer):
+        return examine(task, lambda: answer, seeds=(0,))
+
+    assert found(A="one", B="two", C="three") is None
+    exchanged = found(A="two", B="one", C="three")
+    assert exchanged.name == "taken for another" and "count them" in exchanged.explanation
+    assert "1 of 3 panels are right" in exchanged.observed
+    assert found(A="one", B="one", C="three").name == "a name twice"
+    assert found(A="two", B="three", C="one").name == "taken for another"
+    assert found(A="three", B="two", C="one").name == "not matched"
+    assert found(A="one", B="two", C="four").name == "unknown name"
+    assert found(A="one", B="two").name == "structure"
+    assert found(A="one", B="two", C=...).name == "not started"
+
+
+def test_words_kept():
+    from paligemma.exercises.watching import captions_of, count_words, trained, whole_captions, words_kept
+
+    if trained() is None:
+        pytest.skip("the trained model is not in assets/tiny-paligemma")
+    assert count_words("a small red ring above a small red star", ("red", "ring", "blue")) == {
+        "red": 2,
+        "ring": 1,
+        "blue": 0,
+    }
+    assert words_kept(4, captions=list(whole_captions(4))) == {
+        "captions": 4, "sizes": 1, "colours": 1, "shapes": 1, "relations": 1
+    }  # fmt: skip
+    kept = words_kept(4, captions=[caption.replace("small", "large") for caption in captions_of(*trained(), 4)])
+    assert kept["sizes"] < 1 and kept["shapes"] == 1 and kept["captions"] < 4

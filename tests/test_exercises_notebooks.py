@@ -77,11 +77,44 @@ def test_every_task_is_there_with_its_marks(path):
         heading = next(c for c in cells if source(c).startswith(f"## {task.id} · "))
         text = source(heading)
         assert task.title.lower() in text.splitlines()[0].lower()
-        assert f"*{task.level} · {task.points} point" in text and f"about {task.minutes} minutes*" in text
+        importance = f"{task.importance} · " if task.importance else ""
+        assert f"*{importance}{task.level} · {task.points} point" in text and f"about {task.minutes} minutes*" in text
+        assert task.from_memory == ("**From memory.**" in text), "a task that the chapter prints says so"
+        predicted = [c for c in cells if source(c).startswith(f'predict("{task.id}", ')]
+        assert len(predicted) == (task.prediction is not None)
+        assert all(cells.index(heading) < cells.index(c) < cells.index(cell) for c in predicted)
         hints = re.findall(r"<summary>(Hint \d)</summary>", text)
         assert "**Goal.**" in text and hints == ["Hint 1", "Hint 2", "Hint 3"]
     ids = [marks(cell)["grade_id"] for cell in cells if marks(cell)]
     assert len(ids) == len(set(ids)) and all(re.fullmatch(r"\w+", grade_id) for grade_id in ids)
+
+
+@each_solution
+def test_open_investigations_have_a_rubric(path):
+    """They have no check: nbgrader's "task" cell, which a teacher grades by hand, and a learner alone by the rubric."""
+    cells = read(path)["cells"]
+    opened = [cell for cell in cells if re.match(r"## (Open|Project)\b", source(cell))]
+    assert [cell for cell in cells if marks(cell).get("task")] == opened
+    for cell in opened:
+        text = source(cell)
+        points = sum(map(int, re.findall(r"^\| *(\d+) *\|", text, re.M)))
+        assert "**Rubric.**" in text and marks(cell)["points"] == points > 0 and cell["cell_type"] == "markdown"
+        assert re.search(rf"^\*extra · .*no check · {points} points by the rubric · about \d+ minutes\*$", text, re.M)
+        assert re.search(r"<summary>What .* found</summary>", text), "an example of what came of it, to unfold"
+
+
+@each_solution
+def test_questions_have_answers_to_unfold(path):
+    """A question in the text of a task, outside of what is folded, is answered in a fold or asked by `predict`."""
+    tasks = {task.id: task for task in tasks_of(path.name[:2])}
+    for cell in read(path)["cells"]:
+        text = source(cell)
+        found = re.match(r"## (\d\d\.\d) · ", text)
+        if cell["cell_type"] != "markdown" or not found or not tasks[found[1]].importance:
+            continue
+        open_text = re.sub(r"<details>.*?</details>|```.*?```|`[^`]*`", "", text.partition("\n")[2], flags=re.S)
+        if "?" in open_text and tasks[found[1]].prediction is None:
+            assert re.search(r"<summary>Answer", text), f"{found[1]} asks and does not answer"
 
 
 def run(cell: dict, name: str, space: dict) -> None:

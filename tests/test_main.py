@@ -311,6 +311,7 @@ def test_long_answers_are_wrapped_between_tokens():
     assert all(len(line) <= 21 for line in lines) and len(lines) > 2
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert not any(line.startswith((">", "oc")) for line in lines)
+    assert max(map(len, command.wrap_tokens("4" * 100, 20).split("\n"))) <= 20  # what the small model says of a cat
 
 
 # ------------------------------------------------------------------------------------------------------- mistakes

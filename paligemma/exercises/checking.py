@@ -26,6 +26,7 @@ from torch import nn
 from .. import swap as swap_module
 from . import progress
 from .comparing import compare, copy, describe, same_inputs
+from .predicting import show_prediction
 from .tasks import Case, Finding, Found, Mistake, Task, find_task, numbers
 from .undisturbed import ORIGINALS, say, undisturbed
 
@@ -101,6 +102,8 @@ def check(task_id: str, solution, hidden: bool = False) -> None:
         say(f"{task.id} · {task.title}: passed ({task.points} point{'s' if task.points > 1 else ''})")
         if task.reward is not None:
             show_reward(task, solution)
+        if task.prediction is not None:
+            show_prediction(task)
 
 
 check.last = None
@@ -335,6 +338,8 @@ def package_part(solution, task: Task) -> str | None:
         return f"the package's, from {module}" if is_ours(solution) else None
     if is_ours(solution):
         return f"the package's, from {solution.__module__}"
+    if not inspect.isclass(task.reference):  # a class where something else is asked for
+        return None
     methods = [name for name, value in vars(task.reference).items() if inspect.isfunction(value)]
     methods = [name for name in methods if not name.startswith("__")] or methods
     homes = [next((kind for kind in solution.__mro__ if name in vars(kind)), object) for name in methods]

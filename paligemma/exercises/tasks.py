@@ -62,6 +62,20 @@ class Found(Exception):
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a learner is to predict before the check, see predicting.py.
+
+    The answers are numbers, words out of `options`, or dicts of these. `truth` may be a function that measures it.
+    """
+
+    question: str  # "Of 24 captions, as many as these stay the same when the scale is left out:"
+    truth: object
+    tempting: object  # the answer that suggests itself
+    why: str  # the truth is as it is, and the tempting answer is not right
+    options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Task:
     """`reference` is a function, a class of torch modules or a value; `cases(seed)` makes the inputs.
 
@@ -87,6 +101,9 @@ class Task:
     symptoms: Sequence[Callable] = ()
     extra: Sequence[Callable] = ()
     reward: Callable | None = None
+    importance: str = ""  # "core", "deepen", "extra": what to do first, and what to leave out when time is short
+    from_memory: bool = False  # the chapter prints a solution: the task is to write it without looking
+    prediction: Prediction | None = None
     cache: dict = field(default_factory=dict, repr=False)  # what the reference and the imitations gave
 
 

@@ -2,7 +2,10 @@
 
 import functools
 import inspect
+import itertools
+import re
 import textwrap
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -13,7 +16,7 @@ from .. import swap as swap_module
 from ..checkpoint import load_pretrained
 from ..generation import generate
 from ..processing_paligemma import PaliGemmaProcessor
-from ..world.scenes import draw, make_scene
+from ..world.scenes import COLOURS, RELATIONS, SHAPES, SIZES, draw, make_scene
 from .tasks import Case, Finding, Mistake, Task, larger
 
 PROMPT = "caption en"
@@ -77,6 +80,66 @@ def pictures(seed: int) -> list[Case]:
     if k := larger(seed):
         image = image.resize((64 + 8 * k, 64 + 4 * k))
     return [Case((*practice(), image), note="a picture of the little world")]
+
+
+# --- what a change takes from the captions ---------------------------------------------------------------------
+
+KINDS = {"sizes": tuple(SIZES), "colours": tuple(COLOURS), "shapes": SHAPES, "relations": RELATIONS}
+
+
+@functools.cache
+def scenes(number: int = 24) -> list:
+    """The scenes that changes are counted on: each has two objects at least, so that every caption has a relation."""
+    several = (scene for seed in itertools.count(9000) if len((scene := make_scene(seed)).things) > 1)
+    return list(itertools.islice(several, number))
+
+
+@functools.cache
+def whole_captions(number: int) -> tuple[str, ...]:
+    """What the model says about `scenes(number)` as it is."""
+    return tuple(captions_of(*trained(), number))
+
+
+def captions_of(model, processor, number: int = 24) -> list[str]:
+    images = [draw(scene) for scene in scenes(number)]
+    return generate(model, processor, images=images, text=[PROMPT] * number)
+
+
+def words_kept(number: int = 24, captions: list[str] | None = None, **parts) -> dict[str, float]:
+    """How many of `number` captions stay as they are with these parts in the model, and which words are kept.
+
+    {"captions": 17, "sizes": 0.85, "colours": 1.0, "shapes": 0.97, "relations": 0.93}: of the size words of the whole
+    model's captions, 85 % stand in the changed one's caption of the same picture, too. `captions` are those of the
+    changed model, where they were made in another way than by a swap.
+    """
+    if captions is None:
+        with swap_module.swap(trained()[0], **parts) as mine:
+            captions = captions_of(mine, trained()[1], number)
+    whole = whole_captions(number)
+    kept = {"captions": sum(mine == theirs for mine, theirs in zip(captions, whole, strict=True))}
+    for kind, words in KINDS.items():
+        before = [count_words(caption, words) for caption in whole]
+        after = [count_words(caption, words) for caption in captions]
+        same = sum((one & other).total() for one, other in zip(before, after, strict=True))
+        kept[kind] = same / sum(one.total() for one in before)
+    return kept
+
+
+def count_words(caption: str, words: tuple[str, ...]) -> Counter:
+    return Counter({word: len(re.findall(rf"\b{word}\b", caption)) for word in words})
+
+
+def taken(**parts) -> dict[str, object]:
+    """What these parts take from the captions: how many of 24 are as before, and which kind of word suffers most."""
+    kept = words_kept(**parts)
+    return {"captions": kept["captions"], "suffers most": min(KINDS, key=kept.get)}
+
+
+def show_words_kept(kept: dict[str, float], number: int = 24, what: str = "your part") -> None:
+    """Print a line of `words_kept`."""
+    shares = ", ".join(f"{kind} {share:.0%}" for kind, share in kept.items() if kind != "captions")
+    print(f"With {what} in the model, {kept['captions']} of {number} captions are as before.")
+    print(f"Of the words of the {number} captions it keeps: {shares}.")
 
 
 # --- "put yours into the trained model" as a task --------------------------------------------------------------

@@ -73,7 +73,7 @@ def arrows(
     names = [readable_token(token, 8) for token in tokens]
     height = max(136, 26 * n + 50)
     ax = page(ax, PAGE, height, title=title)
-    step = min(56, 250 / n)
+    step = min(80, 250 / n)
     xs, top, bottom = [18 + step * (i + 0.5) for i in range(n)], height - 46, 30
     write(ax, 18, height - 10, "keys and values: what is read", colour=GREY, ha="left")
     write(ax, min(max(xs[query], 76), 260), 10, "query: the token that looks", colour=GREY)
@@ -113,7 +113,7 @@ def split_heads(
     num_tokens: int = 4, num_heads: int = 3, head_dim: int = 2, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """[N, D] cut into H heads [N, d] that attend on their own, and put side by side again."""
-    side = min(18, 150 / (num_heads * head_dim))
+    side = min(18, 161 / (head_dim * (num_heads + 1)))  # both ends and one head's slice on either side fit the page
     row = num_tokens * side
     height = max(num_heads * (row + 20) + 10, 150)
     ax = page(ax, PAGE, height, title=title)
@@ -129,15 +129,15 @@ def split_heads(
     centre = (first + wide + last) / 2
     for h in range(num_heads):
         y = height - 8 - (row + 20) * (h + 0.5) + 5
-        left = centre - 78
+        left = centre - 42 - head_dim * side
         cells(ax, left, y - row / 2, [[LIGHT[h % len(LIGHT)]] * head_dim] * num_tokens, side)
         write(ax, left + head_dim * side / 2, y - row / 2 - 8, "[N, d]", colour=GREY)
-        box(ax, centre - 24, y - 13, 56, 26, f"head {h}", fill=FILL["data"])
-        right = centre + 78 - head_dim * side
+        box(ax, centre - 28, y - 13, 56, 26, f"head {h}", fill=FILL["data"])
+        right = centre + 42
         cells(ax, right, y - row / 2, [[LIGHT[h % len(LIGHT)]] * head_dim] * num_tokens, side)
         arrow(ax, (first + wide + 4, middle), (left - 4, y))
-        arrow(ax, (left + head_dim * side + 3, y), (centre - 24, y))
-        arrow(ax, (centre + 32, y), (right - 3, y))
+        arrow(ax, (left + head_dim * side + 3, y), (centre - 28, y))
+        arrow(ax, (centre + 28, y), (right - 3, y))
         arrow(ax, (right + head_dim * side + 4, y), (last - 4, middle))
     return ax
 
@@ -212,30 +212,62 @@ def rope_dial(
 # --------------------------------------------------------------------------------------------------------- layers
 
 
-def residual_stream(num_layers: int = 2, title: str | None = None, ax: Axes | None = None) -> Axes:
-    """The stream that runs through all layers unchanged, and the branches that read from it and add to it."""
-    ax = page(ax, PAGE, 130, title=title)
-    stream, start, end = 30, 40, PAGE - 44
+def residual_stream(
+    num_layers: int = 2,
+    readings: Sequence[str] = (),
+    shape: str = "[N, D]",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The stream that runs through all layers unchanged, and the branches that read from it and add to it.
+
+    Args:
+        num_layers: at most four. shape: of the stream, as text.
+        readings: what the last norm and the head would say, read before layer 0 and after each layer (the logit lens).
+    """
+    if not 1 <= num_layers <= 4 or len(readings) not in (0, num_layers + 1):
+        raise ValueError(
+            f"residual_stream: {num_layers} layers and {len(readings)} readings, expected 1 to 4 layers, "
+            "and no readings or one more than there are layers"
+        )
+    tall = num_layers > 2  # narrow layers: what works stands upright above its norm
+    below, above = 66 if readings else 0, 42 if tall else 0
+    ax = page(ax, PAGE, 130 + above + below, title=title)
+    stream, start, end = 30 + below, 40, PAGE - 44
     arrow(ax, (start, stream), (end, stream), line=5, colour=BLUE)
     write(ax, 4, stream, "input", ha="left")
     write(ax, PAGE - 4, stream, "output", ha="right")
-    write(ax, (start + end) / 2, 12, "the residual stream: [N, D] all the way, only ever added to", colour=BLUE)
-    step = (end - start - 24) / num_layers
+    write(ax, PAGE / 2, 8, f"the residual stream: {shape} all the way, only ever added to", colour=BLUE)
+    first = start + (32 if readings else 8)
+    step = (end - 16 - first) / num_layers
     for layer in range(num_layers):
-        left = start + 8 + layer * step
-        box(ax, left, stream + 14, step - 10, 80, fill=FILL["frame"], dashed=True, edge="#9A9A9A", zorder=0.5)
-        write(ax, left + step / 2 - 5, stream + 86, f"layer {layer}", bold=True)
+        left = first + layer * step
+        box(ax, left, stream + 14, step - 10, 80 + above, fill=FILL["frame"], dashed=True, edge="#9A9A9A", zorder=0.5)
+        write(ax, left + step / 2 - 5, stream + 86 + above, f"layer {layer}", bold=True)
         half = (step - 14) / 2
         for i, (name, fill) in enumerate((("attention", FILL["vision"]), ("MLP", FILL["decoder"]))):
             x = left + 4 + i * half
-            take, give, work = x + 16, x + half - 9, stream + 64  # where it leaves the stream, and comes back to it
+            take, give = x + 16, x + half - 9  # where it leaves the stream, and comes back to it
             arrow(ax, (take, stream), (take, stream + 26), line=1.2)
             box(ax, take - 14, stream + 26, 28, 16, "norm", fill=FILL["merge"], rounding=3)
-            arrow(ax, (take, stream + 42), (take, work), (take + 9, work), line=1.2)
-            box(ax, take + 9, work - 9, give - take - 17, 18, name, fill=fill)
-            arrow(ax, (give - 8, work), (give, work), (give, stream + 8), line=1.2)
+            if tall:
+                give, top = x + half - 5, stream + 112
+                arrow(ax, (take, stream + 42), (take, stream + 52), line=1.2)
+                box(ax, take - 8, stream + 52, 16, 52, name, fill=fill, rotation=90, rounding=3)
+                arrow(ax, (take, stream + 104), (take, top), (give, top), (give, stream + 8), line=1.2)
+            else:
+                work = stream + 64
+                arrow(ax, (take, stream + 42), (take, work), (take + 9, work), line=1.2)
+                box(ax, take + 9, work - 9, give - take - 17, 18, name, fill=fill)
+                arrow(ax, (give - 8, work), (give, work), (give, stream + 8), line=1.2)
             ax.add_patch(Circle((give, stream), 7, facecolor="white", edgecolor=BLUE, linewidth=1.6, zorder=5))
             write(ax, give, stream, "+", bold=True, size=10, zorder=6)
+    for i, word in enumerate(readings):
+        x = first - 4 + i * step
+        arrow(ax, (x, stream), (x, stream - 20), dashed=True)
+        box(ax, x - 31, stream - 38, 62, 18, "norm, head", fill=FILL["decoder"], rounding=3)
+        arrow(ax, (x, stream - 38), (x, stream - 50))
+        write(ax, x, stream - 58, f"“{readable_token(word, 10)}”", colour=GREEN, bold=True)
     return ax
 
 
@@ -332,6 +364,101 @@ def two_towers(
     return ax
 
 
+def resampling(
+    row: Sequence[float], new_length: int, index: int, title: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """A row of pixels on a number line, and how one pixel of its resized row is worked out (bilinear, as Pillow does).
+
+    Args:
+        row: n values from 0 to 255, at most eight or so. new_length: pixels of the resized row. index: the new pixel
+        whose weights are drawn.
+    """
+    n = len(row)
+    if not n or not 0 <= index < new_length:
+        raise ValueError(f"resampling: {n} pixels, index {index}, expected a pixel or more and 0 to {new_length - 1}")
+    ax = page(ax, PAGE, 212, title=title)
+    scale, left, width = n / new_length, 30, PAGE - 60
+    unit, top, bottom, height = width / n, 132, 32, 30
+    centre = (index + 0.5) * scale
+    distances = np.abs(np.arange(n) + 0.5 - centre)
+    weights = np.clip(1 - distances / max(scale, 1.0), 0, None)
+    weights = weights / weights.sum()
+
+    def grey(value: float) -> str:
+        return matplotlib.colors.to_hex([min(max(value / 255, 0), 1)] * 3)
+
+    write(ax, left, 203, f"old row: {n} pixels, each 1 wide", ha="left", bold=True)
+    for i, value in enumerate(row):
+        ink = text_colour(matplotlib.colors.to_rgb(grey(value)))
+        box(ax, left + i * unit, top, unit, height, f"{value:g}", fill=grey(value), rounding=0.1, colour=ink)
+        ax.plot(left + (i + 0.5) * unit, top, "o", color=BLUE, markersize=5, zorder=6)
+        write(ax, left + (i + 0.5) * unit, top + height + 8, f"{i + 0.5:g}", colour=BLUE)
+    for i in range(n + 1):
+        write(ax, left + i * unit, top + height + 20, str(i), colour=GREY)
+        ax.plot([left + i * unit] * 2, [top + height, top + height + 13], color=GREY, linewidth=0.8)
+    result = float(weights @ np.asarray(row, dtype=float))
+    for j in range(new_length):
+        ours = j == index
+        x = left + j * scale * unit
+        look = {"fill": YELLOW_LIGHT, "edge": "black", "line": 1.4, "bold": True, "zorder": 3} if ours else {}
+        box(ax, x, bottom, scale * unit, height, f"{result:.1f}" if ours else "", rounding=0.1, **look)
+    target = (left + centre * unit, bottom + height)
+    for i in np.flatnonzero(weights > 0.0005):
+        start = (left + (i + 0.5) * unit, top)
+        arrow(ax, start, target, line=0.6 + 4 * weights[i], colour=BLUE, alpha=0.4 + 0.6 * weights[i])
+        side = -1 if start[0] < target[0] - 1 else 1  # the weight stands on the outer side of its arrow
+        x, y = start[0] + 0.22 * (target[0] - start[0]), start[1] + 0.22 * (target[1] - start[1])
+        write(ax, x + 6 * side, y, f"× {weights[i]:.2f}", ha="right" if side < 0 else "left", colour=BLUE, bold=True)
+    ax.plot(*target, "o", color=RED, markersize=5, zorder=6)
+    write(ax, target[0], 20, f"centre ({index} + 0.5) × {scale:.3g} = {centre:.3g}", colour=RED)
+    write(ax, left, 6, f"new row: {new_length} pixels, each {scale:.3g} wide", ha="left", bold=True)
+    return ax
+
+
+def patch_axes(title: str | None = None, ax: Axes | None = None) -> Axes:
+    """How the axes of a batch of pictures move when it is cut into patches: split, reorder, merge."""
+    place, content = LIGHT[0], LIGHT[1]  # where a patch lies in the picture, and what is in it
+    rows = [
+        ("pixels", [("B", ""), ("C", content), ("H", ""), ("W", "")]),
+        ("reshape", [("B", ""), ("C", content), ("rows", place), ("P", content), ("columns", place), ("P", content)]),
+        ("permute", [("B", ""), ("rows", place), ("columns", place), ("C", content), ("P", content), ("P", content)]),
+        ("flatten", [("B", ""), ("N = rows · columns", place), ("C · P · P", content)]),
+    ]
+    # Where each axis of a row comes from in the row above it.
+    links = [
+        [(0, 0), (1, 1), (2, 2), (2, 3), (3, 4), (3, 5)],
+        [(0, 0), (2, 1), (4, 2), (1, 3), (3, 4), (5, 5)],
+        [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2)],
+    ]
+    # The left edge and the width of each box, in slots of the page.
+    slots = [
+        [(0, 1), (1, 1), (2, 2), (4, 2)],
+        [(i, 1) for i in range(6)],
+        [(i, 1) for i in range(6)],
+        [(0, 1), (1, 2), (3, 3)],
+    ]
+    ax = page(ax, PAGE, 232, title=title)
+    left, slot, height, step = 74, 70, 24, 56
+    for r, ((name, axes), widths) in enumerate(zip(rows, slots)):
+        y = 204 - r * step
+        write(ax, 4, y, name, ha="left", bold=True)
+        for (label, fill), (start, wide) in zip(axes, widths):
+            box(ax, left + start * slot + 3, y - height / 2, wide * slot - 6, height, label, fill=fill or "white")
+        if r:
+            for above, below in links[r - 1]:
+                (a, wide_a), (b, wide_b) = slots[r - 1][above], widths[below]
+                parts = [i for i, (_, to) in enumerate(links[r - 1]) if to == below]
+                siblings = [i for i, (source, _) in enumerate(links[r - 1]) if source == above]
+                link = links[r - 1].index((above, below))
+                start = left + (a + wide_a * (siblings.index(link) + 0.5) / len(siblings)) * slot
+                end = left + (b + wide_b * (parts.index(link) + 0.5) / len(parts)) * slot
+                arrow(ax, (start, y + step - height / 2), (end, y + height / 2 + 1), line=1.0)
+    for x, fill, text in ((74, place, "where the patch lies"), (224, content, "what is in the patch")):
+        cells(ax, x, 2, [[fill]], (10, 10))
+        write(ax, x + 15, 7, text, ha="left", colour=GREY)
+    return ax
+
+
 def patches_to_sequence(
     image: Picture, grid: int = 4, prompt: Sequence[str] = ("<bos>", "caption", "en", "\\n"),
     title: str | None = None, ax: Axes | None = None,
@@ -360,20 +487,21 @@ def patches_to_sequence(
     box(ax, 310, bottom + size / 2 - 22, 84, 44, "each patch\n× one matrix\n+ its position", fill=FILL["vision"])
     arrow(ax, (second + size + 6, bottom + size / 2), (310, bottom + size / 2))
     write(ax, 450, bottom + size / 2 + 12, "image encoder,\nprojector", colour=GREY)
-    arrow(ax, (394, bottom + size / 2), (452, bottom + size / 2), (452, 75), (8 + size, 75), (8 + size, 65))
-    # The sequence: one cell a token, each patch above its own.
-    n, words = grid * grid, [readable_token(token, 8) for token in prompt]
-    wide = 36
+    n, words, wide = grid * grid, [readable_token(token, 8) for token in prompt], 36
     cell = min(22, (PAGE - 16 - wide * len(words)) / n)
+    middle = 8 + n * cell / 2
+    arrow(ax, (394, bottom + size / 2), (452, bottom + size / 2), (452, 76), (middle, 76), (middle, 64))
+    # The sequence: one cell a token, and above each image token its patch.
     y = 22
     for i, patch in enumerate(patches):
         x = 8 + i * cell
-        _image(ax, patch, x + 1, y + 20, cell - 2, cell - 2) if cell >= 12 else None
-        cells(ax, x, y, [[TOKEN_COLOURS["image"][0]]], (cell, 16))
+        tall = max(cell - 2, 14)  # of many patches each is squeezed into its narrow cell
+        _image(ax, patch, x + 0.05 * cell, y + 20, 0.9 * cell, tall)
+        cells(ax, x, y, [[TOKEN_COLOURS["image"][0]]], (cell, 16), line=min(1.0, cell / 16))
     for i, word in enumerate(words):
         kind = "bos" if i == 0 else "newline" if i == len(words) - 1 else "prompt"
         cells(ax, 8 + n * cell + i * wide, y, [[TOKEN_COLOURS[kind][0]]], (wide, 16), labels=[[word]])
-    write(ax, 8 + n * cell / 2, 10, f"{n} image tokens", colour=GREY)
+    write(ax, middle, 10, f"{n} image tokens", colour=GREY)
     write(ax, 8 + n * cell + wide * len(words) / 2, 10, "the prompt", colour=GREY)
     return ax
 
