@@ -55,6 +55,7 @@ training/, the recipe                                                           
     adapt.py, finetune.py      change a trained model; teach it a new task from memory
 
 finetune/, your own pictures from a folder
+    drawings.py                from a few drawings to a folder of examples
     folder.py, check.py        read a folder; name what is wrong with it
     lora.py                    changes of low rank beside frozen weights
     recipe.py, __main__.py     epochs, validation by answers, resume; the command

@@ -28,6 +28,7 @@ DRAWINGS = {
     "rope_dial": drawings.rope_dial,
     "rope_dial, far apart": lambda **kw: drawings.rope_dial(9, 0, 3, 0.3, **kw),
     "residual_stream": drawings.residual_stream,
+    "residual_stream of four": lambda **kw: drawings.residual_stream(4, ["blue", "<loc0256>", "a", "b", "c"], **kw),
     "decoder_layer": drawings.decoder_layer,
     "two_towers": lambda **kw: drawings.two_towers(
         PICTURES[:3], ["a cat", "a dog on a mat by the sea", "a bird"], **kw
@@ -149,12 +150,26 @@ def test_both_dials_show_the_same_angle_between_query_and_key():
     spans = [arc.theta2 - arc.theta1 for arc in arcs]
     assert spans == pytest.approx([np.degrees(3 * 0.35)] * 2) and arcs[0].theta1 != pytest.approx(arcs[1].theta1)
     assert "query at 9" in texts(ax) and "key at 6" in texts(ax)
+    assert "between them: (9 − 6) · 20.1° = 60°" in texts(ax)
 
 
 def test_the_layer_adds_twice_to_the_stream():
     assert texts(drawings.decoder_layer()).count("+") == 2
     assert {"gate", "up", "down", "GELU", "×"} <= set(texts(drawings.decoder_layer()))
     assert texts(drawings.residual_stream(num_layers=2)).count("+") == 4
+
+
+def test_the_stream_is_read_before_the_first_layer_and_after_each():
+    ax = drawings.residual_stream(3, ["a", "b", "c", "d"], "[B, L, D]")
+    assert texts(ax).count("+") == 6 and texts(ax).count("norm, head") == 4
+    where = {text.get_text(): text.get_position()[0] for text in ax.texts}
+    order = ["“a”", "layer 0", "“b”", "layer 1", "“c”", "layer 2", "“d”"]
+    assert sorted(order, key=where.get) == order
+    assert any("[B, L, D]" in text for text in texts(ax))
+    with pytest.raises(ValueError, match="3 layers and 2 readings"):
+        drawings.residual_stream(3, ["a", "b"])
+    with pytest.raises(ValueError, match="5 layers"):
+        drawings.residual_stream(5)
 
 
 def test_true_pairs_are_on_the_diagonal():
@@ -174,6 +189,7 @@ def test_every_patch_becomes_a_token_in_reading_order():
     np.testing.assert_allclose([patch.mean() * 255 for patch in patches], np.arange(16) * 15)
     again = [np.asarray(drawn.get_array()).mean() * 255 for drawn in ax.images[17:]]
     np.testing.assert_allclose(again, np.arange(16) * 15)
+    assert len(drawings.patches_to_sequence(image, grid=8).images) == 1 + 2 * 64  # narrow cells show theirs, too
 
 
 @pytest.mark.parametrize("sides", [(0.25, 0.125, 0.75, 0.5), (0.0, 0.1, 1.0, 0.9)])

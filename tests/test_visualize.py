@@ -781,6 +781,13 @@ def test_logit_lens_writes_each_word_on_its_field():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["\\n", "a"]
 
 
+def test_logit_lens_frames_what_the_last_layer_says():
+    words = [["a", "b"], ["c", "b"], ["c", "d"]]
+    ax = vis.show_logit_lens(words, np.full((3, 2), 0.5), ["x", "y"], ["0", "1", "2"])
+    framed = {(round(p.get_x() + 0.46), round(p.get_y() + 0.44)) for p in ax.patches}  # (column, row)
+    assert framed == {(0, 1), (0, 2), (1, 2)}
+
+
 def test_similarity_puts_texts_in_rows_and_outlines_the_diagonal(picture):
     matrix = np.array([[3.0, -9.0], [-8.0, 2.0]])
     ax = vis.show_similarity(matrix, [picture, picture], ["a red circle", "a blue star"])

@@ -1,5 +1,6 @@
 """Teach a model your own pictures: `python -m paligemma.finetune DIR`.
 
+drawings.py    makes a folder of examples from a few drawings
 folder.py      reads a folder of examples: JSON lines, COCO, YOLO
 check.py       names what is wrong with them, with file and line
 lora.py        LoRA: a trained change of low rank beside each linear map; adapters in peft's format

@@ -73,7 +73,7 @@ def arrows(
     names = [readable_token(token, 8) for token in tokens]
     height = max(136, 26 * n + 50)
     ax = page(ax, PAGE, height, title=title)
-    step = min(56, 250 / n)
+    step = min(80, 250 / n)
     xs, top, bottom = [18 + step * (i + 0.5) for i in range(n)], height - 46, 30
     write(ax, 18, height - 10, "keys and values: what is read", colour=GREY, ha="left")
     write(ax, min(max(xs[query], 76), 260), 10, "query: the token that looks", colour=GREY)
@@ -113,7 +113,7 @@ def split_heads(
     num_tokens: int = 4, num_heads: int = 3, head_dim: int = 2, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """[N, D] cut into H heads [N, d] that attend on their own, and put side by side again."""
-    side = min(18, 150 / (num_heads * head_dim))
+    side = min(18, 161 / (head_dim * (num_heads + 1)))  # both ends and one head's slice on either side fit the page
     row = num_tokens * side
     height = max(num_heads * (row + 20) + 10, 150)
     ax = page(ax, PAGE, height, title=title)
@@ -129,15 +129,15 @@ def split_heads(
     centre = (first + wide + last) / 2
     for h in range(num_heads):
         y = height - 8 - (row + 20) * (h + 0.5) + 5
-        left = centre - 78
+        left = centre - 42 - head_dim * side
         cells(ax, left, y - row / 2, [[LIGHT[h % len(LIGHT)]] * head_dim] * num_tokens, side)
         write(ax, left + head_dim * side / 2, y - row / 2 - 8, "[N, d]", colour=GREY)
-        box(ax, centre - 24, y - 13, 56, 26, f"head {h}", fill=FILL["data"])
-        right = centre + 78 - head_dim * side
+        box(ax, centre - 28, y - 13, 56, 26, f"head {h}", fill=FILL["data"])
+        right = centre + 42
         cells(ax, right, y - row / 2, [[LIGHT[h % len(LIGHT)]] * head_dim] * num_tokens, side)
         arrow(ax, (first + wide + 4, middle), (left - 4, y))
-        arrow(ax, (left + head_dim * side + 3, y), (centre - 24, y))
-        arrow(ax, (centre + 32, y), (right - 3, y))
+        arrow(ax, (left + head_dim * side + 3, y), (centre - 28, y))
+        arrow(ax, (centre + 28, y), (right - 3, y))
         arrow(ax, (right + head_dim * side + 4, y), (last - 4, middle))
     return ax
 
@@ -186,13 +186,15 @@ def rope_dial(
     depends on the distance alone.
 
     On the right both positions are `shift` larger, and the hands stand at the same angle to each other. Query and key
-    point to the right before they are turned; angles are counted anticlockwise.
+    point to the right before they are turned (the dotted hand); angles are counted anticlockwise, and drawn in degrees.
     """
     ax = page(ax, PAGE, 194, title=title)
+    step = round(np.degrees(angle), 1)
     for x, moved in ((PAGE * 0.27, 0), (PAGE * 0.73, shift)):
         middle, radius = (x, 102), 60
         ax.add_patch(Circle(middle, radius, facecolor="#FAFAFA", edgecolor=GREY, linewidth=1))
         m, n = query_position + moved, key_position + moved
+        ax.plot([x, x + radius], [middle[1]] * 2, color=GREY, linewidth=1, linestyle=":")
         for name, position, colour in (("query", m, RED), ("key", n, BLUE)):
             direction = np.array([np.cos(position * angle), np.sin(position * angle)])
             tip = np.array(middle) + radius * direction
@@ -203,7 +205,7 @@ def rope_dial(
                   colour=colour, ha=ha, bold=True)  # fmt: skip
         low, high = sorted((np.degrees(m * angle), np.degrees(n * angle)))
         ax.add_patch(Arc(middle, 50, 50, theta1=low, theta2=high, color=GREEN, linewidth=2.2, zorder=4))
-        write(ax, x, 8, f"between them: ({m} − {n}) · θ = {m - n} θ", colour=GREEN, bold=True)
+        write(ax, x, 8, f"between them: ({m} − {n}) · {step:g}° = {round((m - n) * step):g}°", colour=GREEN, bold=True)
     arrow(ax, (PAGE * 0.5 - 22, 8), (PAGE * 0.5 + 22, 8))
     write(ax, PAGE * 0.5, 19, f"both {shift} places later", colour=GREY)
     return ax
@@ -212,30 +214,62 @@ def rope_dial(
 # --------------------------------------------------------------------------------------------------------- layers
 
 
-def residual_stream(num_layers: int = 2, title: str | None = None, ax: Axes | None = None) -> Axes:
-    """The stream that runs through all layers unchanged, and the branches that read from it and add to it."""
-    ax = page(ax, PAGE, 130, title=title)
-    stream, start, end = 30, 40, PAGE - 44
+def residual_stream(
+    num_layers: int = 2,
+    readings: Sequence[str] = (),
+    shape: str = "[N, D]",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The stream that runs through all layers unchanged, and the branches that read from it and add to it.
+
+    Args:
+        num_layers: at most four. shape: of the stream, as text.
+        readings: what the last norm and the head would say, read before layer 0 and after each layer (the logit lens).
+    """
+    if not 1 <= num_layers <= 4 or len(readings) not in (0, num_layers + 1):
+        raise ValueError(
+            f"residual_stream: {num_layers} layers and {len(readings)} readings, expected 1 to 4 layers, "
+            "and no readings or one more than there are layers"
+        )
+    tall = num_layers > 2  # narrow layers: what works stands upright above its norm
+    below, above = 66 if readings else 0, 42 if tall else 0
+    ax = page(ax, PAGE, 130 + above + below, title=title)
+    stream, start, end = 30 + below, 40, PAGE - 44
     arrow(ax, (start, stream), (end, stream), line=5, colour=BLUE)
     write(ax, 4, stream, "input", ha="left")
     write(ax, PAGE - 4, stream, "output", ha="right")
-    write(ax, (start + end) / 2, 12, "the residual stream: [N, D] all the way, only ever added to", colour=BLUE)
-    step = (end - start - 24) / num_layers
+    write(ax, PAGE / 2, 8, f"the residual stream: {shape} all the way, only ever added to", colour=BLUE)
+    first = start + (32 if readings else 8)
+    step = (end - 16 - first) / num_layers
     for layer in range(num_layers):
-        left = start + 8 + layer * step
-        box(ax, left, stream + 14, step - 10, 80, fill=FILL["frame"], dashed=True, edge="#9A9A9A", zorder=0.5)
-        write(ax, left + step / 2 - 5, stream + 86, f"layer {layer}", bold=True)
+        left = first + layer * step
+        box(ax, left, stream + 14, step - 10, 80 + above, fill=FILL["frame"], dashed=True, edge="#9A9A9A", zorder=0.5)
+        write(ax, left + step / 2 - 5, stream + 86 + above, f"layer {layer}", bold=True)
         half = (step - 14) / 2
         for i, (name, fill) in enumerate((("attention", FILL["vision"]), ("MLP", FILL["decoder"]))):
             x = left + 4 + i * half
-            take, give, work = x + 16, x + half - 9, stream + 64  # where it leaves the stream, and comes back to it
+            take, give = x + 16, x + half - 9  # where it leaves the stream, and comes back to it
             arrow(ax, (take, stream), (take, stream + 26), line=1.2)
             box(ax, take - 14, stream + 26, 28, 16, "norm", fill=FILL["merge"], rounding=3)
-            arrow(ax, (take, stream + 42), (take, work), (take + 9, work), line=1.2)
-            box(ax, take + 9, work - 9, give - take - 17, 18, name, fill=fill)
-            arrow(ax, (give - 8, work), (give, work), (give, stream + 8), line=1.2)
+            if tall:
+                give, top = x + half - 5, stream + 112
+                arrow(ax, (take, stream + 42), (take, stream + 52), line=1.2)
+                box(ax, take - 8, stream + 52, 16, 52, name, fill=fill, rotation=90, rounding=3)
+                arrow(ax, (take, stream + 104), (take, top), (give, top), (give, stream + 8), line=1.2)
+            else:
+                work = stream + 64
+                arrow(ax, (take, stream + 42), (take, work), (take + 9, work), line=1.2)
+                box(ax, take + 9, work - 9, give - take - 17, 18, name, fill=fill)
+                arrow(ax, (give - 8, work), (give, work), (give, stream + 8), line=1.2)
             ax.add_patch(Circle((give, stream), 7, facecolor="white", edgecolor=BLUE, linewidth=1.6, zorder=5))
             write(ax, give, stream, "+", bold=True, size=10, zorder=6)
+    for i, word in enumerate(readings):
+        x = first - 4 + i * step
+        arrow(ax, (x, stream), (x, stream - 20), dashed=True)
+        box(ax, x - 31, stream - 38, 62, 18, "norm, head", fill=FILL["decoder"], rounding=3)
+        arrow(ax, (x, stream - 38), (x, stream - 50))
+        write(ax, x, stream - 58, f"“{readable_token(word, 10)}”", colour=GREEN, bold=True)
     return ax
 
 
@@ -455,20 +489,21 @@ def patches_to_sequence(
     box(ax, 310, bottom + size / 2 - 22, 84, 44, "each patch\n× one matrix\n+ its position", fill=FILL["vision"])
     arrow(ax, (second + size + 6, bottom + size / 2), (310, bottom + size / 2))
     write(ax, 450, bottom + size / 2 + 12, "image encoder,\nprojector", colour=GREY)
-    arrow(ax, (394, bottom + size / 2), (452, bottom + size / 2), (452, 75), (8 + size, 75), (8 + size, 65))
-    # The sequence: one cell a token, each patch above its own.
-    n, words = grid * grid, [readable_token(token, 8) for token in prompt]
-    wide = 36
+    n, words, wide = grid * grid, [readable_token(token, 8) for token in prompt], 36
     cell = min(22, (PAGE - 16 - wide * len(words)) / n)
+    middle = 8 + n * cell / 2
+    arrow(ax, (394, bottom + size / 2), (452, bottom + size / 2), (452, 76), (middle, 76), (middle, 64))
+    # The sequence: one cell a token, and above each image token its patch.
     y = 22
     for i, patch in enumerate(patches):
         x = 8 + i * cell
-        _image(ax, patch, x + 1, y + 20, cell - 2, cell - 2) if cell >= 12 else None
-        cells(ax, x, y, [[TOKEN_COLOURS["image"][0]]], (cell, 16))
+        tall = max(cell - 2, 14)  # of many patches each is squeezed into its narrow cell
+        _image(ax, patch, x + 0.05 * cell, y + 20, 0.9 * cell, tall)
+        cells(ax, x, y, [[TOKEN_COLOURS["image"][0]]], (cell, 16), line=min(1.0, cell / 16))
     for i, word in enumerate(words):
         kind = "bos" if i == 0 else "newline" if i == len(words) - 1 else "prompt"
         cells(ax, 8 + n * cell + i * wide, y, [[TOKEN_COLOURS[kind][0]]], (wide, 16), labels=[[word]])
-    write(ax, 8 + n * cell / 2, 10, f"{n} image tokens", colour=GREY)
+    write(ax, middle, 10, f"{n} image tokens", colour=GREY)
     write(ax, 8 + n * cell + wide * len(words) / 2, 10, "the prompt", colour=GREY)
     return ax
 

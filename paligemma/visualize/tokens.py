@@ -7,12 +7,13 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.patches import FancyBboxPatch, Patch
+from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from transformers import PreTrainedTokenizerBase
 
 from .style import (
     BLUE,
     GREY,
+    ORANGE,
     PALE,
     SMALL,
     TOKEN_COLOURS,
@@ -198,6 +199,8 @@ def show_logit_lens(
 ) -> Axes:
     """What each layer would say next: the likeliest word at each layer and position. Returns Axes.
 
+    A word that is also the last layer's stands in a frame.
+
     Args:
         words: [layers][positions] of str. probabilities: [layers, positions], each word's, as the colour.
         inputs: the token that stands at each position. layers: names of the rows; the first is drawn at the bottom.
@@ -205,12 +208,14 @@ def show_logit_lens(
     probabilities = to_array(probabilities)
     rows, columns = probabilities.shape
     ax = new_axes(ax, WIDTH, 0.42 * rows + 1.3)
-    fits = max(2, int(0.75 * WIDTH * 72 / columns / (0.62 * SMALL)))  # letters, each about 0.62 of their height wide
-    shown = ax.imshow(probabilities, vmin=0, vmax=1, aspect="auto", origin="lower")
+    fits = max(2, int(0.75 * WIDTH * 72 / columns / (0.58 * SMALL)))  # letters, each about 0.58 of their height wide
+    shown = ax.imshow(probabilities, vmin=0, vmax=1, aspect="auto", origin="lower", cmap="Blues")
     for (r, c), value in np.ndenumerate(probabilities):
         colour = text_colour(shown.cmap(shown.norm(float(value))))
-        word = readable_token(words[r][c], fits)
+        word, final = readable_token(words[r][c], fits), words[r][c] == words[-1][c]
         ax.text(c, r, word, ha="center", va="center", color=colour, fontsize=SMALL)
+        if final and rows > 1:
+            ax.add_patch(Rectangle((c - 0.46, r - 0.44), 0.92, 0.88, fill=False, edgecolor=ORANGE, linewidth=1.6))
     ax.set_yticks(range(rows), layers)
     ax.set_xticks(range(columns), [readable_token(token, 20) for token in inputs], rotation=40, ha="right")
     ax.tick_params(length=0)
