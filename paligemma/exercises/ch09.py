@@ -1,11 +1,12 @@
 """Chapter 09: the decoder."""
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .. import swap as swap_module
-from ..generation import generate
 from ..kv_cache import KVCache
 from ..modeling_gemma import (
     GemmaConfig,
@@ -15,9 +16,10 @@ from ..modeling_gemma import (
     additive_mask,
     make_attn_mask,
 )
+from ..world.scenes import caption, draw, make_scene
 from .checking import explain_error, with_weights
-from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
-from .watching import PROMPT, picture, swap_task, trained
+from .tasks import Case, Finding, Mistake, Prediction, Task, faults_left, larger, numbers
+from .watching import PROMPT, captions_of, trained, words_kept
 
 # --- 09.1 --------------------------------------------------------------------------------------------------------
 
@@ -29,97 +31,104 @@ def config_of(D, inner, eps=1e-6):
     )  # fmt: skip
 
 
-def mlp_cases(seed):
+def product_cases(seed):
+    """(D, inner, a, b, out, tokens): which two features are to be multiplied, and where the product is to stand."""
     k = larger(seed)
-    yield Case(
-        (numbers(seed, 2, 5, 6 + k, scale=3.0),),
-        (config_of(6 + k, 10 + 2 * k),),
-        {"B": 2, "L": 5, "D": 6 + k, "inner": 10 + 2 * k},
-    )
-    yield Case((numbers(seed, 3, 4, 9, shift=2.0),), (config_of(9, 7),), {"B": 3, "L": 4, "D": 9, "inner": 7},
-               note="about 2 on average, and an inner width below D")  # fmt: skip
+    for D, inner, a, b, out, note in (
+        (6 + k, 10, 1, 4, 2, "feature 1 times feature 4, into feature 2"),
+        (5, 2, 3, 0, 3, "the product takes the place of feature 3"),
+        (9, 7 + k, 6, 6, 8, "feature 6 times itself"),
+    ):
+        x = numbers(seed, 2, 5, D, scale=3.0)
+        yield Case((D, inner, a, b, out, x), sizes={"B": 2, "L": 5, "D": D}, note=note)
 
 
-def tanh_gelu(x):
-    return F.gelu(x, approximate="tanh")
+def multiplier(rows=((1.0, 1.0, 1.0), (-1.0, -1.0, 1.0)), clear=True, turned=False, factor=None):
+    """Weights by hand. `rows`: for each row of the inner width the weights in gate, up and down."""
+
+    def set_weights(mlp, a, b, out):
+        with torch.no_grad():
+            if clear:
+                for parameter in mlp.parameters():
+                    parameter.zero_()
+            for row, (gate, up, down) in enumerate(rows):
+                mlp.gate_proj.weight[row, a] = gate
+                mlp.up_proj.weight[row, a if factor == "a" else b] = up
+                mlp.down_proj.weight[a if turned else out, row] = down
+
+    return set_weights
 
 
-def mlp(inside):
-    """The reference with another inside: a function of the gate's and the up matrix's outputs."""
-
-    class Variant(GemmaMLP):
-        def forward(self, x):
-            return self.down_proj(inside(self.gate_proj(x), self.up_proj(x)))
-
-    return Variant
+def use_weights(set_weights, D, inner, a, b, out, x):
+    """What a GemmaMLP with random weights makes of the tokens after its weights were set."""
+    mlp = with_weights(GemmaMLP(config_of(D, inner)))
+    set_weights(mlp, a, b, out)
+    return GemmaMLP.forward(mlp, x)
 
 
-class GeluAtTheEnd(GemmaMLP):
-    def forward(self, x):
-        return tanh_gelu(self.down_proj(self.gate_proj(x) * self.up_proj(x)))
+def show_product(set_weights):
+    mlp = GemmaMLP(config_of(6, 10))
+    set_weights(mlp, 0, 1, 2)
+    with torch.no_grad():
+        for a, b in ((3.0, 4.0), (-3.0, 4.0), (-3.0, -4.0), (0.5, 0.5)):
+            product = float(mlp(torch.tensor([[[a, b, 0.0, 0.0, 0.0, 0.0]]]))[0, 0, 2])
+            print(f"  {a:4} times {b:4} is {product:.4f}")
+    print("  A token's features were multiplied with each other: a linear map alone cannot do that.")
 
 
-class OneAfterTheOther(GemmaMLP):
-    """An error, since `up_proj` reads tokens of width D."""
-
-    def forward(self, x):
-        return self.down_proj(self.up_proj(tanh_gelu(self.gate_proj(x))))
-
-
-def show_mlp(kind):
-    full = GemmaConfig()
-    with torch.device("meta"):  # counts, without allocating
-        count = sum(parameter.numel() for parameter in kind(full).parameters())
-    print(f"  In the 3B model yours has {count:,} weights in each of 18 layers, {18 * count:,} in all.")
-
-
-MLP = Task(
+PRODUCT = Task(
     id="09.1",
-    title="GemmaMLP",
-    points=2,
-    minutes=8,
-    level="easy",
-    reference=GemmaMLP,
-    cases=mlp_cases,
-    tolerance=3e-6,
+    title="a multiplier, set by hand",
+    points=3,
+    minutes=12,
+    level="medium",
+    importance="deepen",
+    reference=multiplier(),
+    cases=product_cases,
+    use=use_weights,
+    gradients=False,
+    tolerance=1e-4,
     see='chapter 09, "By hand" and "GemmaMLP"; the hints of this task',
-    reward=show_mlp,
+    reward=show_product,
+    prediction=Prediction(
+        "With one row instead of two (gate reads a, up reads b), the product is right for how many of these four: "
+        "(3, 4), (3, -4), (-3, 4), (-3, -4)?",
+        truth=2,
+        tempting=4,
+        why="GELU leaves a gate of 3 nearly as it is and brings -3 close to 0: both products with a = -3 are lost, "
+        "whatever b is. The second row, with both signs turned, lets them through.",
+    ),
     mistakes=[
         Mistake(
-            "GELU on the wrong branch",
-            "your numbers are those you get with GELU on the output of `up_proj`. The two matrices have the same "
-            "shape, and trained weights know which is which",
-            mlp(lambda gate, up: gate * tanh_gelu(up)),
+            "one side only",
+            "products are right where feature a is positive and about 0 where it is negative: GELU shuts a gate that "
+            "is negative. The other sign needs a row of its own",
+            [multiplier(rows=((1.0, 1.0, 1.0),)), multiplier(rows=((10.0, 1.0, 0.1),)),
+             multiplier(rows=((100.0, 1.0, 0.01),))],
         ),
         Mistake(
-            "exact GELU",
-            "your numbers are those of the exact GELU; Gemma was trained with the approximation by tanh. They differ "
-            "by less than a thousandth: too little to see, too much to be equal",
-            mlp(lambda gate, up: F.gelu(gate) * up),
+            "other side only",
+            "products are right where feature a is negative and about 0 where it is positive",
+            multiplier(rows=((-1.0, -1.0, 1.0),)),
         ),
-        Mistake("exact GELU", "your GELU is the exact one, and it is on the wrong branch",
-                mlp(lambda gate, up: gate * F.gelu(up))),
-        Mistake("GELU on both branches", "both outputs go through GELU",
-                mlp(lambda gate, up: tanh_gelu(gate) * tanh_gelu(up))),
-        Mistake("GELU after the product", "GELU comes after the multiplication: it belongs on one of the two factors",
-                mlp(lambda gate, up: tanh_gelu(gate * up))),
-        Mistake("GELU at the end", "GELU comes after `down_proj`", GeluAtTheEnd),
-        Mistake("GELU forgotten", "nothing bends: gate and values are multiplied as they are",
-                mlp(lambda gate, up: gate * up)),
-        Mistake("SiLU instead of GELU", "your numbers are those of SiLU, which Llama takes at this place",
-                mlp(lambda gate, up: F.silu(gate) * up)),
-        Mistake("ReLU instead of GELU", "negative gates are cut off sharply: that is ReLU",
-                mlp(lambda gate, up: F.relu(gate) * up)),
-        Mistake("sigmoid instead of GELU", "your gate is a sigmoid, between 0 and 1: the first gated units had it so",
-                mlp(lambda gate, up: torch.sigmoid(gate) * up)),
-        Mistake("no gate", "your numbers are those of a plain MLP: `gate_proj` has no effect",
-                mlp(lambda gate, up: tanh_gelu(up))),
-        Mistake("no gate", "your numbers are those of a plain MLP: `up_proj` has no effect",
-                mlp(lambda gate, up: tanh_gelu(gate))),
-        Mistake("added instead of multiplied", "gate and values are added: a gate multiplies",
-                mlp(lambda gate, up: tanh_gelu(gate) + up)),
-        Mistake("one after the other", "the two matrices are applied one after the other: both read the same token",
-                OneAfterTheOther),
+        Mistake(
+            "a sign is not turned",
+            "you get the size of a times b: where a is negative the product has the wrong sign. In the row for "
+            "negative a the gate is turned round; one more sign of that row, and only one, has to turn it back",
+            [multiplier(rows=((1.0, 1.0, 1.0), (-1.0, 1.0, 1.0))),
+             multiplier(rows=((1.0, 1.0, 1.0), (-1.0, -1.0, -1.0)))],
+        ),
+        Mistake("the same row twice", "both rows have the same weights: products with a positive a come out doubled, "
+                "those with a negative one are lost", multiplier(rows=((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)))),
+        Mistake("old weights left", "the product is there, and what the other weights make is added: set all others "
+                "to 0", multiplier(clear=False)),
+        Mistake("product in another place", "the product stands at feature a: `down_proj` decides where it goes",
+                multiplier(turned=True)),
+        Mistake("feature a with itself", "`up_proj` reads feature a, too: that is its square, not the product",
+                multiplier(factor="a")),
+        Mistake("twice the product", "the product comes out doubled", multiplier(
+            rows=((1.0, 1.0, 2.0), (-1.0, -1.0, 2.0)))),
+        Mistake("nothing set", "the weights are as they were", lambda mlp, a, b, out: None),
     ],
 )  # fmt: skip
 
@@ -140,6 +149,18 @@ def layer_cases(seed):
     yield Case(
         (x, rope), (config_of(8 + k, 9, eps=0.01), 0), sizes, note="about 3 on average, no mask, rms_norm_eps = 0.01"
     )
+
+
+class StrengthLayer(GemmaDecoderLayer):
+    """The package's layer with a dial: what attention and MLP return is multiplied by `strength` before it is added."""
+
+    strength = 1.0
+
+    def forward(self, hidden_states, position_embeddings, attention_mask=None, kv_cache=None):
+        normed = self.input_layernorm(hidden_states)
+        attended, _ = self.self_attn(normed, position_embeddings, attention_mask, kv_cache)
+        hidden_states = hidden_states + self.strength * attended
+        return hidden_states + self.strength * self.mlp(self.post_attention_layernorm(hidden_states))
 
 
 def layer(first, second=lambda s, h: h + s.mlp(s.post_attention_layernorm(h))):
@@ -226,35 +247,64 @@ def passes_the_cache_on(kind) -> Finding | None:
     return Finding("cached differs", f"{where}outputs differ from those without a cache by {gap:.2g}", "")
 
 
-def show_layer(kind):
+def has_a_dial(kind) -> Finding | None:
+    """At strength 0 the layer is the identity, at one half what each part adds is halved."""
     config = config_of(14, 20)
-    mine = kind(config, 0)
-    swap_module.take_over(mine, with_weights(GemmaDecoderLayer(config, 0)))
-    x = numbers(3, 1, 4, 14)
-    rope = GemmaRotaryEmbedding(6)(x, torch.arange(1, 5)[None])
+    mine, theirs = kind(config, 0), StrengthLayer(config, 0)
+    swap_module.take_over(mine, with_weights(theirs))
+    x = numbers(79, 2, 5, 14)
+    rope = GemmaRotaryEmbedding(6)(x, torch.arange(1, 6).expand(2, 5))
+    means = "what attention returns and what the MLP returns are multiplied by it, each before it is added"
     with torch.no_grad():
-        for what, weights in (
-            ("as it is:", []),
-            ("MLP silenced:", [mine.mlp.down_proj.weight]),
-            ("attention silenced too:", [mine.mlp.down_proj.weight, mine.self_attn.o_proj.weight]),
-        ):
-            for weight in weights:
-                weight.zero_()
-            print(f"  {what:24} the layer changes x by up to {(mine(x, rope) - x).abs().max():.2f}")
+        usual = mine(x, rope)
+        for strength in (0.0, 0.5):
+            mine.strength = theirs.strength = strength
+            got, want = mine(x, rope), theirs(x, rope)
+            if (got - want).abs().max() < 1e-4:
+                continue
+            seen = f"with strength = {strength}, set after the layer was made, "
+            if torch.equal(got, usual):
+                return Finding("no dial", seen + "the layer does what it does without", means)
+            if strength == 0:
+                change = f"the layer changes its input by up to {(got - x).abs().max():.2g}, expected 0"
+                zero = not got.any()
+                text = "the sum was multiplied, and what came in with it: the residual is to stay whole"
+                return Finding("residual turned down, too" if zero else "dial in one half only", seen + change,
+                               text if zero else means)  # fmt: skip
+            gap = f"the output differs from the expected one by up to {(got - want).abs().max():.2g}"
+            return Finding("dial at another place", seen + gap, means)
+    return None
+
+
+def show_layer(kind):
+    """The trained model speaks through layers that are turned down."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so it cannot speak.")
+        return
+    model, processor = trained()
+    print("  Your layer in the trained model, all four turned down together; kept of 24 captions:")
+    for strength in (1.0, 0.9, 0.8, 0.7, 0.6):
+        with swap_module.swap(model, GemmaDecoderLayer=kind) as mine:
+            for layer in mine.language_model.model.layers:
+                layer.strength = strength
+            kept = words_kept(captions=captions_of(mine, processor))
+        shares = "  ".join(f"{what} {share:.2f}" for what, share in kept.items() if what != "captions")
+        print(f"  strength {strength:.1f}: {kept['captions']:2} as before   {shares}")
 
 
 LAYER = Task(
     id="09.2",
-    title="GemmaDecoderLayer",
+    title="GemmaDecoderLayer, with a dial",
     points=4,
     minutes=15,
     level="medium",
-    reference=GemmaDecoderLayer,
+    importance="core",
+    reference=StrengthLayer,
     cases=layer_cases,
     tolerance=2e-5,
     see='chapter 09, "GemmaDecoderLayer"; the hints of this task',
     reward=show_layer,
-    extra=[passes_the_cache_on],
+    extra=[passes_the_cache_on, has_a_dial],
     mistakes=[
         Mistake(
             "residual from the normalised input",
@@ -343,7 +393,7 @@ def pieces(seed, D, zeros=False):
         return torch.zeros_like(x) if zeros else weights @ x @ mixer
 
     def think(x):
-        return torch.zeros_like(x) if zeros else tanh_gelu(x @ first) @ second / D
+        return torch.zeros_like(x) if zeros else F.gelu(x @ first, approximate="tanh") @ second / D
 
     def norm_1(x):
         return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * gains[0]
@@ -401,6 +451,7 @@ BLOCK = Task(
     points=3,
     minutes=10,
     level="medium",
+    importance="core",
     reference=block,
     cases=block_cases,
     tolerance=2e-5,
@@ -558,7 +609,14 @@ TABLE = Task(
     points=2,
     minutes=10,
     level="easy",
+    importance="deepen",
     reference=WordTable,
+    prediction=Prediction(
+        "Two ends of a decoder for a vocabulary of 11 and a width of 6: how many numbers are there to learn?",
+        truth=66,
+        tempting=132,
+        why="The head is the table itself, so there is one matrix of 11 x 6 numbers.",
+    ),
     cases=table_cases,
     use=both_ends,
     gradients=False,
@@ -636,35 +694,52 @@ def lowest(logits, p):
     return p.min(dim=-1)
 
 
+@functools.cache
+def streams(first: int, count: int):
+    """(states, standing): the stream of the trained model at each place that chooses a word of the true captions.
+
+    `states` is a list of [M, D], before layer 0 and after each layer; `standing` [M] the ids at these places.
+    """
+    model, processor = trained()
+    shown = [make_scene(first + i) for i in range(count)]
+    inputs = processor(text=[PROMPT] * count, images=[draw(s) for s in shown], suffix=[caption(s) for s in shown])
+    layers, states = model.language_model.model.layers, []
+    hooks = [layers[0].register_forward_pre_hook(lambda module, args: states.append(args[0]))]
+    hooks += [part.register_forward_hook(lambda module, args, out: states.append(out)) for part in layers]
+    with torch.no_grad():
+        model(**inputs)
+    for hook in hooks:
+        hook.remove()
+    chooses = torch.zeros_like(inputs["labels"], dtype=torch.bool)
+    chooses[:, :-1] = inputs["labels"][:, 1:] != -100
+    return [state[chooses] for state in states], inputs["input_ids"][chooses]
+
+
+def last_norm_and_table():
+    decoder = trained()[0].language_model.model
+    return decoder.norm, decoder.embed_tokens.weight.detach()
+
+
 def show_lens(thing):
-    """The trained model's caption, read at each layer."""
+    """One caption of the trained model, read at each layer, and the count over 40."""
     from ..visualize import show_logit_lens  # here: matplotlib is not needed for anything else
 
     if trained() is None:
         print("The trained model is not in assets/tiny-paligemma, so there is nothing to read.")
         return
-    (model, processor), image = trained(), picture(1)
-    decoder, tokenizer = model.language_model, processor.tokenizer
-    written = generate(model, processor, images=[image], text=[PROMPT])[0]
-    inputs = processor(text=[PROMPT], images=[image], suffix=[written])
-    start = int(inputs["token_type_ids"][0].argmax()) - 1  # the position that chooses the first word
-    states = []  # the residual stream: before layer 0, and after each layer
-    hooks = [decoder.model.layers[0].register_forward_pre_hook(lambda module, args: states.append(args[0]))]
-    hooks += [part.register_forward_hook(lambda module, args, out: states.append(out)) for part in decoder.model.layers]
-    with torch.no_grad():
-        model(**inputs)
-        for hook in hooks:
-            hook.remove()
-        tokens, probabilities = thing(states, decoder.model.norm, decoder.model.embed_tokens.weight)
-    tokens, probabilities = tokens[:, 0, start:-1], probabilities[:, 0, start:-1]  # [layers + 1, A]
-    words = [tokenizer.convert_ids_to_tokens(row.tolist()) for row in tokens]
-    standing = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0, start:-1].tolist())
-    names = ["embedding", *(f"layer {i}" for i in range(len(decoder.model.layers)))]
-    print(f"  written: {written}")
-    for name, row in zip(names, tokens):
-        print(f"  {name:10} names {int((row == tokens[-1]).sum()):2} of the {len(row)} words that are written")
-    axes = show_logit_lens(words, probabilities, standing, names)
+    tokenizer = trained()[1].tokenizer
+    states, standing = streams(7001, 1)
+    tokens, probabilities = thing([state[None] for state in states], *last_norm_and_table())
+    words = [tokenizer.convert_ids_to_tokens(row.tolist()) for row in tokens[:, 0]]
+    names = ["embedding", *(f"layer {i}" for i in range(len(states) - 1))]
+    axes = show_logit_lens(words, probabilities[:, 0], tokenizer.convert_ids_to_tokens(standing.tolist()), names)
     axes.figure.set_size_inches(9.5, 3.6)  # wide enough for long words side by side
+    states, standing = streams(8200, 40)
+    tokens = thing([state[None] for state in states], *last_norm_and_table())[0][:, 0]
+    print("  40 captions: how often each row names")
+    for name, row in zip(names, tokens):
+        same, here = (row == tokens[-1]).float().mean(), (row == standing).float().mean()
+        print(f"  {name:10} the word that is written {same:.2f}, the token that stands there {here:.2f}")
 
 
 LENS = Task(
@@ -673,8 +748,17 @@ LENS = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="core",
     reference=logit_lens,
     cases=lens_cases,
+    prediction=Prediction(
+        "Before any layer has worked, which token does the tied head of the trained model find likeliest?",
+        truth="the token that stands there",
+        tempting="the word that will be written",
+        why="The state is still the embedding of the token that stands there, and of all rows of the table that row "
+        "fits it best. In this model the lens goes on naming that token up to the layer before the last.",
+        options=("the token that stands there", "the word that will be written", "the most frequent word"),
+    ),
     see='chapter 09, "The logit lens"; the hints of this task',
     reward=show_lens,
     mistakes=[
@@ -708,11 +792,122 @@ LENS = Task(
     ],
 )  # fmt: skip
 
-TASKS = [
-    MLP,
-    LAYER,
-    BLOCK,
-    TABLE,
-    LENS,
-    swap_task("09.6", ("GemmaMLP", "GemmaDecoderLayer"), see='chapter 09, "Break it"; the hints of this task'),
-]
+# --- 09.6 --------------------------------------------------------------------------------------------------------
+
+
+def tuned_lens(states, last):
+    return [torch.linalg.lstsq(state, last).solution for state in states]
+
+
+def tune_cases(seed):
+    """States [M, D] that become, by a map and some noise, the last state."""
+    k = larger(seed)
+    for M, D, layers, note in ((40, 6 + k, 3, ""), (25 + k, 4, 2 + k, "about 2 on average")):
+        states = [numbers(seed + 7 * i, M, D, shift=2.0 if note else 0.0) for i in range(layers)]
+        last = sum(state @ numbers(seed + 50 + i, D, D, scale=0.5) for i, state in enumerate(states))
+        yield Case((states, last + 0.3 * numbers(seed + 90, M, D)), sizes={"M": M, "D": D}, note=note)
+
+
+def tuning(fit):
+    """The reference with another fit: a function (state, last, all states, index)."""
+    return lambda states, last: [fit(state, last, states, i) for i, state in enumerate(states)]
+
+
+def solve(one, other):
+    return torch.linalg.lstsq(one, other).solution
+
+
+def centred(x):
+    return x - x.mean(0)
+
+
+def one_scale(state, last, states, i):
+    return torch.eye(state.shape[-1]) * (state * last).sum() / state.square().sum()
+
+
+def scale_for_each(state, last, states, i):
+    return torch.diag((state * last).sum(0) / state.square().sum(0))
+
+
+def show_tuned(thing):
+    """Plain and tuned lens, on captions that no map was fitted to."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so there is nothing to read.")
+        return
+    rows = agreement(thing)
+    print("  maps fitted on 100 captions, read on 40 others: the share of words that are the written ones")
+    for name, plain, tuned in rows:
+        print(f"  {name:10} plain lens {plain:.2f}, tuned lens {tuned:.2f}")
+
+
+def agreement(thing):
+    """(name, plain, tuned) for each state: how often the lens names the word that the last layer names."""
+    (fitted, _), (held_out, _) = streams(8000, 100), streams(8200, 40)
+    norm, table = last_norm_and_table()
+    with torch.no_grad():
+        maps = [turned.float() for turned in thing([state.double() for state in fitted], fitted[-1].double())]
+        written = (norm(held_out[-1]) @ table.T).argmax(-1)
+        shares = [
+            [float(((norm(state @ turn) @ table.T).argmax(-1) == written).float().mean()) for turn in (one, turned)]
+            for state, turned, one in zip(held_out, maps, [torch.eye(table.shape[1])] * len(maps), strict=True)
+        ]
+    names = ["embedding", *(f"layer {i}" for i in range(len(shares) - 1))]
+    return [(name, *pair) for name, pair in zip(names, shares, strict=True)]
+
+
+def read_off_the_embedding():
+    return round(100 * agreement(tuned_lens)[0][2]) if trained() is not None else "no trained model here"
+
+
+TUNED = Task(
+    id="09.6",
+    title="a tuned lens",
+    points=4,
+    minutes=15,
+    level="medium",
+    importance="deepen",
+    reference=tuned_lens,
+    cases=tune_cases,
+    gradients=False,
+    tolerance=2e-3,
+    see='chapter 09, "The logit lens"; the hints of this task. In what was seen, [0] is the first map',
+    reward=show_tuned,
+    prediction=Prediction(
+        "Of 100 words of the trained model, how many does a lens with a fitted map read off the embedding, before any "
+        "layer has worked?",
+        truth=read_off_the_embedding,
+        tempting=0,
+        why="The plain lens reads none. The state is then the embedding of the token that stands there, so the map "
+        "knows nothing of the picture: it has learned which word usually follows which, and that is half of a caption.",
+    ),
+    mistakes=[
+        Mistake("mapped the wrong way", "your map makes an early state of the last one: it is to make the last of "
+                "the early one", tuning(lambda state, last, states, i: solve(last, state))),
+        Mistake("transposed", "your map is the right one transposed: it is used as `state @ map`",
+                tuning(lambda state, last, states, i: solve(state, last).T)),
+        Mistake("fitted to the next layer", "each map leads to the next layer's state, and not to the last one",
+                tuning(lambda state, last, states, i: solve(state, [*states, last][i + 1]))),
+        Mistake("one map for all", "all layers have the same map, that of the first",
+                tuning(lambda state, last, states, i: solve(states[0], last))),
+        Mistake("one map for all", "all layers have the same map: the states were put together before the fit",
+                tuning(lambda state, last, states, i: solve(torch.cat(list(states)), last.repeat(len(states), 1)))),
+        Mistake("difference fitted", "your map leads from a state to what is missing to the last one: without adding "
+                "the state again it is not a map to the last state",
+                tuning(lambda state, last, states, i: solve(state, last - state))),
+        Mistake("one number", "your map is a multiple of the identity: it makes states longer or shorter, and turns "
+                "nothing", tuning(one_scale)),
+        Mistake("a number for each feature", "your map multiplies each feature by a number: features cannot be mixed",
+                tuning(scale_for_each)),
+        Mistake("means taken off", "the mean over the M states is taken off before the fit: your map is then right "
+                "for states without their mean, and it is used on states as they are",
+                tuning(lambda state, last, states, i: solve(centred(state), centred(last)))),
+        Mistake("product instead of a fit", "your map is the product of the states with the last ones: it becomes the "
+                "best map only after it is divided by the states' product with themselves",
+                [tuning(lambda state, last, states, i: state.T @ last),
+                 tuning(lambda state, last, states, i: state.T @ last / len(state))]),
+        Mistake("results instead of maps", "these are the mapped states; the maps are asked for, [D, D] each",
+                tuning(lambda state, last, states, i: state @ solve(state, last))),
+    ],
+)  # fmt: skip
+
+TASKS = [PRODUCT, LAYER, BLOCK, TABLE, LENS, TUNED]

@@ -6,145 +6,100 @@ from torch.nn import functional as F
 
 from paligemma import modeling_gemma as package
 
-from . import right, swap_bank, wrong
+from . import right, wrong
 
 # --- 09.1 --------------------------------------------------------------------------------------------------------
 
 
-class MLP(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        D, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(D, inner, bias=False)
-        self.up_proj = nn.Linear(D, inner, bias=False)
-        self.down_proj = nn.Linear(inner, D, bias=False)
-
-    def act(self, x):
-        return F.gelu(x, approximate="tanh")
-
-    def forward(self, x):
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
-
-
-right("09.1")(MLP)
+def cleared(mlp):
+    for matrix in (mlp.gate_proj, mlp.up_proj, mlp.down_proj):
+        nn.init.zeros_(matrix.weight)
+    return mlp.gate_proj.weight.data, mlp.up_proj.weight.data, mlp.down_proj.weight.data
 
 
 @right("09.1")
-class _(MLP):
-    """The formula of the approximation."""
-
-    def act(self, x):
-        return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+def _(mlp, a, b, out):
+    gate, up, down = cleared(mlp)
+    gate[0, a], up[0, b], down[out, 0] = 1, 1, 1
+    gate[1, a], up[1, b], down[out, 1] = -1, 1, -1
 
 
 @right("09.1")
-class _(MLP):
-    def __init__(self, config):
-        super().__init__(config)
-        self.activation = nn.GELU(approximate="tanh")
-
-    def forward(self, x):
-        both = F.linear(x, torch.cat([self.gate_proj.weight, self.up_proj.weight]))
-        gate, up = both.chunk(2, dim=-1)
-        return torch.einsum("bli,di->bld", self.activation(gate) * up, self.down_proj.weight)
+def _(mlp, a, b, out):
+    """The other factor at the gate, sharper, in the last rows."""
+    gate, up, down = cleared(mlp)
+    gate[-1, b], up[-1, a], down[out, -1] = 20, 1, 0.05
+    gate[-2, b], up[-2, a], down[out, -2] = -20, -1, 0.05
 
 
-@wrong("09.1", "GELU on the wrong branch")
-class WrongBranch(MLP):
-    def forward(self, x):
-        return self.down_proj(self.gate_proj(x) * self.act(self.up_proj(x)))
+@right("09.1")
+@torch.no_grad()
+def _(mlp, a, b, out):
+    gate = torch.zeros_like(mlp.gate_proj.weight)
+    gate[:2, a] = torch.tensor([1.0, -1.0])
+    up, down = torch.zeros_like(gate), torch.zeros_like(mlp.down_proj.weight)
+    up[:2, b] = gate[:2, a]
+    down[out, :2] = 1
+    mlp.gate_proj.weight.copy_(gate)
+    mlp.up_proj.weight.copy_(up)
+    mlp.down_proj.weight.copy_(down)
 
 
-@wrong("09.1", "exact GELU")
-class _(MLP):
-    def act(self, x):
-        return F.gelu(x)
+@wrong("09.1", "one side only")
+def _(mlp, a, b, out):
+    gate, up, down = cleared(mlp)
+    gate[0, a], up[0, b], down[out, 0] = 1, 1, 1
 
 
-@wrong("09.1", "exact GELU")
-class _(MLP):
-    def act(self, x):
-        return 0.5 * x * (1 + torch.erf(x / 2**0.5))
+@wrong("09.1", "one side only")
+def _(mlp, a, b, out):
+    gate, up, down = cleared(mlp)
+    gate[3 % len(gate), a], up[3 % len(gate), b], down[out, 3 % len(gate)] = 10, 1, 0.1
 
 
-@wrong("09.1", "SiLU instead of GELU")
-class _(MLP):
-    def act(self, x):
-        return x * torch.sigmoid(x)
+@wrong("09.1", "a sign is not turned")
+def _(mlp, a, b, out):
+    gate, up, down = cleared(mlp)
+    gate[0, a], gate[1, a] = 1, -1
+    up[:2, b] = 1
+    down[out, :2] = 1
 
 
-@wrong("09.1", "ReLU instead of GELU")
-class _(MLP):
-    def act(self, x):
-        return torch.clamp(x, min=0)
+@wrong("09.1", "a sign is not turned")
+def _(mlp, a, b, out):
+    gate, up, down = cleared(mlp)
+    gate[0, a], up[0, b], down[out, 0] = 1, 1, 1
+    gate[1, a], up[1, b], down[out, 1] = -1, -1, -1
 
 
-@wrong("09.1", "sigmoid instead of GELU")
-class _(MLP):
-    def act(self, x):
-        return torch.sigmoid(x)
+@wrong("09.1", "the same row twice")
+def _(mlp, a, b, out):
+    gate, up, down = cleared(mlp)
+    gate[:2, a] = up[:2, b] = down[out, :2] = 1
 
 
-@wrong("09.1", "GELU forgotten")
-class _(MLP):
-    def act(self, x):
-        return x
+@wrong("09.1", "old weights left")
+@torch.no_grad()
+def _(mlp, a, b, out):
+    mlp.gate_proj.weight[:2, a] = torch.tensor([1.0, -1.0])
+    mlp.up_proj.weight[:2, b] = torch.tensor([1.0, -1.0])
+    mlp.down_proj.weight[out, :2] = 1
 
 
-@wrong("09.1", "GELU on both branches")
-class _(MLP):
-    def forward(self, x):
-        return self.down_proj(self.act(self.gate_proj(x)) * self.act(self.up_proj(x)))
+@wrong("09.1", "nothing set")
+def _(mlp, a, b, out):
+    mlp.gate_proj.weight.clone()[0, a] = 1
 
 
-@wrong("09.1", "GELU after the product")
-class _(MLP):
-    def forward(self, x):
-        return self.down_proj(self.act(self.gate_proj(x) * self.up_proj(x)))
+@wrong("09.1", "raised")
+def _(mlp, a, b, out):
+    mlp.gate_proj.weight = torch.zeros(2, 2)
 
 
-@wrong("09.1", "GELU at the end")
-class _(MLP):
-    def forward(self, x):
-        return self.act(self.down_proj(self.gate_proj(x) * self.up_proj(x)))
-
-
-@wrong("09.1", "no gate")
-class _(MLP):
-    def forward(self, x):
-        return self.down_proj(self.act(self.up_proj(x)))
-
-
-@wrong("09.1", "no gate")
-class _(MLP):
-    def forward(self, x):
-        return self.down_proj(self.act(self.gate_proj(x)))
-
-
-@wrong("09.1", "added instead of multiplied")
-class _(MLP):
-    def forward(self, x):
-        return self.down_proj(self.act(self.gate_proj(x)) + self.up_proj(x))
-
-
-@wrong("09.1", "one after the other")
-class _(MLP):
-    def forward(self, x):
-        return self.down_proj(self.up_proj(self.act(self.gate_proj(x))))
-
-
-@wrong("09.1", "weights do not fit")
-class _(MLP):
-    def __init__(self, config):
-        super().__init__(config)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
-
-
-@wrong("09.1", "weights do not fit")
-class _(MLP):
-    def __init__(self, config):
-        super().__init__(config)
-        self.up_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+@wrong("09.1", "all zeros")
+def _(mlp, a, b, out):
+    gate, up, down = cleared(mlp)
+    gate[0, a], up[1, b], down[out, 0] = 1, 1, 1
 
 
 # --- 09.2 --------------------------------------------------------------------------------------------------------
@@ -153,6 +108,7 @@ class _(MLP):
 class Layer(nn.Module):
     def __init__(self, config, layer_idx):
         super().__init__()
+        self.strength = 1.0
         self.self_attn = package.GemmaAttention(config, layer_idx)
         self.mlp = package.GemmaMLP(config)
         self.input_layernorm = package.GemmaRMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -169,11 +125,11 @@ class Layer(nn.Module):
         residual = x
         x = self.input_layernorm(x)
         x = self.attend(x)
-        x = residual + x
+        x = residual + self.strength * x
         residual = x
         x = self.post_attention_layernorm(x)
         x = self.mlp(x)
-        return residual + x
+        return residual + self.strength * x
 
 
 right("09.2")(Layer)
@@ -188,8 +144,8 @@ class _(Layer):
             attention_mask=attention_mask,
             kv_cache=kv_cache,
         )
-        out = out + hidden_states
-        return self.mlp(self.post_attention_layernorm(out)).add(out)
+        out = hidden_states.add(out, alpha=self.strength)
+        return out.add(self.mlp(self.post_attention_layernorm(out)), alpha=self.strength)
 
 
 @right("09.2")
@@ -197,8 +153,8 @@ class _(Layer):
     def run(self, x):
         out = torch.zeros_like(x)
         out += x
-        out += self.attend(self.input_layernorm(x))
-        return out + self.mlp(self.post_attention_layernorm(out.clone()))
+        out += self.attend(self.input_layernorm(x)) * self.strength
+        return out + self.mlp(self.post_attention_layernorm(out.clone())) * self.strength
 
 
 def variant(name):
@@ -350,6 +306,51 @@ class _(Layer):
         super().__init__(config, layer_idx)
         self.input_layernorm = package.GemmaRMSNorm(config.hidden_size)
         self.post_attention_layernorm = package.GemmaRMSNorm(config.hidden_size)
+
+
+@wrong("09.2", "no dial")
+class _(Layer):
+    """As the chapter has it."""
+
+    def run(self, x):
+        x = x + self.attend(self.input_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+@wrong("09.2", "no dial")
+class _(Layer):
+    """Read once, when the layer is made."""
+
+    def __init__(self, config, layer_idx):
+        super().__init__(config, layer_idx)
+        self.factor = self.strength
+
+    def run(self, x):
+        x = x + self.factor * self.attend(self.input_layernorm(x))
+        return x + self.factor * self.mlp(self.post_attention_layernorm(x))
+
+
+@wrong("09.2", "residual turned down, too")
+class _(Layer):
+    def run(self, x):
+        x = self.strength * (x + self.attend(self.input_layernorm(x)))
+        return self.strength * (x + self.mlp(self.post_attention_layernorm(x)))
+
+
+@wrong("09.2", "dial in one half only")
+class _(Layer):
+    def run(self, x):
+        x = x + self.attend(self.input_layernorm(x))
+        return x + self.strength * self.mlp(self.post_attention_layernorm(x))
+
+
+@wrong("09.2", "dial at another place")
+class _(Layer):
+    """On what the parts read: a norm takes it out again, but for strength 0."""
+
+    def run(self, x):
+        x = x + self.attend(self.strength * self.input_layernorm(x))
+        return x + self.mlp(self.strength * self.post_attention_layernorm(x))
 
 
 @wrong("09.2", "weights do not fit")
@@ -642,20 +643,82 @@ def _(states, norm, table):
 # --- 09.6 --------------------------------------------------------------------------------------------------------
 
 
-class Whole(Layer):
-    def __init__(self, config, layer_idx):
-        super().__init__(config, layer_idx)
-        self.mlp = MLP(config)
+@right("09.6")
+def tuned(states, last):
+    return [torch.linalg.pinv(state) @ last for state in states]
 
 
-class Upside(MLP):
-    def forward(self, x):
-        return -3 * super().forward(x)
+@right("09.6")
+def _(states, last):
+    """The normal equations, all layers at once."""
+    x = torch.stack(list(states)).double()
+    return list(torch.linalg.solve(x.mT @ x, x.mT @ last.double()).float())
 
 
-swap_bank(
-    "09.6",
-    {"GemmaMLP": MLP, "GemmaDecoderLayer": Layer},
-    other={"GemmaDecoderLayer": Whole},
-    broken={"GemmaMLP": Upside, "GemmaDecoderLayer": Layer},
-)
+@right("09.6")
+def _(states, last):
+    return torch.linalg.lstsq(torch.stack(states), last.expand(len(states), -1, -1)).solution.unbind()
+
+
+def fitted(name):
+    return lambda fit: wrong("09.6", name)(lambda states, last: [fit(state, last) for state in states])
+
+
+@fitted("mapped the wrong way")
+def _(state, last):
+    return torch.linalg.pinv(last) @ state
+
+
+@fitted("transposed")
+def _(state, last):
+    return last.T @ torch.linalg.pinv(state).T
+
+
+@fitted("difference fitted")
+def _(state, last):
+    return torch.linalg.pinv(state) @ (last - state)
+
+
+@fitted("a number for each feature")
+def _(state, last):
+    return torch.diag_embed((state * last).sum(dim=0) / (state**2).sum(dim=0))
+
+
+@fitted("product instead of a fit")
+def _(state, last):
+    return torch.einsum("md,me->de", state, last)
+
+
+@fitted("means taken off")
+def _(state, last):
+    return torch.linalg.pinv(state - state.mean(0, keepdim=True)) @ (last - last.mean(0, keepdim=True))
+
+
+@fitted("results instead of maps")
+def _(state, last):
+    return state @ torch.linalg.pinv(state) @ last
+
+
+@fitted("type")
+def _(state, last):
+    return torch.linalg.lstsq(state, last)
+
+
+@wrong("09.6", "fitted to the next layer")
+def _(states, last):
+    return [torch.linalg.pinv(a) @ b for a, b in zip(states, states[1:] + [last])]
+
+
+@wrong("09.6", "one map for all")
+def _(states, last):
+    return [torch.linalg.pinv(states[0]) @ last for _ in states]
+
+
+@wrong("09.6", "structure")
+def _(states, last):
+    return [torch.linalg.pinv(state) @ last for state in states[:-1]]
+
+
+@wrong("09.6", "type")
+def _(states, last):
+    return torch.stack(tuned(states, last))

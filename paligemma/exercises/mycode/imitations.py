@@ -292,6 +292,71 @@ def cache_lost(kind) -> type:
     return Lost
 
 
+def tanh_gelu(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def mlp(inside):
+    """The reference with another inside: a function of the gate's and the up matrix's outputs."""
+
+    class Variant(gemma.GemmaMLP):
+        def forward(self, x):
+            return self.down_proj(inside(self.gate_proj(x), self.up_proj(x)))
+
+    return Variant
+
+
+class GeluAtTheEnd(gemma.GemmaMLP):
+    def forward(self, x):
+        return tanh_gelu(self.down_proj(self.gate_proj(x) * self.up_proj(x)))
+
+
+class OneAfterTheOther(gemma.GemmaMLP):
+    """An error, since `up_proj` reads tokens of width D."""
+
+    def forward(self, x):
+        return self.down_proj(self.up_proj(tanh_gelu(self.gate_proj(x))))
+
+
+GATED_MLPS = [
+    Mistake(
+        "GELU on the wrong branch",
+        "your numbers are those you get with GELU on the output of `up_proj`. The two matrices have the same "
+        "shape, and trained weights know which is which",
+        mlp(lambda gate, up: gate * tanh_gelu(up)),
+    ),
+    Mistake(
+        "exact GELU",
+        "your numbers are those of the exact GELU; Gemma was trained with the approximation by tanh. They differ "
+        "by less than a thousandth: too little to see, too much to be equal",
+        mlp(lambda gate, up: F.gelu(gate) * up),
+    ),
+    Mistake("exact GELU", "your GELU is the exact one, and it is on the wrong branch",
+            mlp(lambda gate, up: gate * F.gelu(up))),
+    Mistake("GELU on both branches", "both outputs go through GELU",
+            mlp(lambda gate, up: tanh_gelu(gate) * tanh_gelu(up))),
+    Mistake("GELU after the product", "GELU comes after the multiplication: it belongs on one of the two factors",
+            mlp(lambda gate, up: tanh_gelu(gate * up))),
+    Mistake("GELU at the end", "GELU comes after `down_proj`", GeluAtTheEnd),
+    Mistake("GELU forgotten", "nothing bends: gate and values are multiplied as they are",
+            mlp(lambda gate, up: gate * up)),
+    Mistake("SiLU instead of GELU", "your numbers are those of SiLU, which Llama takes at this place",
+            mlp(lambda gate, up: F.silu(gate) * up)),
+    Mistake("ReLU instead of GELU", "negative gates are cut off sharply: that is ReLU",
+            mlp(lambda gate, up: F.relu(gate) * up)),
+    Mistake("sigmoid instead of GELU", "your gate is a sigmoid, between 0 and 1: the first gated units had it so",
+            mlp(lambda gate, up: torch.sigmoid(gate) * up)),
+    Mistake("no gate", "your numbers are those of a plain MLP: `gate_proj` has no effect",
+            mlp(lambda gate, up: tanh_gelu(up))),
+    Mistake("no gate", "your numbers are those of a plain MLP: `up_proj` has no effect",
+            mlp(lambda gate, up: tanh_gelu(gate))),
+    Mistake("added instead of multiplied", "gate and values are added: a gate multiplies",
+            mlp(lambda gate, up: tanh_gelu(gate) + up)),
+    Mistake("one after the other", "the two matrices are applied one after the other: both read the same token",
+            OneAfterTheOther),
+]  # fmt: skip
+
+
 LOST = "without a cache all is right; with one, it does not reach the attention: kv_cache has to be passed on"
 
 
