@@ -71,6 +71,7 @@ exercises/, the teaching tools
     tasks.py, ch01.py to ch16.py    what a task is; the tasks of each chapter
     checking.py, comparing.py       the questions that a check asks; how a result differs
     undisturbed.py, watching.py     what a learner's code may not disturb; the part in the trained model
+    predicting.py, exposing.py      predictions that are kept; inputs that expose a wrong version
     progress.py, make.py, collect.py, from_notebooks.py, __main__.py    notebooks, classes, commands
     mycode/                         check the code that you typed from the video
 """
