@@ -46,6 +46,7 @@ stickers/, a second world: everyday things by several artists
     atlas.py, scenes.py, tasks.py         drawings, pictures with their truth, questions
     pictures.py, sticker_model.py         training pictures; sizes and tokenizer of the model
     encoder.py, recipe.py, evaluation.py, __main__.py    how it is trained and measured
+    capstone.py                           24 things, one unseen artist, a scoreboard
 
 training/, the recipe                                                                              13
     stages.py, __main__.py     the four stages and their commands
