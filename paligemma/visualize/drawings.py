@@ -186,13 +186,15 @@ def rope_dial(
     depends on the distance alone.
 
     On the right both positions are `shift` larger, and the hands stand at the same angle to each other. Query and key
-    point to the right before they are turned; angles are counted anticlockwise.
+    point to the right before they are turned (the dotted hand); angles are counted anticlockwise, and drawn in degrees.
     """
     ax = page(ax, PAGE, 194, title=title)
+    step = round(np.degrees(angle), 1)
     for x, moved in ((PAGE * 0.27, 0), (PAGE * 0.73, shift)):
         middle, radius = (x, 102), 60
         ax.add_patch(Circle(middle, radius, facecolor="#FAFAFA", edgecolor=GREY, linewidth=1))
         m, n = query_position + moved, key_position + moved
+        ax.plot([x, x + radius], [middle[1]] * 2, color=GREY, linewidth=1, linestyle=":")
         for name, position, colour in (("query", m, RED), ("key", n, BLUE)):
             direction = np.array([np.cos(position * angle), np.sin(position * angle)])
             tip = np.array(middle) + radius * direction
@@ -203,7 +205,7 @@ def rope_dial(
                   colour=colour, ha=ha, bold=True)  # fmt: skip
         low, high = sorted((np.degrees(m * angle), np.degrees(n * angle)))
         ax.add_patch(Arc(middle, 50, 50, theta1=low, theta2=high, color=GREEN, linewidth=2.2, zorder=4))
-        write(ax, x, 8, f"between them: ({m} − {n}) · θ = {m - n} θ", colour=GREEN, bold=True)
+        write(ax, x, 8, f"between them: ({m} − {n}) · {step:g}° = {round((m - n) * step):g}°", colour=GREEN, bold=True)
     arrow(ax, (PAGE * 0.5 - 22, 8), (PAGE * 0.5 + 22, 8))
     write(ax, PAGE * 0.5, 19, f"both {shift} places later", colour=GREY)
     return ax
