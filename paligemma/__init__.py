@@ -46,6 +46,7 @@ stickers/, a second world: everyday things by several artists
     atlas.py, scenes.py, tasks.py         drawings, pictures with their truth, questions
     pictures.py, sticker_model.py         training pictures; sizes and tokenizer of the model
     encoder.py, recipe.py, evaluation.py, __main__.py    how it is trained and measured
+    capstone.py                           24 things, one unseen artist, a scoreboard
 
 training/, the recipe                                                                              13
     stages.py, __main__.py     the four stages and their commands
@@ -71,6 +72,7 @@ exercises/, the teaching tools
     tasks.py, ch01.py to ch16.py    what a task is; the tasks of each chapter
     checking.py, comparing.py       the questions that a check asks; how a result differs
     undisturbed.py, watching.py     what a learner's code may not disturb; the part in the trained model
+    predicting.py, exposing.py      predictions that are kept; inputs that expose a wrong version
     progress.py, make.py, collect.py, from_notebooks.py, __main__.py    notebooks, classes, commands
     mycode/                         check the code that you typed from the video
 """

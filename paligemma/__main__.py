@@ -47,8 +47,8 @@ EXAMPLES = """\
 what to ask (PaliGemma was trained on such short commands):
   caption en                                  describe the picture in English
   answer en what colour is the circle?        answer a question, in a word or two
-  detect circle ; square                      find things: <loc> tokens are the sides of boxes
-  segment red circle                          outline a thing: <seg> tokens are its mask
+  detect circle ; square                      find objects: <loc> tokens are the sides of boxes
+  segment red circle                          outline an object: <seg> tokens are its mask
 
 examples:
   python -m paligemma demo                    no picture needed: the small model looks at one of its own
@@ -56,10 +56,10 @@ examples:
   python -m paligemma "caption en" --image shapes.png
   python -m paligemma "caption en" "detect star" --image shapes.png
   python -m paligemma "segment red circle" --image shapes.png --output mask.png
-  python -m paligemma "detect cat" --image cat.jpg --model google/paligemma-3b-mix-224 --output boxes.png
+  python -m paligemma "detect cat" --image cat.jpg --model google/paligemma-3b-mix-224 --revision bfloat16
   python -m paligemma "caption en" --image cat.jpg --model ./my-folder --temperature 0.7 --seed 1
 
-Google's models want their licence accepted once, on the model's page at huggingface.co; then run `hf auth login`.
+Accept the licence of Google's models once, on the model's page at huggingface.co, then run `hf auth login`.
 If the first word after `paligemma` is demo or explore, that command starts (`demo --help`, `explore --help`). To send
 the word itself as a prompt, put it after the options: python -m paligemma --image shapes.png demo
 """
@@ -341,7 +341,7 @@ def draw_answer(ax, image, prompt: str, answer: str, masks=None, columns: int = 
     elif with_codes:
         nothing = np.zeros((image.height, image.width), dtype=bool)
         layers = [masks.codes_to_mask(t.codes, t.box, *image.size) if t.codes else nothing for t in found]
-        visualize.show_masks(image, np.stack(layers), labels=[], ax=ax)
+        visualize.show_masks(image, np.stack(layers), labels=[], ax=ax, alpha=0.25)  # the object keeps its colour
     ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
     title = "\n".join(textwrap.wrap(visualize.plain(prompt, 300), columns, max_lines=4, placeholder=" ..."))
     ax.set_title(title, pad=18)  # leaves room for the label of a box at the upper edge

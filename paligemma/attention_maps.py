@@ -19,9 +19,9 @@ from .processing_paligemma import PaliGemmaProcessor
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The attention modules of a model by name, in order: those whose setting `attention` is "sdpa" or "eager".
 
-    A module of a learner's own may have an attribute `attention` of another kind, its attention layer for instance;
-    that is not one. The fast forms of a model (paligemma.speed) have those of the model they hold. Raises TypeError
-    for what has no modules.
+    A module whose attribute `attention` is something else, such as an attention layer in a learner's own class, does
+    not count. The fast forms of a model (paligemma.speed) have the modules of the model that they hold. Raises
+    TypeError for an object without modules.
     """
     if not hasattr(model, "named_modules"):
         raise TypeError(
@@ -168,7 +168,7 @@ def box_patches(box: Sequence[float], grid: int) -> torch.Tensor:
 def share_inside(weights: torch.Tensor, box: Sequence[float]) -> float:
     """The share of the attention to the picture [grid, grid] that falls inside the box, from 0 to 1.
 
-    Compare it with the box's share of the picture's area: even attention would have just that.
+    Compare it with the box's share of the picture's area: uniform attention would have exactly that.
     """
     return float((weights * box_patches(box, len(weights))).sum() / weights.sum())
 

@@ -46,7 +46,7 @@ def check_whole(config, *names: str, least: int = 1) -> None:
 
 
 def check_number(config, name: str, low: float, high: float) -> None:
-    """Raise ValueError unless the field is a number from `low` to `high` (which NaN is not)."""
+    """Raise ValueError unless the field is a number from `low` to `high` (NaN is refused, too)."""
     value = getattr(config, name)
     if not is_number(value) or not low <= value <= high:
         raise ValueError(f"{name} is {reprlib.repr(value)}, expected a number from {low:g} to {high:g}")

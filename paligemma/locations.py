@@ -80,9 +80,9 @@ def tokens_to_box(tokens: str | Sequence[int], divisor: int = NUM_LOCATIONS - 1)
 
     The official evaluator divides by 1023 (big_vision, evaluators/proj/paligemma/transfers/segmentation.py), as it
     must to undo `box_to_tokens`: 1023 / 1023 is the far edge of the picture. Much demonstration code divides by
-    1024, as if a token were the near edge of one of 1,024 cells; it then lands up to a thousandth of a side short,
-    which nobody sees in a picture 224 pixels wide, but a box can then never reach the far edge. For such code's
-    results pass `divisor=1024`.
+    1024, as if a token were the near edge of one of 1,024 cells. Its boxes are up to a thousandth of a side short,
+    which is invisible in a picture 224 pixels wide, and they never reach the far edge. For the results of such code
+    pass `divisor=1024`.
 
     Returns the four numbers even if they are no proper box. Raises ValueError unless there are four of 0..1023.
     """
@@ -97,9 +97,9 @@ def box_to_pixels(box: Sequence[float], width: int, height: int) -> tuple[float,
 
     Mind the order: PaliGemma writes y first, while PIL and matplotlib want x first.
     The processor squeezes every picture into a square, whatever its shape, so a fraction of the square is the same
-    fraction of the picture, and nothing else is to be undone. Width and height are those of the upright picture
-    (`upright_size(image)` in processing_paligemma): in a photograph that the camera turned by a note, `image.size` has
-    them the other way round.
+    fraction of the picture, and nothing else has to be undone. Width and height are those of the upright picture
+    (`upright_size(image)` in processing_paligemma): in a photograph with an EXIF orientation, `image.size` may have
+    them swapped.
     """
     if width < 1 or height < 1:
         raise ValueError(f"the picture is {width} x {height} pixels, expected at least 1 x 1")

@@ -23,7 +23,7 @@ from .modeling_siglip import GELU, SiglipVisionConfig, SiglipVisionModel
 
 @dataclass
 class GemmaConfig:
-    """What the decoder needs to know about itself. Defaults: Gemma 2B as it sits in PaliGemma.
+    """What the decoder needs to know about itself. Defaults: Gemma 2B as PaliGemma uses it.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -62,7 +62,7 @@ class GemmaConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "GemmaConfig":
-        """From the `text_config` of a published config.json; keys that mean nothing here are passed over."""
+        """From the `text_config` of a published config.json; keys that mean nothing here are ignored."""
         # "gelu" in the first published files means the tanh form, too: see transformers' notes on Gemma's activation.
         check_choice("hidden_act", values.get("hidden_act") or GELU[0], (*GELU, "gelu"))
         check_choice("hidden_activation", values.get("hidden_activation") or GELU[0], GELU)
@@ -154,7 +154,8 @@ class GemmaAttention(nn.Module):
     r"""Grouped-query attention with rotary positions and a cache (Ainslie et al. 2023, "GQA").
 
     hidden_states [B, L, D] -> ([B, L, D], weights [B, H, L, T], or None with sdpa). `attention_mask` is added to the
-    scores: [B, 1, L, T], 0 where a query may look and a huge negative number where not; None lets all see all.
+    scores: [B, 1, L, T], 0 where a query may look and a huge negative number where not. None: every query sees every
+    key.
 
     Query heads Q share the key/value heads K below them; fewer of these make a smaller cache:
 
@@ -199,7 +200,7 @@ class GemmaAttention(nn.Module):
         return weights @ value, weights
 
     def cap(self, scores: torch.Tensor) -> torch.Tensor:
-        """Gemma's scores may be as large as they come; Gemma 2 bends them."""
+        """Gemma leaves the scores as they are; Gemma 2 caps them."""
         return scores
 
     def forward(
@@ -272,7 +273,7 @@ def make_attn_mask(
 
 
 def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """True / False [B, L, T] to what is added to the scores, [B, 1, L, T]: 0, or the lowest number there is.
+    """True / False [B, L, T] to what is added to the scores, [B, 1, L, T]: 0, or the lowest finite number.
 
     The lowest finite number and not minus infinity: a row that may see nothing (a padding token's) then averages
     everything instead of dividing zero by zero. Its output is never read: every real query is kept from padding.
@@ -401,7 +402,7 @@ class PaliGemmaConfig:
     def from_dict(cls, values: dict, attention: str = "sdpa") -> "PaliGemmaConfig":
         """From a published config.json, read as it is. `attention` sets both halves.
 
-        Raises ValueError, with the key's name, for another architecture and for values that cannot be.
+        Raises ValueError, with the key's name, for another architecture and for impossible values.
         """
         check_choice("attention", attention, ("sdpa", "eager"))
         model_type = values.get("model_type", "paligemma")

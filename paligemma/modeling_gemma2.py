@@ -1,7 +1,8 @@
 """What Gemma 2 changes, for PaliGemma 2: soft-capped scores and logits, four norms a layer, alternating windows.
 
 Sources: Gemma Team 2024, "Gemma 2: Improving Open Language Models at a Practical Size" (section 2); Steiner et al.
-2024, "PaliGemma 2"; transformers' modeling_gemma2.py.
+2024, "PaliGemma 2"; transformers' modeling_gemma2.py. Google's own PaliGemma 2 code (big_vision, models/ppp/gemma.py)
+leaves the windows out, which matters only for sequences of more than 4,096 tokens, that is at 896 pixels.
 """
 
 import reprlib
@@ -25,7 +26,7 @@ from .modeling_gemma import (
 
 @dataclass
 class Gemma2Config(GemmaConfig):
-    """Defaults: Gemma 2 2B as it sits in PaliGemma 2 3B."""
+    """Defaults: Gemma 2 2B as PaliGemma 2 3B uses it."""
 
     hidden_size: int = 2304
     intermediate_size: int = 9216

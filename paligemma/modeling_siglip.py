@@ -23,7 +23,7 @@ GELU = ("gelu_pytorch_tanh", "gelu_new")  # the tanh form, under its two names i
 
 @dataclass
 class SiglipVisionConfig:
-    """What the image encoder needs to know about itself. Defaults: SigLIP base/16 at 224 pixels.
+    """Sizes and settings of the image encoder. Defaults: SigLIP base/16 at 224 pixels.
 
     PaliGemma's own encoder is So400m/14: hidden_size 1152, intermediate_size 4304, 27 layers, 16 heads, patch_size 14.
 
@@ -65,7 +65,7 @@ class SiglipVisionConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "SiglipVisionConfig":
-        """From the `vision_config` of a published config.json; keys that mean nothing here are passed over."""
+        """From the `vision_config` of a published config.json; keys that mean nothing here are ignored."""
         check_choice("model_type", values.get("model_type", "siglip_vision_model"), ("siglip_vision_model",))
         check_choice("hidden_act", values.get("hidden_act") or GELU[0], GELU)
         # Published PaliGemma files carry num_image_tokens of 224 pixels even at other sizes: it is derived anew.
@@ -73,7 +73,7 @@ class SiglipVisionConfig:
 
 
 class SiglipVisionEmbeddings(nn.Module):
-    """Cut the picture into patches, map each to a vector, add where it came from. [B, C, height, width] -> [B, N, D]
+    """Cut the picture into patches, map each to a vector, add its position. [B, C, height, width] -> [B, N, D]
 
     A convolution whose stride equals its kernel is a linear map of each patch, all patches with the same weights
     (Dosovitskiy et al. 2020, equation 1). Patches count row by row from the top left: token r * W + c.
@@ -164,7 +164,7 @@ class SiglipMLP(nn.Module):
 class SiglipEncoderLayer(nn.Module):
     """Attention between tokens, then an MLP on each, both added to what came in. [B, N, D] -> [B, N, D]
 
-    Normalised before each part and not after ("pre-norm"): the sum runs through the network untouched.
+    Normalised before each part and not after ("pre-norm"), so the residual stream itself is never normalised.
     """
 
     def __init__(self, config: SiglipVisionConfig):

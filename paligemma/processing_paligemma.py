@@ -76,8 +76,8 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
 def upright_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
     """(width, height) in pixels of the picture as the model sees it.
 
-    `image.size` is that of the file, which for a photograph taken with the telephone on its side has the two the other
-    way round. Boxes and masks that the model writes belong to the upright picture.
+    `image.size` is that of the stored pixels: in a photograph with an EXIF orientation the two may be swapped. Boxes
+    and masks that the model writes belong to the upright picture.
     """
     return to_rgb(image).size
 
@@ -167,7 +167,7 @@ def make_rows(
     """The token ids of each row in two parts: (image tokens, BOS, prompt, newline) and (answer, EOS).
 
     `num_image_tokens` is N for one picture, `num_pictures` how many each row has (one, if it is left out). Without
-    `answers` the second part is empty. Nobody has to write `<image>`: at the head of a prompt it may stand as often
+    `answers` the second part is empty. `<image>` need not be written: at the head of a prompt it may stand as often
     as there are pictures, and makes no difference. Raises ValueError for `<image>` elsewhere and for text with lone
     surrogates.
     """

@@ -231,7 +231,7 @@ def paste_mask(
 
     The evaluator makes whole pixels of the sides by int(); here they are rounded, as they are when training targets
     are made (`crop_mask`). Row 40 of 64 is written as `<loc0639>` and read as 39.98: int() makes it 39, and boxes
-    move by up to a pixel. In a picture of 448 pixels nobody sees that; at 64 it ruins the masks. Pass `to_pixel=int`
+    move by up to a pixel. In a picture of 448 pixels that is invisible; at 64 it ruins the masks. Pass `to_pixel=int`
     for the evaluator's own figures.
     """
     mask = np.asarray(mask, dtype=np.float32)
@@ -263,7 +263,7 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def load_mask_tokenizer(path: str | Path) -> MaskTokenizer:
-    """Open a folder written by `save_mask_tokenizer`, or the published `vae-oid.npz`, ready for use (eval mode).
+    """Open a folder written by `save_mask_tokenizer`, or the published `vae-oid.npz`, in evaluation mode.
 
     Raises FileNotFoundError if it is not there, and ValueError, with the name of the file, for damaged files and for
     each tensor that is missing, unexpected, of another shape or not of finite numbers. The quantiser's training
@@ -355,7 +355,7 @@ class CodebookAverage:
 
     @torch.no_grad()
     def revive(self, z: torch.Tensor, codes: torch.Tensor) -> None:
-        """A code that nobody chooses never moves again: put each such code where a vector is badly served."""
+        """A code that no vector chooses never moves again: put it where a vector is far from its nearest code."""
         unused = (self.count < 0.02).nonzero().squeeze(1)
         error = (z - self.quantizer._embedding[codes]).pow(2).sum(dim=1)  # [N]
         if len(unused):
@@ -399,7 +399,7 @@ def train_mask_tokenizer(
 ) -> MaskTokenizer:
     """Train a tokenizer on masks [N, 64, 64] float32, 0 to 1, of any objects, each filling its box.
 
-    A language model will have to predict the codes, so a faithful drawing is not all. Each mask is also seen
+    A language model will have to predict the codes, so a faithful reconstruction is not enough. Each mask is also seen
     roughened, and
     - either view must draw the same clean mask, and the two views' vectors are pulled together (`agree`), so that
       masks that look alike get the same codes;

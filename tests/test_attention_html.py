@@ -119,6 +119,7 @@ def test_frame_of_a_notebook_holds_the_same_page(page, answered):
     frame = AttentionFrame(*answered, "caption en")
     markup = frame._repr_html_()
     assert html.unescape(re.search(r'srcdoc="([^"]*)"', markup)[1]) == frame.page
+    assert repr(frame) == repr(AttentionFrame(*answered, "what")), "a saved notebook keeps this text: no address in it"
     page.set_content(markup)
     page.frame_locator("iframe").locator("#told", has_text="of the attention goes to the picture").wait_for()
     assert page.wrong == [] and page.outside == []

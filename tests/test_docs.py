@@ -47,7 +47,10 @@ def test_glossary_leads_to_the_chapter_that_speaks_of_the_term(entries, root):
     assert not missing, "\n".join(missing)
 
 
-@pytest.mark.parametrize("name", ["glossary", "notation", "map", "index", "teaching", "writing", "questions"])
+@pytest.mark.parametrize(
+    "name",
+    ["glossary", "notation", "map", "index", "teaching", "writing", "questions", "performance", "own-pictures"],
+)
 def test_links_hold(name, root):
     text = (root / "docs" / f"{name}.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
@@ -120,6 +123,48 @@ def test_notation_gives_the_small_models_sizes(root, tiny_folder):
     for letter, sizes in expected.items():
         stated = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", columns[letter][2])]
         assert stated == sizes, f"{letter}: the page says {columns[letter][2]!r}, the model has {sizes}"
+
+
+# --- docs/performance.md --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def performance(root):
+    """The page, and the script that reads its tables."""
+    spec = importlib.util.spec_from_file_location("draw_performance", root / "docs" / "draw_performance.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return (root / "docs" / "performance.md").read_text(encoding="utf-8"), module
+
+
+def test_the_first_table_says_what_the_full_tables_say(performance):
+    page, module = performance
+    tables = {name: module.read_table(page, name) for name in ("3b, bfloat16", "tiny, float32")}
+    step, answer = "one step, batch 8, 300 tokens", "decode, batch 1"
+    rows = [
+        ("3b, bfloat16", "prefill, 272 tokens, until the first", "ours, fast"),
+        ("3b, bfloat16", answer, "ours, fast"),
+        ("3b, bfloat16", answer, "ours, fast, 8-bit weights"),
+        ("3b, bfloat16", step, "ours, fast"),
+        ("tiny, float32", answer, "ours, fast"),
+    ]
+    lines = page[page.index("| two threads, medians") :].split("\n\n")[0].splitlines()[2:]
+    assert len(lines) == len(rows)
+    for line, (table, work, way) in zip(lines, rows, strict=True):
+        said = [cell.strip().removesuffix(" ms") for cell in line.strip("|").split("|")][1:]
+        median, _, ratio, share = tables[table][work, way]
+        theirs = [cells[0] for (what, who), cells in tables[table].items() if what == work and who.startswith("transf")]
+        fastest = min(theirs, key=lambda cell: float(cell.replace(",", "")))
+        assert said == [fastest, median, ratio, share], line
+
+
+def test_the_roofline_is_drawn_from_the_page(performance):
+    page, module = performance
+    ax = module.draw(page)
+    limit, *marks = [line.get_data() for line in ax.lines if line.get_label()[:1] != "_"]
+    assert len(marks) == len(module.POINTS) and max(limit[1]) == 341
+    x, y = marks[list(module.POINTS).index("1 answer")]
+    assert x[0] == 1.0 and 0.85 < y[0] / 32.7 < 0.95, "the table says 90 % of the limit"
 
 
 # --- docs/build.py -------------------------------------------------------------------------------------------

@@ -150,6 +150,7 @@ def test_both_dials_show_the_same_angle_between_query_and_key():
     spans = [arc.theta2 - arc.theta1 for arc in arcs]
     assert spans == pytest.approx([np.degrees(3 * 0.35)] * 2) and arcs[0].theta1 != pytest.approx(arcs[1].theta1)
     assert "query at 9" in texts(ax) and "key at 6" in texts(ax)
+    assert "between them: (9 − 6) · 20.1° = 60°" in texts(ax)
 
 
 def test_the_layer_adds_twice_to_the_stream():

@@ -58,10 +58,30 @@ def test_what_is_missing_is_named(tmp_path):
         gather(tmp_path, {"b.ipynb": ("part",)})
 
 
-def test_the_chapters_together_make_the_whole_model(root, tiny):
+def test_what_is_finished_in_an_exercise_takes_the_place_of_the_chapters(tmp_path):
+    own = tmp_path / "exercises"
+    own.mkdir()
+    write(tmp_path / "a.ipynb", "def low():\n    return 'chapter'", "def high():\n    return 'chapter'")
+    write(own / "a.ipynb", "def low():\n    return 'mine'", "def high():\n    raise NotImplementedError()", "def b(:")
+    write(tmp_path / "b.ipynb", "def both():\n    return low(), high()")
+    write(own / "b.ipynb", "import paligemma.modeling_gemma as package", "def both():\n    return package.low()")
+    write(tmp_path / "c.ipynb", "def last():\n    return both()")
+    chapters = {"a.ipynb": ("low", "high"), "b.ipynb": ("both",), "c.ipynb": ("last",)}
+    module = gather(tmp_path, chapters, exercises=own)
+    assert module.origin == {
+        "low": "exercises/a.ipynb", "high": "a.ipynb", "both": "exercises/b.ipynb", "last": "c.ipynb"
+    }  # fmt: skip
+    assert module.last() == "mine" and module.high() == "chapter"
+    assert set(gather(tmp_path, {"a.ipynb": ("low", "high")}).origin.values()) == {"a.ipynb"}
+
+
+@pytest.mark.parametrize("exercises", [None, "solutions", "exercises"])
+def test_the_chapters_together_make_the_whole_model(root, tiny, exercises):
     model, _ = tiny
-    own = gather(root / "notebooks")
-    assert {name for names in BUILT.values() for name in names} <= set(vars(own))
+    own = gather(root / "notebooks", exercises=None if exercises is None else root / "notebooks" / exercises)
+    assert {name for names in BUILT.values() for name in names} == set(own.origin) <= set(vars(own))
+    from_exercises = [name for name, filename in own.origin.items() if "/" in filename]
+    assert len(from_exercises) >= 18 if exercises == "solutions" else not from_exercises
     whole = own.PaliGemmaForConditionalGeneration(model.config).eval()
     assert not [m for m in whole.modules() if type(m).__module__.startswith("paligemma")]
     whole.load_state_dict(model.state_dict())

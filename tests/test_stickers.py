@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paligemma import ASSETS
+from paligemma.finetune import read_folder
 from paligemma.locations import box_iou, parse_detections
 from paligemma.stickers import __main__ as command
-from paligemma.stickers import evaluation, recipe
+from paligemma.stickers import capstone, evaluation, recipe
 from paligemma.stickers.atlas import CELL, NAMES, SPLITS, THINGS, artists, drawing, drawn_by
 from paligemma.stickers.encoder import EncoderStage, PatchHeads, whiten_patches
 from paligemma.stickers.pictures import FINE, Pictures, patch_truth
@@ -405,6 +406,11 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     )
     more = torch.load(tmp_path / "more/state.pt", weights_only=True)["model"]
     assert all(torch.equal(tensor, states[0]["model"][name]) for name, tensor in more.items())
+    assert run(*model, "--out", tmp_path / "frozen", "--cycles", "1x1.0", "--freeze-encoder") == 0
+    frozen = torch.load(tmp_path / "frozen/state.pt", weights_only=True)["model"]
+    start = torch.load(encoder / "state.pt", weights_only=True)["model"]
+    assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in start.items() if "vision" in name)
+    assert not torch.equal(frozen["model.multi_modal_projector.linear.weight"], torch.zeros(()))
     assert run("export", tmp_path / "parts", "--out", tmp_path / "export", "--masks", masks_folder) == 0
     short = (tmp_path / "export/training.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in short] == [2]
@@ -516,3 +522,54 @@ def test_encoder_stage_starts_from_its_seed():
         initialise(stage, 7)
     pair = zip(stages[0].parameters(), stages[1].parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pair)
+
+
+# ------------------------------------------------------------------------------------------------ the capstone
+
+
+def test_capstone_objects_are_drawn_by_every_artist():
+    assert len(set(capstone.NAMES)) == 24 and set(capstone.NAMES) <= set(NAMES)
+    assert [(name, artist) for name in capstone.NAMES for artist in artists() if drawing(name, artist) is None] == []
+
+
+def test_capstone_folder_shows_no_drawing_of_the_judge(tmp_path, monkeypatch):
+    """The folder is made from the artists of `train` and `choice`; the unseen artist's sheet is not opened."""
+    opened = []
+    monkeypatch.setattr(capstone, "drawing", lambda name, artist: opened.append(artist) or drawing(name, artist))
+    counts = capstone.write_examples(tmp_path / "folder", per_drawing=1)
+    assert counts == {"train": 24 * 6, "valid": 24 * 4}
+    assert set(opened) == set(artists("train")) | set(artists("choice"))
+    found = read_folder(tmp_path / "folder")
+    assert not found.problems and {one.answer for one in found.splits["train"] if "what" in one.prompt} == set(
+        capstone.NAMES
+    )
+
+
+def test_sealed_pictures_are_no_pictures_of_the_folder(tmp_path):
+    capstone.write_examples(tmp_path / "folder", per_drawing=1)
+    seen = {one.picture().tobytes() for one in read_folder(tmp_path / "folder")}
+    for split in ("unseen", "train"):
+        pictures, rows = capstone.sealed_questions(split, per_drawing=1)
+        assert len(pictures) == 24 * len(artists(split)) and len(rows) == 2 * len(pictures)
+        assert not seen & {picture.tobytes() for picture in pictures}
+
+
+def test_score_of_perfect_and_of_silent_answers(monkeypatch, tiny_folder):
+    """Answers that are the truth give 100 % and IoU 1, silence gives nothing; the row shows both."""
+    monkeypatch.setattr(capstone, "answer_all", lambda model, processor, pictures, rows: [row[3] for row in rows])
+    perfect = capstone.score(tiny_folder, per_drawing=1)
+    assert perfect["names"] == perfect["own names"] == 1 and perfect["detect"] == pytest.approx(1)
+    monkeypatch.setattr(capstone, "answer_all", lambda model, processor, pictures, rows: [""] * len(rows))
+    silent = capstone.score(tiny_folder, per_drawing=1)
+    assert silent["names"] == silent["own names"] == silent["detect"] == 0
+    assert capstone.row("me", perfect).startswith("| me | 100 % | 100 % | 1.00 | ")
+    assert capstone.row("me", silent).startswith("| me | 0 % | 0 % | 0.00 | ")
+
+
+def test_capstone_commands(tmp_path, capsys):
+    assert command.main(["folder", str(tmp_path / "folder"), "--per-drawing", "1"]) == 0
+    assert "144 pictures" in capsys.readouterr().out
+    assert command.main(["folder", str(tmp_path / "folder")]) == 1
+    assert "has something in it" in capsys.readouterr().err
+    assert command.main(["score", str(tmp_path / "nothing")]) == 1
+    assert "nothing" in capsys.readouterr().err

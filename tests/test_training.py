@@ -825,6 +825,26 @@ def test_stage0_runs(root, tmp_path):
     assert load_tiny_siglip(tmp_path / "zero/tiny-siglip").vision_tower.config.image_size == 64
 
 
+def test_stage0_from_captions_alone_and_random_positions(processor, tmp_path):
+    """Without labels the loss is SigLIP's alone, no heads are written, and the position table starts without waves."""
+    options = "--patch-labels 0 --positions random --pictures 8 --per-step 4 --steps 2 --device cpu".split()
+    assert main(["stage0", *options, "--out", str(tmp_path), "--cache", str(tmp_path)]) == 0
+    assert not (tmp_path / "tiny-siglip/heads.safetensors").exists()
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert log[-1].keys() == {"step", "seconds", "rate", "gradient", "loss", "pairs", "retrieved"}
+    assert log[-1]["loss"] == pytest.approx(0.3 * log[-1]["pairs"], abs=1e-3)
+    config = build_model(processor).config.vision_config
+    tables = {
+        random: training.Stage0(
+            config, len(processor.tokenizer), 0, random_positions=random
+        ).towers.vision_tower.vision_model.embeddings.position_embedding.weight.detach()
+        for random in (False, True)
+    }
+    near = {random: F.cosine_similarity(table[27], table[28], dim=0) for random, table in tables.items()}
+    assert near[False] > 0.6 and abs(near[True]) < 0.3  # neighbours begin alike, or unrelated
+    assert tables[True].std() == pytest.approx(config.hidden_size**-0.5, rel=0.05)
+
+
 @pytest.mark.parametrize(
     "stage, options, folder, image_size",
     [

@@ -1,11 +1,16 @@
 """Chapter 01: from a picture to numbers."""
 
+import dataclasses
+
 import numpy as np
 from PIL import Image, ImageOps
 
+from .. import ASSETS
+from ..processing_paligemma import process_images as packages_process_images
 from ..processing_paligemma import to_rgb
-from .tasks import Case, Mistake, Task, faults_left, larger
-from .watching import picture, swap_task
+from .exposing import exposing_task, matching_task
+from .tasks import Case, Mistake, Prediction, Task, faults_left, larger
+from .watching import picture, swap_task, taken
 
 
 def pixels(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -23,129 +28,149 @@ def rescale(image, scale):
     return (image.astype(np.float64) * scale).astype(np.float32)
 
 
-def rescale_cases(seed):
-    k = larger(seed)
-    yield Case((pixels(seed, 4 + k, 6), 1 / 255), sizes={"height": 4 + k, "width": 6, "C": 3})
-    yield Case((pixels(seed, 5, 7, 1)[:, :, 0], 1 / 255), sizes={"height": 5, "width": 7}, note="a grey picture")
-    yield Case(
-        (pixels(seed, 4 + k, 6) // 4, 1 / 255), sizes={"height": 4 + k, "width": 6, "C": 3}, note="a dark picture"
-    )
-    yield Case((pixels(seed, 4 + k, 6), 2.0), sizes={"height": 4 + k, "width": 6, "C": 3}, note="scale = 2")
+def to_numbers(image, mean, std):
+    """A picture uint8 [height, width, 3] -> float32: from 0 to 1, minus the mean of each channel, by its deviation."""
+    values = image.astype(np.float32) / 255
+    return (values - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
 
 
-def show_range(thing):
-    image = np.array([[0, 51, 128, 255]], dtype=np.uint8)
-    values = [round(float(value), 3) for value in thing(image, 1 / 255)[0]]
-    print(f"  {image[0].tolist()} -> {values}")
+def stretched(image, mean, std):
+    values = image.astype(np.float32) / max(image.max(), 1)
+    return (values - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
 
 
-RESCALE = Task(
+def one_mean(image, mean, std):
+    values = image.astype(np.float32) / 255
+    return (values - np.float32(mean[0])) / np.array(std, dtype=np.float32)
+
+
+def deviation_first(image, mean, std):
+    values = image.astype(np.float32) / 255
+    return values / np.array(std, dtype=np.float32) - np.array(mean, dtype=np.float32)
+
+
+def own_mean(image, mean, std):
+    values = image.astype(np.float32) / 255
+    return (values - values.mean(axis=(0, 1))) / np.array(std, dtype=np.float32)
+
+
+def in_bytes(image, mean, std):
+    shifted = image - np.round(255 * np.array(mean)).astype(np.uint8)  # uint8 minus uint8
+    return (shifted.astype(np.float32) / 255) / np.array(std, dtype=np.float32)
+
+
+WRONG_VERSIONS = {version.__name__: version for version in (stretched, one_mean, deviation_first, own_mean, in_bytes)}
+
+
+def exposing_pictures():
+    white = np.full((2, 2, 3), 255, dtype=np.uint8)
+    grey = np.full((2, 2, 3), 51, dtype=np.uint8)
+    orange = np.tile(np.array([255, 51, 0], dtype=np.uint8), (2, 2, 1))
+    corner = np.zeros((2, 2, 3), dtype=np.uint8)
+    corner[0, 0] = 255
+    return {
+        "stretched": (grey, (0.2, 0.2, 0.2), (1, 1, 1)),
+        "one_mean": (orange, (1.0, 0.2, 0.0), (1, 1, 1)),
+        "deviation_first": (white, (1, 1, 1), (0.5, 0.5, 0.5)),
+        "own_mean": (white, (0, 0, 0), (1, 1, 1)),
+        "in_bytes": (corner, (0.25, 0.25, 0.25), (1, 1, 1)),
+    }
+
+
+def not_a_picture(image, mean, std) -> str | None:
+    """Why this is no input for `to_numbers`, or None."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        return "the picture is not an array of uint8"
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        return f"the picture's shape is {list(image.shape)}, expected [height, width, 3]"
+    for name, values in (("mean", mean), ("std", std)):
+        if np.shape(values) != (3,) or not np.isfinite(values).all():
+            return f"{name} is {values!r}, expected three numbers"
+    if min(mean) < 0 or max(mean) > 1:
+        return f"mean is {mean!r}, expected numbers from 0 to 1"
+    return None if min(std) > 0 else f"std is {std!r}, expected numbers above 0"
+
+
+EXPOSE = exposing_task(
     id="01.1",
-    title="rescale",
-    points=1,
-    minutes=4,
-    level="easy",
-    reference=rescale,
-    cases=rescale_cases,
-    gradients=False,
+    title="five inputs that expose",
+    points=3,
+    minutes=12,
+    level="medium",
+    importance="core",
+    right=to_numbers,
+    wrong=WRONG_VERSIONS,
+    reference=exposing_pictures,
+    usable=not_a_picture,
     see='chapter 01, "Rescale and normalize"; the hints of this task',
-    reward=show_range,
-    mistakes=[
-        Mistake(
-            "computed in uint8",
-            "your numbers are those you get when the product is taken in 8 bits: it starts afresh after 255",
-            lambda image, scale: (image * np.uint8(scale)).astype(np.float32),
-        ),
-        Mistake(
-            "rounded to whole numbers",
-            "the fraction is cut off: only whole numbers are left",
-            lambda image, scale: np.floor(image * scale).astype(np.float32),
-        ),
-        Mistake(
-            "divided by the scale",
-            "your numbers are divided by the scale instead of multiplied",
-            lambda image, scale: (image / scale).astype(np.float32),
-        ),
-        Mistake(
-            "scale not used",
-            "255 is written into your function: the scale that is passed says what to multiply by",
-            lambda image, scale: (image / 255).astype(np.float32),
-        ),
-        Mistake(
-            "float64",
-            "the numbers are right, and twice as long as the model's: numpy computes in float64 unless told otherwise",
-            lambda image, scale: image * np.float64(scale),
-        ),
-        Mistake(
-            "stretched to the full range",
-            "your numbers run from 0 to 1 for every picture: a dark picture must remain dark",
-            lambda image, scale: ((image - image.min()) / (image.max() - image.min())).astype(np.float32),
-        ),
-    ],
+    reward=lambda solution: print(
+        "  each of the five is right on four of your five inputs: a test is worth what its input is"
+    ),
 )
 
 # --- 01.2 --------------------------------------------------------------------------------------------------------
 
-
-def normalize(image, mean, std):
-    return ((image - np.array(mean)) / np.array(std)).astype(image.dtype)
-
-
-def normalize_cases(seed):
-    k = larger(seed)
-    image = rescale(pixels(seed, 4, 6 + k), 1 / 255)
-    sizes = {"height": 4, "width": 6 + k, "C": 3}
-    yield Case((image, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), sizes=sizes, note="mean and std 0.5")
-    yield Case((image, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)), sizes=sizes, note="a mean and std for each channel")
-    yield Case((image, [0.1, 0.5, 0.9], [0.2, 0.4, 0.8]), sizes=sizes, note="lists instead of tuples")
+SPOILED = {
+    "A": "mean not subtracted",
+    "B": "reshaped instead of transposed",
+    "C": "computed in 8 bits",
+    "D": "red and blue exchanged",
+    "E": "nearest pixel",
+    "F": "rows and columns exchanged",
+}
 
 
-def as32(function):
-    return lambda image, mean, std: function(image, np.array(mean), np.array(std)).astype(np.float32)
+def spoiled(image: Image.Image, fault: str, side: int = 96) -> np.ndarray:
+    """What a model would see with this fault on the way to it: uint8 [side, side, 3]."""
+    resample = Image.Resampling.NEAREST if fault == "nearest pixel" else Image.Resampling.BICUBIC
+    array = np.array(image.convert("RGB").resize((side, side), resample))  # [height, width, 3]
+    if fault == "red and blue exchanged":
+        return array[:, :, ::-1]
+    if fault == "rows and columns exchanged":
+        return array.transpose(1, 0, 2)
+    if fault == "reshaped instead of transposed":  # channels first by `reshape`, and back as it should be
+        return array.reshape(3, side, side).transpose(1, 2, 0)
+    if fault == "computed in 8 bits":
+        return array * np.uint8(2)  # begins afresh at 256
+    if fault == "mean not subtracted":  # 0 to 2, shown as if it were -1 to 1
+        return np.clip(array.astype(np.float32) + 127.5, 0, 255).astype(np.uint8)
+    return array
 
 
-def show_normalize(thing):
-    image = np.array([[[0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [1.0, 1.0, 1.0]]], dtype=np.float32)
-    result = thing(image, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    print(f"  black {result[0, 0].tolist()}, grey {result[0, 1].tolist()}, white {result[0, 2].tolist()}")
+def show_spoiled() -> None:
+    """Draw one photograph six times, each with another fault in the way to the model: panels A to F."""
+    from ..visualize import show_images
+
+    with Image.open(ASSETS / "coffee.jpg") as photograph:
+        for ax in show_images(
+            [spoiled(photograph, fault) for fault in SPOILED.values()], titles=list(SPOILED), columns=3
+        ):
+            ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
 
 
-NORMALIZE = Task(
+SPOILED_PICTURES = matching_task(
     id="01.2",
-    title="normalize",
-    points=1,
-    minutes=4,
+    title="six spoiled pictures",
+    points=2,
+    minutes=8,
     level="easy",
-    reference=normalize,
-    cases=normalize_cases,
-    gradients=False,
-    see='chapter 01, "Rescale and normalize"; the hints of this task',
-    reward=show_normalize,
-    mistakes=[
-        Mistake("divided before subtracting", "your numbers are those you get when dividing first and subtracting the "
-                "mean after: brackets", as32(lambda image, mean, std: image / std - mean)),
-        Mistake("bracket missing", "your numbers are those of image - mean / std: division binds more tightly",
-                as32(lambda image, mean, std: image - mean / std)),
-        Mistake("multiplied by std", "your numbers are multiplied by std instead of divided",
-                as32(lambda image, mean, std: (image - mean) * std)),
-        Mistake("variance instead of std", "your numbers are divided by the square of std",
-                as32(lambda image, mean, std: (image - mean) / std**2)),
-        Mistake("root of std", "your numbers are divided by the root of std: std is the root already",
-                as32(lambda image, mean, std: (image - mean) / std**0.5)),
-        Mistake("one number for all channels", "the first channel's mean and std are used for all three",
-                as32(lambda image, mean, std: (image - mean[0]) / std[0])),
-        Mistake("mean and std swapped", "your numbers are those you get with mean and std exchanged",
-                as32(lambda image, mean, std: (image - std) / mean)),
-        Mistake("mean added", "the mean is added instead of subtracted",
-                as32(lambda image, mean, std: (image + mean) / std)),
-        Mistake("mean of the picture", "the picture's own mean and std are used: then a dark picture looks like a "
-                "bright one", as32(lambda image, mean, std: (image - image.mean((0, 1))) / image.std((0, 1)))),
-        Mistake("fixed to 0.5", "0.5 is written into your function: mean and std are arguments",
-                as32(lambda image, mean, std: (image - 0.5) / 0.5)),
-        Mistake("float64", "the numbers are right, and twice as long as what came in",
-                lambda image, mean, std: (image.astype(np.float64) - np.array(mean)) / np.array(std)),
-    ],
-)  # fmt: skip
+    importance="core",
+    truth=SPOILED,
+    confusions={
+        frozenset({"mean not subtracted", "computed in 8 bits"}): "one of them makes everything brighter and stops at "
+        "white; in the other, what should be brightest has become dark",
+        frozenset({"reshaped instead of transposed", "rows and columns exchanged"}): "one of them is a picture that "
+        "lies on its side; the other is woven of coloured dots, since its neighbours come from places far apart",
+        frozenset({"red and blue exchanged", "computed in 8 bits"}): "with red and blue exchanged, what is white stays "
+        "white, and no edge appears that was not there",
+        frozenset({"nearest pixel", "reshaped instead of transposed"}): "taking the nearest pixel leaves everything "
+        "where it is, and makes stairs of slanting edges",
+    },
+    see='chapter 01, "Channels first" and "Rescale and normalize"; the hints of this task',
+    reward=lambda solution: print(
+        "  none of the six changes the shape of a square picture: the model would take them all"
+    ),
+)
 
 # --- 01.3 --------------------------------------------------------------------------------------------------------
 
@@ -204,6 +229,7 @@ def show_modes(thing):
 
 RGB = Task(
     id="01.3",
+    importance="core",
     title="any picture to RGB",
     points=3,
     minutes=10,
@@ -311,6 +337,8 @@ def show_processed(thing):
 
 WHOLE = Task(
     id="01.4",
+    importance="core",
+    from_memory=True,
     title="process_images",
     points=3,
     minutes=12,
@@ -392,6 +420,7 @@ def show_back(thing):
 
 BACK = Task(
     id="01.5",
+    importance="deepen",
     title="find the three faults on the way back",
     points=3,
     minutes=10,
@@ -410,4 +439,30 @@ BACK = Task(
     ],
 )  # fmt: skip
 
-TASKS = [RESCALE, NORMALIZE, RGB, WHOLE, BACK, swap_task("01.6", ("process_images",), see="the hints of this task")]
+
+# --- 01.6 --------------------------------------------------------------------------------------------------------
+
+
+def without_mean(images, *arguments, **named):
+    """The package's, and nobody subtracts the mean: from 0 to 2."""
+    return [array + 1 for array in packages_process_images(images, *arguments, **named)]
+
+
+MEAN_LEFT_OUT = Prediction(
+    question="The subtraction of the mean left out, for 24 pictures with two objects or more: how many captions stay "
+    "as they were, and which words suffer most?",
+    truth=lambda: taken(process_images=without_mean),
+    tempting={"captions": 0, "suffers most": "shapes"},
+    why="Every number is 1 too large, from 0 to 2. Edges are differences of neighbouring pixels, and stay what they "
+    "were: with them shapes, sizes and places. A colour is what the three channels are by themselves, and that is "
+    "what has moved: about a third of the colour words go.",
+    options=("sizes", "colours", "shapes", "relations"),
+)
+
+TASKS = [
+    EXPOSE, SPOILED_PICTURES, RGB, WHOLE, BACK,
+    dataclasses.replace(
+        swap_task("01.6", ("process_images",), minutes=8, see="the hints of this task"),
+        importance="core", prediction=MEAN_LEFT_OUT,
+    ),
+]  # fmt: skip

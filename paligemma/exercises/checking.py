@@ -338,6 +338,8 @@ def package_part(solution, task: Task) -> str | None:
         return f"the package's, from {module}" if is_ours(solution) else None
     if is_ours(solution):
         return f"the package's, from {solution.__module__}"
+    if not inspect.isclass(task.reference):  # a class where something else is asked for
+        return None
     methods = [name for name, value in vars(task.reference).items() if inspect.isfunction(value)]
     methods = [name for name in methods if not name.startswith("__")] or methods
     homes = [next((kind for kind in solution.__mro__ if name in vars(kind)), object) for name in methods]

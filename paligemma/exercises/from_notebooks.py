@@ -1,13 +1,15 @@
 """Take what was built in the notebooks out of them, and put it together.
 
 Chapter 10 runs a model that is made wholly of the classes in the chapters, as they stand there. Change one in its
-notebook, save, run chapter 10 again: the model is made of the changed one.
+notebook, save, run chapter 10 again: the model is made of the changed one. What is finished
+in the exercises comes first.
 """
 
 import ast
 import dis
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -32,31 +34,76 @@ BUILT = {
 }
 
 
-def gather(folder: str | os.PathLike = ".", chapters: dict[str, tuple[str, ...]] = BUILT) -> ModuleType:
+def gather(
+    folder: str | os.PathLike = ".",
+    chapters: dict[str, tuple[str, ...]] = BUILT,
+    exercises: str | os.PathLike | None = None,
+) -> ModuleType:
     """The named classes and functions of these notebooks, in one module where each finds the others by name.
 
     Only imports, the definitions themselves and what they refer to are run, not the rest of a notebook; where a name
     is defined several times, the last definition before the heading "Break it" counts. A part that a notebook
     imports from the package is replaced by the one that an earlier chapter built.
 
+    Args:
+        exercises: a folder with exercise notebooks of the same names. A part that is finished there (no line
+            `raise NotImplementedError()` is left in it) takes the place of the chapter's.
+    Returns the module; its `origin` says of each part which notebook it is from, as `02_patches.ipynb` or
+    `exercises/02_patches.ipynb`.
+
     Raises FileNotFoundError for a missing notebook and ValueError for a name that a notebook does not define.
     """
     module = ModuleType("notebooks")
-    built = {}
-    for filename, names in chapters.items():
-        path = Path(folder) / filename
-        statements = top_level(read_code(path), str(path.name))
+    module.origin, built = {}, {}
+
+    def take(names, statements: list[ast.stmt], filename: str) -> None:
         for node in statements:
             if isinstance(node, ast.Import | ast.ImportFrom):
-                run([node], module, path.name)
-        module.__dict__.update(built)
+                run([node], module, filename)
+        for name, value in list(vars(module).items()):  # `package.GemmaMLP` is the one that was built, too
+            if isinstance(value, ModuleType) and value.__name__.startswith("paligemma."):
+                setattr(module, name, _Built(value, built))
+        vars(module).update(built)
         definitions = {name: node for node in statements for name in defined_names(node)}
         missing = [name for name in names if name not in definitions]
         if missing:
-            raise ValueError(f"{path.name} does not define {', '.join(missing)} before its heading 'Break it'")
-        run(needed(names, definitions, statements, skip=built), module, path.name)
-        built |= {name: module.__dict__[name] for name in names}
+            raise ValueError(f"{filename} does not define {', '.join(missing)} before its heading 'Break it'")
+        run(needed(names, definitions, statements, skip=built), module, filename)
+        built.update({name: vars(module)[name] for name in names})
+        module.origin.update(dict.fromkeys(names, filename))
+
+    for filename, names in chapters.items():
+        take(names, top_level(read_code(Path(folder) / filename), filename), filename)
+        own = Path(exercises) / filename if exercises is not None else None
+        if own is not None and own.exists():
+            statements = top_level(filter(is_python, read_code(own)), filename)
+            take(finished(names, statements), statements, f"{own.parent.name}/{filename}")
     return module
+
+
+class _Built:
+    """A module of the package in which the parts that were built stand in for the package's."""
+
+    def __init__(self, package: ModuleType, built: dict[str, object]):
+        self._package, self._built = package, built
+
+    def __getattr__(self, name: str) -> object:
+        return self._built[name] if name in self._built else getattr(self._package, name)
+
+
+def is_python(source: str) -> bool:
+    """Whether a cell can be read at all; one that is being written often can't."""
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
+
+
+def finished(names, statements: list[ast.stmt]) -> list[str]:
+    """Those of the names that are defined here without a line that is still to be written."""
+    definitions = {name: node for node in statements for name in defined_names(node)}
+    return [name for name in names if name in definitions and "NotImplementedError" not in ast.dump(definitions[name])]
 
 
 def read_code(path: Path) -> list[str]:
@@ -74,7 +121,7 @@ def read_code(path: Path) -> list[str]:
     return sources
 
 
-def top_level(sources: list[str], filename: str) -> list[ast.stmt]:
+def top_level(sources: Iterable[str], filename: str) -> list[ast.stmt]:
     """All statements of the cells, in order."""
     return [node for source in sources for node in ast.parse(source, filename).body]
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import re
 import textwrap
 from collections import Counter
@@ -86,9 +87,11 @@ def pictures(seed: int) -> list[Case]:
 KINDS = {"sizes": tuple(SIZES), "colours": tuple(COLOURS), "shapes": SHAPES, "relations": RELATIONS}
 
 
+@functools.cache
 def scenes(number: int = 24) -> list:
-    """The scenes that changes are counted on."""
-    return [make_scene(9000 + index) for index in range(number)]
+    """The scenes that changes are counted on: each has two objects at least, so that every caption has a relation."""
+    several = (scene for seed in itertools.count(9000) if len((scene := make_scene(seed)).things) > 1)
+    return list(itertools.islice(several, number))
 
 
 @functools.cache
@@ -124,6 +127,12 @@ def words_kept(number: int = 24, captions: list[str] | None = None, **parts) -> 
 
 def count_words(caption: str, words: tuple[str, ...]) -> Counter:
     return Counter({word: len(re.findall(rf"\b{word}\b", caption)) for word in words})
+
+
+def taken(**parts) -> dict[str, object]:
+    """What these parts take from the captions: how many of 24 are as before, and which kind of word suffers most."""
+    kept = words_kept(**parts)
+    return {"captions": kept["captions"], "suffers most": min(KINDS, key=kept.get)}
 
 
 def show_words_kept(kept: dict[str, float], number: int = 24, what: str = "your part") -> None:

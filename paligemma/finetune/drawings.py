@@ -128,13 +128,15 @@ def write_folder(
     train: Mapping[str, Sequence[Image.Image]],
     held_out: Mapping[str, Sequence[Image.Image]] | None = None,
     per_drawing: int = 24,
+    per_held_out: int | None = None,
     seed: int = 0,
     detect: bool = True,
 ) -> dict[str, int]:
     """Write the folder that `python -m paligemma.finetune` reads; returns the number of pictures of each split.
 
     `train` and `held_out` are drawings by name (RGBA). Without `held_out`, `valid` shows the drawings of `train` in
-    a quarter as many other places. Raises FileExistsError for a folder that has something in it.
+    other places. Each drawing there gets `per_held_out` pictures, a quarter of `per_drawing` unless given. Raises
+    FileExistsError for a folder that has something in it.
     """
     out = Path(out)
     if out.exists() and any(out.iterdir()):
@@ -142,7 +144,7 @@ def write_folder(
     valid = held_out or train
     return {
         "train": write_split(out / "train", train, per_drawing, seed, detect),
-        "valid": write_split(out / "valid", valid, max(1, per_drawing // 4), seed + 500_000, detect),
+        "valid": write_split(out / "valid", valid, per_held_out or max(1, per_drawing // 4), seed + 500_000, detect),
     }
 
 

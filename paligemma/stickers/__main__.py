@@ -1,4 +1,5 @@
-"""The commands of the sticker world: `python -m paligemma.stickers masks | encoder | model | export | evaluate`."""
+"""The commands of the sticker world: `python -m paligemma.stickers masks | encoder | model | export | evaluate`,
+and of the capstone: `folder | score`."""
 
 import argparse
 import sys
@@ -9,7 +10,7 @@ import torch
 from ..segmentation import load_mask_tokenizer
 from ..training import Schedule
 from ..training.__main__ import available_device, cycles, number, seed, whole
-from . import evaluation
+from . import capstone, evaluation
 from .recipe import ENCODER_CYCLES, MODEL_CYCLES, export, open_pictures, train_encoder, train_masks, train_model
 
 RUNS = Path("runs/stickers")
@@ -17,7 +18,7 @@ SHIPPED = "assets/sticker-paligemma"
 
 
 def parse_arguments(arguments=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m paligemma.stickers", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m paligemma.stickers", description=__doc__.replace("\n", " "))
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, seeded: bool = True) -> argparse.ArgumentParser:
@@ -47,6 +48,7 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         sub.add_argument("--stop-at", type=whole, help="stop before this step; the same command without it goes on")
         sub.add_argument("--device", type=available_device, default="cuda" if torch.cuda.is_available() else "cpu")
     stages[1].add_argument("--encoder", type=Path, default=RUNS / "encoder/state.pt", help="the encoder's run")
+    stages[1].add_argument("--freeze-encoder", action="store_true", help="train all but the image encoder")
     sub = command("export", "write what a run of `model` has come to as a folder in bfloat16", seeded=False)
     sub.add_argument("run", type=Path, nargs="?", default=RUNS / "model", help="folder of the run")
     sub.add_argument("--out", type=Path, default=RUNS / "export", help="folder to write (default %(default)s)")
@@ -58,6 +60,15 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     sub.add_argument("--splits", default=evaluation.ALL_SPLITS, help="whose drawings (default %(default)s)")
     sub.add_argument("--scenes", type=whole, default=500, help="held-out scenes of each kind (default %(default)s)")
     sub.add_argument("--json", type=Path, help="also write the figures to this file")
+    sub = command("folder", "capstone: write a folder of examples of 24 things to start from", seeded=False)
+    sub.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+    sub.add_argument("--per-drawing", type=whole, default=6, help="pictures of each drawing (default %(default)s)")
+    sub.add_argument("--seed", type=seed, default=0)
+    sub = command(
+        "score", "capstone: the row for the scoreboard, from sealed pictures by the unseen artist", seeded=False
+    )
+    sub.add_argument("model", type=Path, help="folder of the model, such as runs/finetune/model")
+    sub.add_argument("--name", default="yours", help="what the row is called (default %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -71,6 +82,13 @@ def main(arguments=None) -> int:
             evaluation.run(args.model, masks, args.splits.split(","), args.scenes, args.json)
         elif args.command == "export":
             print(f"{args.out}: the model after {export(args.run, args.masks, args.out)} steps")
+        elif args.command == "folder":
+            counts = capstone.write_examples(args.folder, args.per_drawing, args.seed)
+            print(f"{args.folder}: {counts['train']} pictures to train on, {counts['valid']} by another artist")
+        elif args.command == "score":
+            print(f"| {' | '.join(capstone.COLUMNS)} |\n|{'---|' * len(capstone.COLUMNS)}")
+            print(capstone.row(args.name, capstone.score(args.model)))
+            print(f"\nA name drawn by lot is right in {100 / len(capstone.NAMES):.0f} % of the pictures.")
         else:
             schedule = Schedule(args.cycles, args.muon_lr, args.adam_lr, seed=args.seed, save_every=args.save_every)
             pictures = open_pictures(args.pictures, args.cache, args.workers)
@@ -88,6 +106,7 @@ def main(arguments=None) -> int:
                     args.device,
                     args.start,
                     args.stop_at,
+                    args.freeze_encoder,
                 )
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -190,6 +190,7 @@ def mixture_loss(
     seed: int,
     device: torch.device,
     easy_steps: int = 0,
+    heads_weight: float = HEADS_WEIGHT,
 ) -> Callable:
     """The function that `train` calls: all tasks mixed, PER_PICTURE questions about each of `per_step` pictures.
 
@@ -217,8 +218,10 @@ def mixture_loss(
             patches = model.vision_tower(pictures.batch(indices).to(device))  # [P, N, D_image]
             features = model.multi_modal_projector(patches)  # [P, N, D]
             loss, metrics = questions_loss(model, tokenizer, answer_loss, features, rows)
+        if not heads_weight:
+            return loss, metrics
         dense, patch_metrics = stage.heads.loss(patches.float(), labels)
-        return loss + HEADS_WEIGHT * dense, metrics | patch_metrics
+        return loss + heads_weight * dense, metrics | patch_metrics
 
     return batch_loss
 
@@ -245,10 +248,13 @@ def train_model(
     device: torch.device,
     start: Path | None = None,
     stop_at: int | None = None,
+    freeze_encoder: bool = False,
 ) -> None:
     """The second stage: the whole model on all tasks, from the encoder's state.pt or from that of an earlier run.
 
-    Writes cycle1, cycle2 ... as folders in bfloat16.
+    With `freeze_encoder` the image encoder stays as it is and the decoder learns to read it, which is quicker and does
+    not spoil it: the first gradients of an untrained decoder mean little. Writes cycle1, cycle2 ... as folders in
+    bfloat16.
     """
     stage, processor = new_stage(schedule.seed)
     if start is None:
@@ -256,16 +262,27 @@ def train_model(
     else:
         stage.load_state_dict(read_weights(start))
     freeze_patches(stage.model.vision_tower)
+    if freeze_encoder:
+        stage.model.vision_tower.requires_grad_(False)
+        stage.heads.requires_grad_(False)
     stage.to(device)
-    easy_steps = EASY_STEPS if start is None else 0
     batch_loss = mixture_loss(
-        stage, processor.tokenizer, pictures, mask_tokenizer, per_step, schedule.seed, device, easy_steps
+        stage,
+        processor.tokenizer,
+        pictures,
+        mask_tokenizer,
+        per_step,
+        schedule.seed,
+        device,
+        easy_steps=EASY_STEPS if start is None else 0,
+        heads_weight=0 if freeze_encoder else HEADS_WEIGHT,
     )
 
     def finish(cycle: int) -> None:
         save_half(stage.model, processor, out / f"cycle{cycle}")
 
-    train(stage, batch_loss, schedule, out, finish, stop_at, options(pictures, per_step, start or encoder))
+    settings = options(pictures, per_step, start or encoder) | {"freeze encoder": freeze_encoder}
+    train(stage, batch_loss, schedule, out, finish, stop_at, settings)
 
 
 def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path) -> None:

@@ -106,6 +106,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_data(stage0, per_step=64)
     stage0.add_argument("--steps", type=whole, help="(default: 1400, with --quick 700)")
     stage0.add_argument("--quick", action="store_true", help="fewer steps")
+    stage0.add_argument(
+        "--patch-labels",
+        type=number,
+        default=1.0,
+        help="weight of the labels for each patch, beside 0.3 for the pairs of pictures and captions (0: pairs alone)",
+    )
+    stage0.add_argument(
+        "--positions",
+        choices=("waves", "random"),
+        default="waves",
+        help="how the position embeddings of the picture start (default: %(default)s)",
+    )
 
     stage1 = add_stage("stage1", stages.run_stage1, "all of it together, nothing frozen, every task mixed")
     add_data(stage1, per_step=48)

@@ -72,16 +72,27 @@ class PatchHeads(nn.Module):
 
 
 class Stage0(nn.Module):
-    """What stage 0 trains: the two towers, and the heads that are thrown away afterwards."""
+    """What stage 0 trains: the two towers, and the heads that are thrown away afterwards.
 
-    def __init__(self, vision_config, vocab_size: int, seed: int):
+    With `with_heads` False there are no labels, only pictures and captions. With `random_positions` the picture's
+    position embeddings start as SigLIP's do, normal with standard deviation 1 / sqrt(width), in place of waves.
+    """
+
+    def __init__(
+        self, vision_config, vocab_size: int, seed: int, with_heads: bool = True, random_positions: bool = False
+    ):
         super().__init__()
         self.towers = TinySiglip(vision_config, vocab_size)
-        self.heads = PatchHeads(vision_config.hidden_size)
+        self.heads = PatchHeads(vision_config.hidden_size) if with_heads else None
         initialise(self, seed)
+        if random_positions:
+            table = self.towers.vision_tower.vision_model.embeddings.position_embedding.weight  # [N, D]
+            nn.init.normal_(table, std=table.shape[1] ** -0.5, generator=torch.Generator().manual_seed(seed + 1))
 
 
-def stage0_loss(stage: Stage0, tokenizer, pictures: Pictures, per_step: int, seed: int, device) -> BatchLoss:
+def stage0_loss(
+    stage: Stage0, tokenizer, pictures: Pictures, per_step: int, seed: int, device, labels_weight: float = 1.0
+) -> BatchLoss:
     """Contrastive loss of `per_step` pictures and their captions, and the labels of their patches."""
     patches_per_side = pictures.size // stage.towers.vision_tower.config.patch_size
 
@@ -91,17 +102,20 @@ def stage0_loss(stage: Stage0, tokenizer, pictures: Pictures, per_step: int, see
         scenes = [pictures.scene(int(index)) for index in indices]
         mine = process_share(per_step)
         texts = text_ids(tokenizer, [caption(scene) for scene in scenes]).to(device)  # of all processes
-        labels = torch.stack([patch_labels(scene, patches_per_side) for scene in scenes]).to(device)
         pixel_values = pictures.batch(indices[mine]).to(device)
         with autocast(device):
             patches = stage.towers.vision_tower(pixel_values)  # [B, N, D]
             logits = stage.towers.similarity(stage.towers.pool_image(patches), stage.towers.text_embeddings(texts))
-            dense, metrics = stage.heads.loss(patches.float(), labels[mine], labels)
             share = len(pixel_values) / per_step
             pairs = sigmoid_loss(logits.float(), first=mine.start) * share
+            loss, metrics = 0.3 * pairs, {}
+            if stage.heads is not None:
+                labels = torch.stack([patch_labels(scene, patches_per_side) for scene in scenes]).to(device)
+                dense, metrics = stage.heads.loss(patches.float(), labels[mine], labels)
+                loss = loss + labels_weight * dense
         retrieved = (logits.argmax(dim=1).cpu() == torch.arange(per_step)[mine]).sum().item()
         metrics |= {"pairs": Metric(pairs.item(), share), "retrieved": Metric(retrieved, len(pixel_values))}
-        return 0.3 * pairs + dense, metrics
+        return loss, metrics
 
     return batch_loss
 

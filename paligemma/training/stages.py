@@ -57,20 +57,27 @@ def deciding_options(args: Namespace) -> dict:
 
 
 def run_stage0(args: Namespace, device: torch.device) -> None:
-    """The image encoder alone: leaves tiny-siglip/ with the two towers and heads.safetensors."""
+    """The image encoder alone: leaves tiny-siglip/ with the two towers and, where there were labels, their heads."""
     out = open_folder(args.out)
     processor = build_processor()
     config = build_model(processor).config.vision_config
-    stage = Stage0(config, len(processor.tokenizer), args.seed).to(device)
+    stage = Stage0(
+        config,
+        len(processor.tokenizer),
+        args.seed,
+        with_heads=args.patch_labels > 0,
+        random_positions=args.positions == "random",
+    ).to(device)
     pictures = Pictures(args.pictures, folder=args.cache)
     steps = args.steps or (700 if args.quick else 1400)
     schedule = Schedule(cycles=((steps, 1.0),), seed=args.seed, save_every=args.save_every)
 
     def export(_) -> None:
         save_towers(stage.towers, out / "tiny-siglip")
-        save_weights(stage.heads, out / "tiny-siglip/heads.safetensors")
+        if stage.heads is not None:
+            save_weights(stage.heads, out / "tiny-siglip/heads.safetensors")
 
-    batch_loss = stage0_loss(stage, processor.tokenizer, pictures, args.per_step, args.seed, device)
+    batch_loss = stage0_loss(stage, processor.tokenizer, pictures, args.per_step, args.seed, device, args.patch_labels)
     train(stage, batch_loss, schedule, out, export, options=deciding_options(args))
 
 

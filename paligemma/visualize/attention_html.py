@@ -51,6 +51,9 @@ class AttentionFrame:
         self.page = attention_page(attention, image, prompt)
         self.height = height
 
+    def __repr__(self) -> str:  # without a browser, and the same on every run
+        return "AttentionFrame: a page to choose a word, a layer and a head; run this cell to see it"
+
     def _repr_html_(self) -> str:
         return (
             f'<iframe title="Attention over the picture" srcdoc="{html.escape(self.page)}" width="100%" '

@@ -73,7 +73,7 @@ def arrows(
     names = [readable_token(token, 8) for token in tokens]
     height = max(136, 26 * n + 50)
     ax = page(ax, PAGE, height, title=title)
-    step = min(56, 250 / n)
+    step = min(80, 250 / n)
     xs, top, bottom = [18 + step * (i + 0.5) for i in range(n)], height - 46, 30
     write(ax, 18, height - 10, "keys and values: what is read", colour=GREY, ha="left")
     write(ax, min(max(xs[query], 76), 260), 10, "query: the token that looks", colour=GREY)
@@ -113,7 +113,7 @@ def split_heads(
     num_tokens: int = 4, num_heads: int = 3, head_dim: int = 2, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """[N, D] cut into H heads [N, d] that attend on their own, and put side by side again."""
-    side = min(18, 150 / (num_heads * head_dim))
+    side = min(18, 161 / (head_dim * (num_heads + 1)))  # both ends and one head's slice on either side fit the page
     row = num_tokens * side
     height = max(num_heads * (row + 20) + 10, 150)
     ax = page(ax, PAGE, height, title=title)
@@ -129,15 +129,15 @@ def split_heads(
     centre = (first + wide + last) / 2
     for h in range(num_heads):
         y = height - 8 - (row + 20) * (h + 0.5) + 5
-        left = centre - 78
+        left = centre - 42 - head_dim * side
         cells(ax, left, y - row / 2, [[LIGHT[h % len(LIGHT)]] * head_dim] * num_tokens, side)
         write(ax, left + head_dim * side / 2, y - row / 2 - 8, "[N, d]", colour=GREY)
-        box(ax, centre - 24, y - 13, 56, 26, f"head {h}", fill=FILL["data"])
-        right = centre + 78 - head_dim * side
+        box(ax, centre - 28, y - 13, 56, 26, f"head {h}", fill=FILL["data"])
+        right = centre + 42
         cells(ax, right, y - row / 2, [[LIGHT[h % len(LIGHT)]] * head_dim] * num_tokens, side)
         arrow(ax, (first + wide + 4, middle), (left - 4, y))
-        arrow(ax, (left + head_dim * side + 3, y), (centre - 24, y))
-        arrow(ax, (centre + 32, y), (right - 3, y))
+        arrow(ax, (left + head_dim * side + 3, y), (centre - 28, y))
+        arrow(ax, (centre + 28, y), (right - 3, y))
         arrow(ax, (right + head_dim * side + 4, y), (last - 4, middle))
     return ax
 
@@ -186,13 +186,15 @@ def rope_dial(
     depends on the distance alone.
 
     On the right both positions are `shift` larger, and the hands stand at the same angle to each other. Query and key
-    point to the right before they are turned; angles are counted anticlockwise.
+    point to the right before they are turned (the dotted hand); angles are counted anticlockwise, and drawn in degrees.
     """
     ax = page(ax, PAGE, 194, title=title)
+    step = round(np.degrees(angle), 1)
     for x, moved in ((PAGE * 0.27, 0), (PAGE * 0.73, shift)):
         middle, radius = (x, 102), 60
         ax.add_patch(Circle(middle, radius, facecolor="#FAFAFA", edgecolor=GREY, linewidth=1))
         m, n = query_position + moved, key_position + moved
+        ax.plot([x, x + radius], [middle[1]] * 2, color=GREY, linewidth=1, linestyle=":")
         for name, position, colour in (("query", m, RED), ("key", n, BLUE)):
             direction = np.array([np.cos(position * angle), np.sin(position * angle)])
             tip = np.array(middle) + radius * direction
@@ -203,7 +205,7 @@ def rope_dial(
                   colour=colour, ha=ha, bold=True)  # fmt: skip
         low, high = sorted((np.degrees(m * angle), np.degrees(n * angle)))
         ax.add_patch(Arc(middle, 50, 50, theta1=low, theta2=high, color=GREEN, linewidth=2.2, zorder=4))
-        write(ax, x, 8, f"between them: ({m} − {n}) · θ = {m - n} θ", colour=GREEN, bold=True)
+        write(ax, x, 8, f"between them: ({m} − {n}) · {step:g}° = {round((m - n) * step):g}°", colour=GREEN, bold=True)
     arrow(ax, (PAGE * 0.5 - 22, 8), (PAGE * 0.5 + 22, 8))
     write(ax, PAGE * 0.5, 19, f"both {shift} places later", colour=GREY)
     return ax

@@ -50,7 +50,7 @@ _ROW = 54  # height of a row of steps in an open box
 # line goes straight on; the arrows between two columns are pairs of places, or None for the usual ones (each to the
 # same place, one to all, all to one).
 _INSIDE = {
-    "preprocess": ([[("picture", "any size")], [("resize", "P·√N square")], [("rescale\n× 1/255", "0 to 1")],
+    "preprocess": ([[("picture", "any size")], [("resize", "a square")], [("rescale\n× 1/255", "0 to 1")],
                     [("normalize\n(x − ½) / ½", "−1 to 1")], [("channels\nfirst", "[B, 3, H, W]")]], {}),
     "patch_embeddings": ([[("pixels", "[B, 3, H, W]")], [("cut into\npatches", "[B, N, 3·P·P]")],
                           [("× matrix\n+ bias", "[B, N, D]")], [("+ position\nof the patch", "[B, N, D]")]], {}),

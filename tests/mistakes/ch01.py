@@ -9,140 +9,83 @@ from . import right, speaks_through, swap_bank, wrong
 # --- 01.1 --------------------------------------------------------------------------------------------------------
 
 
-@right("01.1")
-def _(image, scale):
-    return image.astype(np.float32) * np.float32(scale)
+def flat(*colour):
+    """A picture of one colour."""
+    return np.full((3, 4, 3), colour, dtype=np.uint8)
 
 
-@right("01.1")
-def _(image, scale):
-    return np.asarray(np.multiply(image, scale), dtype="float32")
-
-
-@right("01.1")
-def _(image, scale):
-    return (torch.from_numpy(image).float() * scale).numpy()
-
-
-@wrong("01.1", "float64")
-def _(image, scale):
-    return image * scale
-
-
-@wrong("01.1", "rounded to whole numbers")
-def _(image, scale):
-    return (image * scale).astype(np.uint8).astype(np.float32)
-
-
-@wrong("01.1", "divided by the scale")
-def _(image, scale):
-    return image.astype(np.float32) / np.float32(scale)
-
-
-@wrong("01.1", "scale not used")
-def _(image, scale):
-    return image.astype(np.float32) / 255.0
-
-
-@wrong("01.1", "stretched to the full range")
-def _(image, scale):
-    image = image.astype(np.float32)
-    image -= image.min()
-    return image / image.max()
-
-
-@wrong("01.1", "computed in uint8")
-def _(image, scale):
-    return np.multiply(image, np.array(scale).astype(image.dtype)).astype(np.float32)
-
-
-@wrong("01.1", "type")
-def _(image, scale):
-    return torch.from_numpy(image).float() * scale
-
-
-@wrong("01.1", "raised")
-def _(image, scale):
-    image *= scale
+def three_of_five():
+    image = np.zeros((1, 5, 3), dtype=np.uint8)
+    image[0, :3] = 255
     return image
 
+
+ONES = (1.0, 1.0, 1.0)
+GOOD = {
+    "stretched": (flat(100, 100, 100), (100 / 255,) * 3, ONES),
+    "one_mean": (flat(255, 0, 51), (1, 0, 0.2), ONES),
+    "deviation_first": (flat(255, 255, 255), ONES, (2, 3, 4)),
+    "own_mean": (flat(255, 255, 255), [0.4, 0.4, 0.4], ONES),
+    "in_bytes": (three_of_five(), (0.6, 0.6, 0.6), ONES),  # 0.6 is its own mean, and 153 of 255
+}
+
+
+@right("01.1")
+def _():
+    return dict(GOOD)
+
+
+@right("01.1")
+def _():
+    numpy_style = {name: (image, np.array(mean), np.array(std)) for name, (image, mean, std) in GOOD.items()}
+    return numpy_style | {"own_mean": (flat(255, 255, 255), (0.0, 0.0, 0.0), ONES)}
+
+
+def instead(**changes):
+    return lambda: GOOD | changes
+
+
+PHOTOGRAPH = np.random.default_rng(0).integers(0, 250, (6, 7, 3), dtype=np.uint8)
+wrong("01.1", "exposes others")(lambda: dict.fromkeys(GOOD, (PHOTOGRAPH, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))))
+wrong("01.1", "not exposed")(lambda: dict.fromkeys(GOOD, (flat(255, 255, 255), ONES, ONES)))
+wrong("01.1", "not exposed")(instead(stretched=(flat(255, 255, 255), ONES, ONES)))
+wrong("01.1", "exposes others")(instead(stretched=(flat(100, 100, 100), (0.5,) * 3, ONES)))
+wrong("01.1", "exposes others")(instead(one_mean=(flat(255, 255, 255), (0.3, 0.4, 0.5), ONES)))
+wrong("01.1", "not exposed")(instead(deviation_first=(flat(255, 255, 255), (0, 0, 0), (2, 2, 2))))
+wrong("01.1", "exposes others")(instead(in_bytes=(flat(10, 10, 10), (0.5,) * 3, ONES)))
+wrong("01.1", "not an input")(instead(own_mean=(flat(255, 255, 255) / 255, (0, 0, 0), ONES)))
+wrong("01.1", "not an input")(instead(own_mean=(flat(255, 255, 255), 0.0, 1.0)))
+wrong("01.1", "not an input")(instead(own_mean=flat(255, 255, 255)))
+wrong("01.1", "structure")(lambda: {"stretched": GOOD["stretched"]})
+wrong("01.1", "type")(lambda: list(GOOD.values()))
+wrong("01.1", "type")(lambda: print(GOOD))
 
 # --- 01.2 --------------------------------------------------------------------------------------------------------
 
-
-@right("01.2")
-def _(image, mean, std):
-    mean = np.array(mean, dtype=image.dtype)
-    std = np.array(std, dtype=image.dtype)
-    return (image - mean) / std
-
-
-@right("01.2")
-def _(image, mean, std):
-    out = np.empty_like(image)
-    for channel in range(image.shape[2]):
-        out[:, :, channel] = (image[:, :, channel] - mean[channel]) / std[channel]
-    return out
+PANELS = {
+    "F": "rows and columns exchanged",
+    "E": "nearest pixel",
+    "D": "red and blue exchanged",
+    "C": "computed in 8 bits",
+    "B": "reshaped instead of transposed",
+    "A": "mean not subtracted",
+}
 
 
-@right("01.2")
-def _(image, mean, std):
-    x = torch.from_numpy(image).permute(2, 0, 1)
-    x = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    return x.permute(1, 2, 0).numpy()
+def exchanged(one, other):
+    return lambda: PANELS | {one: PANELS[other], other: PANELS[one]}
 
 
-@wrong("01.2", "divided before subtracting")
-def _(image, mean, std):
-    return (image / np.array(std, np.float32)) - np.array(mean, np.float32)
-
-
-@wrong("01.2", "bracket missing")
-def _(image, mean, std):
-    return image - np.array(mean, np.float32) / np.array(std, np.float32)
-
-
-@wrong("01.2", "multiplied by std")
-def _(image, mean, std):
-    return (image - np.array(mean, np.float32)) * np.array(std, np.float32)
-
-
-@wrong("01.2", "variance instead of std")
-def _(image, mean, std):
-    return (image - np.float32(mean)) / np.float32(std) / np.float32(std)
-
-
-@wrong("01.2", "one number for all channels")
-def _(image, mean, std):
-    return (image - np.float32(mean[0])) / np.float32(std[0])
-
-
-@wrong("01.2", "mean of the picture")
-def _(image, mean, std):
-    return (image - image.mean(axis=(0, 1))) / image.std(axis=(0, 1))
-
-
-@wrong("01.2", "fixed to 0.5")
-def _(image, mean, std):
-    return image * 2 - 1
-
-
-@wrong("01.2", "float64")
-def _(image, mean, std):
-    return (image - np.array(mean)) / np.array(std)
-
-
-@wrong("01.2", "raised")
-def _(image, mean, std):
-    return (image - mean) / np.array(std)[:, None, None]
-
-
-@wrong("01.2", "input changed")
-def _(image, mean, std):
-    image -= np.array(mean, image.dtype)
-    image /= np.array(std, image.dtype)
-    return image
-
+right("01.2")(lambda: PANELS)
+right("01.2")(lambda: dict(sorted(PANELS.items())))
+wrong("01.2", "taken for another")(exchanged("A", "C"))
+wrong("01.2", "taken for another")(exchanged("B", "F"))
+wrong("01.2", "taken for another")(exchanged("C", "D"))
+wrong("01.2", "not matched")(exchanged("A", "F"))
+wrong("01.2", "a name twice")(lambda: PANELS | {"A": "nearest pixel"})
+wrong("01.2", "unknown name")(lambda: PANELS | {"A": "overflow"})
+wrong("01.2", "structure")(lambda: {"A": "nearest pixel"})
+wrong("01.2", "type")(lambda: list(PANELS.values()))
 
 # --- 01.3 --------------------------------------------------------------------------------------------------------
 
@@ -354,9 +297,3 @@ def _(image):
         page.paste(image, mask=image.getchannel("A"))
         image = page
     return ImageOps.exif_transpose(image).convert("RGB")
-
-
-@wrong("01.1", "stretched to the full range")
-def _(image, scale):
-    low, high = float(image.min()), float(image.max())
-    return ((image - low) / (high - low)).astype("float32")
