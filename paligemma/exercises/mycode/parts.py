@@ -449,7 +449,8 @@ def whole_parts(maker: Maker) -> list[Part]:
     right = standins.PaliGemmaForConditionalGeneration
     return [
         Part("PaliGemmaMultiModalProjector", "10", gemma.PaliGemmaMultiModalProjector, vision_cases(patches), project,
-             ("10.2",), fit=maker.fits("PaliGemmaMultiModalProjector", gemma.PaliGemmaMultiModalProjector, sizes)),
+             mistakes=imitations.PROJECTORS,
+             fit=maker.fits("PaliGemmaMultiModalProjector", gemma.PaliGemmaMultiModalProjector, sizes)),
         Part(name, "10", right, [Case((prompt, image, sizes), note="a prompt, then two more tokens with the cache")],
              run, mistakes=imitations.MERGES, fit=maker.fits(name, right, sizes), variants=(imitations.InParts,),
              tolerance=1e-4,
