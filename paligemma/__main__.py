@@ -341,7 +341,7 @@ def draw_answer(ax, image, prompt: str, answer: str, masks=None, columns: int = 
     elif with_codes:
         nothing = np.zeros((image.height, image.width), dtype=bool)
         layers = [masks.codes_to_mask(t.codes, t.box, *image.size) if t.codes else nothing for t in found]
-        visualize.show_masks(image, np.stack(layers), labels=[], ax=ax)
+        visualize.show_masks(image, np.stack(layers), labels=[], ax=ax, alpha=0.25)  # the object keeps its colour
     ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
     title = "\n".join(textwrap.wrap(visualize.plain(prompt, 300), columns, max_lines=4, placeholder=" ..."))
     ax.set_title(title, pad=18)  # leaves room for the label of a box at the upper edge
