@@ -1,14 +1,17 @@
 """Chapter 10: the projector, the merge, and the whole model."""
 
+import functools
 import re
-from types import SimpleNamespace
 
 import torch
 from torch import nn
 
-from ..modeling_gemma import PaliGemmaMultiModalProjector
-from .tasks import Case, Finding, Found, Mistake, Task, faults_left, larger, numbers
-from .watching import swap_task
+from .. import swap as swap_module
+from ..modeling_gemma import GemmaConfig, GemmaForCausalLM, PaliGemmaConfig, PaliGemmaMultiModalProjector
+from ..modeling_siglip import SiglipVisionConfig, SiglipVisionModel
+from .exposing import matching_task
+from .tasks import Case, Finding, Found, Mistake, Prediction, Task, faults_left, larger, numbers
+from .watching import PROMPT, captions_of, picture, show_captions, trained, words_kept
 
 IMAGE = 9  # the id of <image> in the toy vocabularies below
 
@@ -111,6 +114,7 @@ MERGE = Task(
     points=2,
     minutes=8,
     level="easy",
+    importance="core",
     reference=merge,
     cases=merge_cases,
     see='chapter 10, "By hand"; the hints of this task',
@@ -145,101 +149,99 @@ MERGE = Task(
 
 # --- 10.2 --------------------------------------------------------------------------------------------------------
 
-
-def config(D_v: int, D: int):
-    """As much of a PaliGemmaConfig as a projector looks at."""
-    return SimpleNamespace(
-        vision_config=SimpleNamespace(hidden_size=D_v), text_config=SimpleNamespace(hidden_size=D), projection_dim=D
-    )
-
-
-def projector_cases(seed):
-    k = larger(seed)
-    yield Case(
-        (numbers(seed, 2, 3 + k, 5 + k),), (config(5 + k, 7 + k),), {"B": 2, "N": 3 + k, "D_v": 5 + k, "D": 7 + k}
-    )
-    yield Case(
-        (numbers(seed, 1, 4, 6, shift=2.0),), (config(6, 3),), {"N": 4, "D_v": 6, "D": 3}, note="about 2 on average"
-    )
+# Each fault alone in the trained model, over 24 scenes (watching.words_kept).
+DAMAGE = {
+    "A": "features divided by the root of D",
+    "B": "grid read column by column",
+    "C": "bias of the projector left out",
+    "D": "first picture for every row",
+    "E": "no RoPE in the decoder",
+}
 
 
-class Projecting(nn.Module):
-    """The reference with a change, for the imitations."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.linear = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
-
+class Divided(PaliGemmaMultiModalProjector):
     def forward(self, image_features):
-        return self.change(self.linear(image_features))
-
-    def change(self, x):
-        return x
+        return super().forward(image_features) / image_features.shape[-1] ** 0.5
 
 
-class Shrunk(Projecting):
-    def change(self, x):
-        return x / x.shape[-1] ** 0.5
+class ColumnByColumn(PaliGemmaMultiModalProjector):
+    def forward(self, image_features):
+        side = int(image_features.shape[1] ** 0.5)
+        return super().forward(image_features.unflatten(1, (side, side)).transpose(1, 2).flatten(1, 2))
 
 
-class Grown(Projecting):
-    def change(self, x):
-        return x * x.shape[-1] ** 0.5
-
-
-class Bent(Projecting):
-    def change(self, x):
-        return torch.nn.functional.gelu(x, approximate="tanh")
-
-
-class Rectified(Projecting):
-    def change(self, x):
-        return x.relu()
-
-
-class Normed(Projecting):
-    def change(self, x):
-        return torch.nn.functional.layer_norm(x, x.shape[-1:])
-
-
-class BiasUnused(Projecting):
+class WithoutBias(PaliGemmaMultiModalProjector):
     def forward(self, image_features):
         return image_features @ self.linear.weight.T
 
 
-class Pooled(Projecting):
-    def change(self, x):
-        return x.mean(dim=1, keepdim=True)
+class FirstForAll(PaliGemmaMultiModalProjector):
+    def forward(self, image_features):
+        return super().forward(image_features[:1].expand_as(image_features))
 
 
-def show_projector(thing):
-    module = thing(config(1152, 2048))
-    count = sum(parameter.numel() for parameter in module.parameters())
-    print(f"  In Google's 3B model yours has {count:,} parameters: 1,152 x 2,048 + 2,048.")
+BROKEN = {
+    "A": {"PaliGemmaMultiModalProjector": Divided},
+    "B": {"PaliGemmaMultiModalProjector": ColumnByColumn},
+    "C": {"PaliGemmaMultiModalProjector": WithoutBias},
+    "D": {"PaliGemmaMultiModalProjector": FirstForAll},
+    "E": {"apply_rotary_pos_emb": lambda query, key, cos, sin: (query, key)},
+}
 
 
-PROJECTOR = Task(
-    id="10.2",
-    title="PaliGemmaMultiModalProjector",
-    points=2,
-    minutes=6,
-    level="easy",
-    reference=PaliGemmaMultiModalProjector,
-    cases=projector_cases,
-    see='chapter 10, "The projector"; the hints of this task',
-    reward=show_projector,
-    mistakes=[
-        Mistake("divided by the root of D", "each number is the expected one divided by the square root of D: image "
-                "features are left as the projector makes them", Shrunk),
-        Mistake("multiplied by the root of D", "each number is the expected one times the square root of D: text is "
-                "multiplied, pictures are not", Grown),
-        Mistake("bent", "a GELU comes after the linear map: the projector is linear and nothing else", Bent),
-        Mistake("bent", "negative numbers are cut off: the projector is linear and nothing else", Rectified),
-        Mistake("normalised", "the result is normalised: there is no norm in the projector", Normed),
-        Mistake("bias unused", "your numbers are those you get without the bias", BiasUnused),
-        Mistake("patches averaged", "the patches are averaged into one: each keeps a vector of its own", Pooled),
-    ],
-)  # fmt: skip
+@functools.cache
+def bias_left_out():
+    return words_kept(**BROKEN["C"])["captions"] if trained() is not None else "no trained model here"
+
+
+def show_damage(answer=None) -> None:
+    """A line for each broken model: how many captions and words it keeps, and what it says about one picture."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so it cannot speak.")
+        return
+    model, processor = trained()
+    print(f"  whole: {captions_of(model, processor)[2]}")
+    for name, parts in BROKEN.items():
+        with swap_module.swap(model, **parts) as mine:
+            captions = captions_of(mine, processor)
+        kept = words_kept(captions=captions)
+        shares = "  ".join(f"{kind} {share:.2f}" for kind, share in kept.items() if kind != "captions")
+        print(
+            f"  {name}  {kept['captions']:2} of 24 captions kept   {shares}"
+            + (f"   {answer()[name]}" if answer else "")
+        )
+        if answer is None:
+            print(f"     {captions[2]:.84}")
+
+
+MATCH = matching_task(
+    "10.2",
+    truth=DAMAGE,
+    confusions={
+        frozenset(
+            {"grid read column by column", "no RoPE in the decoder"}
+        ): "patches in exchanged places are all there, "
+        "so things keep their names; without positions of its own the decoder loses its thread as well",
+        frozenset({"features divided by the root of D", "first picture for every row"}): "one of the two says fluent "
+        "things about another picture; the other hardly sees any picture",
+        frozenset({"features divided by the root of D", "bias of the projector left out"}): "in this model the bias is "
+        "small beside what it is added to; a division by 11 is not",
+    },
+    title="five faults, five kinds of damage",
+    points=3,
+    minutes=12,
+    level="medium",
+    importance="core",
+    see='chapter 10, "The projector" and "Break it"; the hints of this task',
+    reward=show_damage,
+    prediction=Prediction(
+        "Of 24 captions, how many stay as they are when the projector's bias is left out?",
+        truth=bias_left_out,
+        tempting=0,
+        why="The bias is small beside the features, and this model can do without it. A right caption is weak "
+        "evidence: the logits differ.",
+    ),
+)
 
 # --- 10.3 --------------------------------------------------------------------------------------------------------
 
@@ -342,6 +344,7 @@ EMBED = Task(
     points=4,
     minutes=12,
     level="medium",
+    importance="core",
     reference=embed_sequence,
     cases=embed_cases,
     use=use_embedding,
@@ -472,6 +475,7 @@ FORWARD = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="deepen",
     reference=next_token_logits,
     cases=forward_cases,
     gradients=False,
@@ -490,10 +494,134 @@ FORWARD = Task(
     ],
 )
 
-TASKS = [
-    MERGE,
-    PROJECTOR,
-    EMBED,
-    FORWARD,
-    swap_task("10.5", ("PaliGemmaMultiModalProjector",), see='chapter 10, "Break it"; the hints of this task'),
-]
+# --- 10.5 --------------------------------------------------------------------------------------------------------
+
+
+class Whole(nn.Module):
+    """The three parts of the package, and what joins them: logits of the token that comes next in each row."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.vision_tower = SiglipVisionModel(config.vision_config)
+        self.multi_modal_projector = PaliGemmaMultiModalProjector(config)
+        self.language_model = GemmaForCausalLM(config.text_config)
+
+    def forward(self, input_ids, pixel_values, attention_mask):
+        is_image = input_ids == self.config.image_token_index
+        text = self.words(input_ids.masked_fill(is_image, 0))
+        merged = text.masked_scatter(is_image[..., None], self.picture(pixel_values))
+        states = self.language_model.model(merged, self.seen(attention_mask), self.types(input_ids))
+        return self.language_model.lm_head(self.choose(states, attention_mask))
+
+    def words(self, ids):
+        return self.language_model.model.embed(ids)
+
+    def picture(self, pixel_values):
+        return self.multi_modal_projector(self.vision_tower(pixel_values))
+
+    def seen(self, attention_mask):
+        return attention_mask
+
+    def types(self, input_ids):
+        return torch.zeros_like(input_ids)
+
+    def choose(self, states, attention_mask):
+        last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
+        return states[torch.arange(len(states)), last]
+
+
+def whole(**methods):
+    return type("Changed", (Whole,), methods)
+
+
+def whole_config(D, D_v, side):
+    vision = SiglipVisionConfig(
+        hidden_size=D_v, intermediate_size=2 * D_v, num_hidden_layers=1, num_attention_heads=2, image_size=4 * side,
+        patch_size=4,
+    )  # fmt: skip
+    text = GemmaConfig(
+        vocab_size=IMAGE, hidden_size=D, intermediate_size=2 * D, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=4,
+    )  # fmt: skip
+    return PaliGemmaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)
+
+
+def whole_cases(seed):
+    k = larger(seed)
+    for D, D_v, rows, note in (
+        (8 + 2 * k, 6, ("iiii" + "tttt" + "t" * k, "iiii" + "ttpp" + "p" * k), "second row padded on the right"),
+        (10, 8, ("piiiittp", "iiiitttt", "ppiiiitt"), "padded on either side"),
+    ):
+        ids = rows_of_ids(seed, *rows)
+        real = torch.tensor([[int(kind != "p") for kind in row] for row in rows])
+        yield Case((ids, numbers(seed, len(rows), 3, 8, 8), real), (whole_config(D, D_v, 2),),
+                   {"B": len(rows), "L": len(rows[0]), "D": D, "V": IMAGE}, note=note)  # fmt: skip
+
+
+@torch.no_grad()
+def show_whole(kind):
+    """The learner's model with the trained weights, writing without a cache."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so it cannot speak.")
+        return
+    model, processor = trained()
+    mine = kind(model.config)
+    problems = swap_module.take_over(mine, model)
+    if problems:
+        print("  the trained weights do not fit: " + "; ".join(problems[:2]))
+        return
+    images = [picture(seed) for seed in (0, 1, 2)]
+    inputs = processor(text=[PROMPT] * 3, images=images)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    ended = torch.zeros(3, dtype=torch.bool)
+    for _ in range(30):
+        new = mine.eval()(ids, inputs["pixel_values"], mask).argmax(-1)
+        new = new.masked_fill(ended, model.config.eos_token_id)
+        ended |= new == model.config.eos_token_id
+        ids, mask = torch.cat([ids, new[:, None]], 1), torch.cat([mask, torch.ones(3, 1, dtype=mask.dtype)], 1)
+        if ended.all():
+            break
+    start, eos = inputs["input_ids"].shape[1], model.config.eos_token_id
+    rows = [row[: row.index(eos)] if eos in row else row for row in ids[:, start:].tolist()]
+    show_captions(images, [processor.decode(row) for row in rows], "Your model, with the trained weights, writes:")
+
+
+ASSEMBLE = Task(
+    id="10.5",
+    title="assemble the whole model",
+    points=4,
+    minutes=18,
+    level="hard",
+    importance="core",
+    reference=Whole,
+    cases=whole_cases,
+    gradients=False,
+    tolerance=2e-4,
+    see='chapter 10, "Build it"; the hints of this task',
+    reward=show_whole,
+    mistakes=[
+        Mistake("last column", "the logits are those of the last column: in a row that is padded on the right nothing "
+                "stands there", whole(choose=lambda self, states, mask: states[:, -1])),
+        Mistake("number of tokens as place", "the place is the number of tokens less one: in a row that is padded on "
+                "the left the last token lies further right",
+                whole(choose=lambda self, states, mask: states[torch.arange(len(states)), mask.sum(1) - 1])),
+        Mistake("all positions", "logits of all positions come back; those after each row's last token are asked for",
+                whole(choose=lambda self, states, mask: states)),
+        Mistake("first column", "the logits are those of the first column",
+                whole(choose=lambda self, states, mask: states[:, 0])),
+        Mistake("mask forgotten", "padding is looked at, and counts as a place: the attention mask does not reach the "
+                "decoder", whole(seen=lambda self, mask: torch.ones_like(mask))),
+        Mistake("text not scaled", "the text's embeddings are the rows of the table: `model.embed` multiplies by the "
+                "square root of D, `embed_tokens` does not",
+                whole(words=lambda self, ids: self.language_model.model.embed_tokens(ids))),
+        Mistake("picture scaled too", "the image features are multiplied by the square root of D as well",
+                whole(picture=lambda self, x: Whole.picture(self, x) * self.config.text_config.hidden_size**0.5)),
+        Mistake("picture divided", "the image features are divided by the square root of D",
+                whole(picture=lambda self, x: Whole.picture(self, x) / self.config.text_config.hidden_size**0.5)),
+        Mistake("causal", "the tokens of picture and prompt see only what came before: their type is 0, and 1 is the "
+                "answer's", whole(types=lambda self, ids: torch.ones_like(ids))),
+    ],
+)  # fmt: skip
+
+TASKS = [MERGE, MATCH, EMBED, FORWARD, ASSEMBLE]

@@ -4,9 +4,12 @@ from types import SimpleNamespace
 
 import torch
 
+from .. import swap as swap_module
+from ..generation import generate
 from ..kv_cache import KVCache
-from .tasks import Case, Finding, Found, Mistake, Task, larger, numbers
-from .watching import swap_task
+from .exposing import exposing_task
+from .tasks import Case, Finding, Found, Mistake, Prediction, Task, larger, numbers
+from .watching import PROMPT, picture, trained
 
 # --- 11.1 --------------------------------------------------------------------------------------------------------
 
@@ -42,6 +45,7 @@ TEMPERATURE = Task(
     points=1,
     minutes=4,
     level="easy",
+    importance="core",
     reference=probabilities,
     cases=temperature_cases,
     see='chapter 11, "By hand"; the hints of this task',
@@ -142,6 +146,14 @@ NUCLEUS = Task(
     points=3,
     minutes=15,
     level="medium",
+    importance="core",
+    prediction=Prediction(
+        "Of the row [0.4, 0.2, 0.2, 0.2] with top_p = 0.5, how many tokens are kept?",
+        truth=2,
+        tempting=4,
+        why="0.4 alone is not enough; with one more there are 0.6. The three that are equally likely have an order all "
+        "the same, the one that the sort gives them, and one of them suffices.",
+    ),
     reference=keep_nucleus,
     cases=nucleus_cases,
     see='chapter 11, "By hand"; the hints of this task',
@@ -194,11 +206,20 @@ TOY = SimpleNamespace(num_hidden_layers=3, num_key_value_heads=2, head_dim=4)
 def fill(cache_class, steps, seed, batch_size=2, dtype=torch.float32):
     """Feed some steps through all layers, as a model does, and gather all that comes back.
 
+    A step is a number of new tokens, or ("crop", length).
+
     It ends at the first `update` that moves the length: what comes after would be written behind it.
     """
-    cache = cache_class(TOY, batch_size, sum(steps) + 2, dtype=dtype)
+    cache = cache_class(TOY, batch_size, sum(new for new in steps if isinstance(new, int)) + 2, dtype=dtype)
     seen, written = [], 0
     for number, new in enumerate(steps):
+        if isinstance(new, tuple):
+            if not callable(getattr(cache, "crop", None)):
+                raise Found("no crop", "your cache has no method `crop`", "the chapter's has none: it is new here")
+            cache.crop(new[1])
+            written = new[1]
+            seen.append(torch.tensor(cache.length))
+            continue
         for layer in range(TOY.num_hidden_layers):
             at = 100 * seed + 10 * number + layer
             key, value = (numbers(at + extra, batch_size, 2, new, 4, dtype=dtype) for extra in (0, 5000))
@@ -217,11 +238,16 @@ def cache_cases(seed):
     yield Case(((5 + k, 1, 1), seed), note=f"a prompt of {5 + k} tokens, then two single ones")
     yield Case(((3, 2, 1, 1), seed), note="3 tokens, 2, 1 and 1")
     yield Case(((1, 4), seed, 3), note="a batch of 3")
+    yield Case(((4 + k, 1, 1, ("crop", 5 + k), 1, 2), seed), note=f"{4 + k} tokens, 1, 1; crop({5 + k}); 1 and 2")
+    yield Case(((3, ("crop", 0), 2), seed), note="3 tokens, crop(0), 2 tokens")
     yield Case(((2, 1), seed, 2, torch.bfloat16), note="dtype bfloat16")
 
 
 class Plain(KVCache):
-    """The reference under another name, to be changed below."""
+    """The reference: the package's cache, and a way back."""
+
+    def crop(self, length):
+        self.length = length
 
 
 class MovesInUpdate(Plain):
@@ -289,6 +315,29 @@ class AdvancesByOne(Plain):
         self.length += 1
 
 
+class NeverCropped(Plain):
+    def crop(self, length):
+        pass
+
+
+class CropsSoMany(Plain):
+    def crop(self, length):
+        self.length -= length
+
+
+class CropCopies(Plain):
+    """The tensors are cut off: later tokens find no room."""
+
+    def crop(self, length):
+        self.keys, self.values = self.keys[..., :length, :].clone(), self.values[..., :length, :].clone()
+        self.length = length
+
+
+class CropStartsAgain(Plain):
+    def crop(self, length):
+        self.length = 0
+
+
 def moved_in_update(case, got, want):
     layer = got["moved in `update` of layer"]
     if layer is None:
@@ -336,14 +385,52 @@ def show_cache(thing):
             cache.update(torch.ones(1, 2, new, 4), torch.ones(1, 2, new, 4), layer)
         cache.advance(new)
         print("  " + "■" * cache.length + "□" * (8 - cache.length) + f"   {cache.length} of 8 columns")
+    cache.crop(6)
+    print("  " + "■" * cache.length + "□" * (8 - cache.length) + "   after crop(6)")
+    if trained() is not None:
+        print("  With your cache in the trained model:")
+        another_way(thing)
+
+
+@torch.no_grad()
+def another_way(kind, words: int = 2):
+    """Let the trained model write a caption, take it back to its first words, and put the second likeliest next."""
+    (model, processor), image = trained(), picture(1)
+    inputs = processor(text=[PROMPT], images=[image])
+    length = inputs["input_ids"].shape[1]
+    cache = kind(model.config.text_config, 1, length + 32)
+    fed = {"pixel_values": inputs["pixel_values"]}
+
+    def logits(ids):  # [1, L] -> [V], the scores of the token that comes next
+        answer = max(cache.length + ids.shape[1] - length, 0)
+        types = torch.tensor([[0] * length + [1] * answer])
+        seen = model(ids, fed.pop("pixel_values", None), torch.ones_like(types), types, kv_cache=cache)
+        return seen.logits[0, -1]
+
+    def write(scores, chosen):
+        while chosen[-1:] != [model.config.eos_token_id] and len(chosen) < 30:
+            chosen.append(int(scores.argmax()))
+            before = scores
+            scores = logits(torch.tensor([[chosen[-1]]]))
+            if len(chosen) == words + 1:
+                kept.append(before)
+        return processor.decode(chosen[:-1])
+
+    kept: list[torch.Tensor] = []
+    chosen: list[int] = []
+    print(f"    {write(logits(inputs['input_ids']), chosen)}")
+    cache.crop(length + words)
+    second = int(kept[0].topk(2).indices[1])
+    print(f"    {write(logits(torch.tensor([[second]])), [*chosen[:words], second])}   (taken back to {words} words)")
 
 
 CACHE = Task(
     id="11.3",
-    title="KVCache",
+    title="KVCache, and a way back",
     points=4,
     minutes=15,
     level="medium",
+    importance="core",
     reference=Plain,
     cases=cache_cases,
     use=fill,
@@ -357,6 +444,11 @@ CACHE = Task(
                 "the first: it moves once for all of them, in `advance`", [MovesInUpdate, MovesInFirst]),
         Mistake("dtype ignored", "the cache is not of the dtype that the constructor is given: bfloat16 was asked for",
                 IgnoresDtype),
+        Mistake("crop does nothing", "after `crop` the cache holds as many tokens as before", NeverCropped),
+        Mistake("crop takes off so many", "`crop(5)` takes five tokens off; it is to leave five", CropsSoMany),
+        Mistake("room cut off", "`crop` cuts the tensors themselves, and the room behind is lost: what is behind "
+                "`length` may stay, it is written over", CropCopies),
+        Mistake("crop empties", "`crop` begins at 0 whatever length is given", CropStartsAgain),
         Mistake("never moved on", "the place does not move on: each token is written over the one before", NeverMoves),
         Mistake("new tokens only", "what comes back are the new tokens alone: attention needs all so far",
                 ReturnsNewOnly),
@@ -486,6 +578,13 @@ LOOP = Task(
     points=4,
     minutes=15,
     level="hard",
+    importance="core",
+    prediction=Prediction(
+        "A caption of 12 tokens, the last of them <eos>, is written. How often is the model called?",
+        truth=12,
+        tempting=13,
+        why="The prompt's pass chooses the first token, and each token but the last is fed once: 1 + 11.",
+    ),
     reference=write,
     cases=loop_cases,
     use=run_loop,
@@ -510,10 +609,93 @@ LOOP = Task(
     ],
 )  # fmt: skip
 
-TASKS = [
-    TEMPERATURE,
-    NUCLEUS,
-    CACHE,
-    LOOP,
-    swap_task("11.5", ("KVCache",), see='chapter 11, "Break it", the last cell; the hints of this task'),
-]
+# --- 11.5 --------------------------------------------------------------------------------------------------------
+
+
+def drops_crossing(p, top_p):
+    return nucleus(at_least_one)(p, top_p)
+
+
+def forgets_the_way_back(p, top_p):
+    return nucleus(right_rule, unsort=False)(p, top_p)
+
+
+def does_not_divide(p, top_p):
+    return nucleus(right_rule, divide=False)(p, top_p)
+
+
+def counts_in_row_0(p, top_p):
+    values, order = p.sort(dim=-1, descending=True)
+    count = int((values[0].cumsum(0) - values[0] < top_p).sum())
+    values[:, count:] = 0
+    kept = torch.zeros_like(p).scatter(1, order, values)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def sums_down_the_batch(p, top_p):
+    return nucleus(lambda values, sums, top_p: values.cumsum(0) - values >= top_p)(p, top_p)
+
+
+SAMPLERS = {
+    "A": drops_crossing,
+    "B": forgets_the_way_back,
+    "C": does_not_divide,
+    "D": counts_in_row_0,
+    "E": sums_down_the_batch,
+}
+
+
+def expose_samplers():
+    return {
+        "A": (torch.tensor([[0.625, 0.375]]), 0.875),
+        "B": (torch.tensor([[0.25, 0.75]]), 1.0),
+        "C": (torch.tensor([[0.75, 0.25]]), 0.5),
+        "D": (torch.tensor([[0.75, 0.25, 0.0], [0.5, 0.25, 0.25]]), 1.0),
+        "E": (torch.tensor([[0.5, 0.5]] * 3), 1.0),
+    }
+
+
+def usable_nucleus(p, top_p):
+    if not isinstance(p, torch.Tensor) or p.ndim != 2 or not p.is_floating_point() or not p.numel():
+        return "p is to be a tensor [B, V] of floating point numbers, such as torch.tensor([[0.5, 0.5]])"
+    if (p < 0).any() or (p.sum(-1) - 1).abs().max() > 1e-4:
+        return "each row of p is to be 0 or more, and to sum to 1"
+    return None if 0 < top_p <= 1 else f"top_p is {top_p}, expected more than 0 and at most 1"
+
+
+def show_samplers(expose):
+    """The trained model writes through each of the five."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so it cannot speak.")
+        return
+    model, processor = trained()
+
+    def likeliest_kept(function):
+        def sample(logits, *settings, **named):
+            return function(logits.softmax(-1), 0.9).argmax(-1)
+
+        return sample
+
+    print("  What the trained model writes when the likeliest of the kept tokens is chosen, top_p = 0.9:")
+    for name, function in {"right": keep_nucleus, **SAMPLERS}.items():
+        with swap_module.swap(None, sample=likeliest_kept(function)):
+            text = generate(model, processor, images=[picture(1)], text=[PROMPT], max_new_tokens=12)[0]
+        print(f"  {name:5}  {text or '(nothing)'!s:.70}")
+
+
+EXPOSE = exposing_task(
+    "11.5",
+    right=keep_nucleus,
+    wrong=SAMPLERS,
+    reference=expose_samplers,
+    usable=usable_nucleus,
+    title="five samplers, five inputs",
+    points=4,
+    minutes=18,
+    level="medium",
+    importance="deepen",
+    see='chapter 11, "By hand"; the hints of this task',
+    reward=show_samplers,
+)
+
+TASKS = [TEMPERATURE, NUCLEUS, CACHE, LOOP, EXPOSE]

@@ -14,7 +14,8 @@ from ..locations import parse_detections
 from ..segmentation import load_mask_tokenizer, mask_iou
 from ..world.scenes import draw, make_scene, mask, shape_mask
 from . import watching
-from .tasks import Case, Mistake, Task, faults_left, larger, numbers
+from .exposing import exposing_task
+from .tasks import Case, Finding, Mistake, Prediction, Task, faults_left, larger, numbers
 
 # --- 12.1 --------------------------------------------------------------------------------------------------------
 
@@ -34,59 +35,69 @@ def random_box(generator: random.Random):
     return (y1, x1, generator.uniform(y1 + 0.1, 0.98), generator.uniform(x1 + 0.1, 0.98))
 
 
-def box_cases(seed):
-    generator = random.Random(seed)
-    for _ in range(4):
-        yield Case((random_box(generator),))
-    yield Case(((0.0, generator.uniform(0, 0.3), 1.0, 1.0),), note="up to the edges")
-    yield Case(((-0.004, 0.3, generator.uniform(0.5, 0.9), 1.02),), note="a little outside the picture")
-    yield Case(((0.001, 0.0025, 0.0096, 0.08),), note="numbers below 100")
+WRITERS = {
+    "A": writing(lambda side: min(max(round(side * 1024), 0), 1023)),
+    "B": writing(lambda side: min(max(int(side * 1023), 0), 1023)),
+    "C": writing(order=(1, 0, 3, 2)),
+    "D": writing(lambda side: min(round(side * 1023), 1023)),
+    "E": writing(lambda side: max(round(side * 1023), 0)),
+}
 
 
-def show_tokens(thing):
-    for box in ((0.25, 0.25, 0.75, 0.75), (0.0, 0.5, 1.0, 1.0)):
-        print(f"  {box}  {thing(box)}")
+def expose_writers():
+    return {
+        "A": (0.0, 0.0, 0.75, 0.75),
+        "B": (0.0, 0.0, 0.6, 0.6),
+        "C": (0.0, 0.0, 0.1, 1.0),
+        "D": (-0.004, -0.004, 1.0, 1.0),
+        "E": (0.0, 0.0, 1.01, 1.01),
+    }
 
 
-WRITE = Task(
-    id="12.1",
-    title="a box in four tokens",
-    points=2,
-    minutes=6,
-    level="easy",
-    reference=box_to_tokens,
-    cases=box_cases,
-    gradients=False,
+def usable_box(*box):
+    if len(box) != 4 or not all(isinstance(side, int | float) for side in box):
+        return "a box is four numbers, (y1, x1, y2, x2)"
+    if not all(-0.05 <= side <= 1.05 for side in box):
+        return f"{box} lies outside of the picture by more than a twentieth"
+    return None if box[0] < box[2] and box[1] < box[3] else f"{box} has its bottom above its top, or no area"
+
+
+def show_writers(expose):
+    for name, box in expose().items():
+        numbers_ = [" ".join(re.findall(r"-?\d+", write(box))) for write in (box_to_tokens, WRITERS[name])]
+        print(f"  {name}  {str(tuple(box)):30} right {numbers_[0]:22} {name} writes {numbers_[1]}")
+
+
+def one_box(writer):
+    return lambda *box: writer(box)
+
+
+WRITE = exposing_task(
+    "12.1",
+    right=one_box(box_to_tokens),
+    wrong={name: one_box(writer) for name, writer in WRITERS.items()},
+    reference=expose_writers,
+    usable=usable_box,
+    title="five writers of boxes",
+    points=3,
+    minutes=12,
+    level="medium",
+    importance="core",
     see='chapter 12, "By hand"; the hints of this task',
-    reward=show_tokens,
-    mistakes=[
-        Mistake("y and x swapped", "the tokens are those of x first: PaliGemma writes y1 x1 y2 x2, top before left",
-                writing(order=(1, 0, 3, 2))),
-        Mistake("order of the sides", "both y come first, then both x: the order is that of the box, corner by corner",
-                writing(order=(0, 2, 1, 3))),
-        Mistake("1024 instead of 1023", "each side is multiplied by the number of tokens: the last token's number is "
-                "one less, and it stands for the far edge",
-                writing(lambda side: min(max(round(side * 1024), 0), 1023))),
-        Mistake("1024 instead of 1023", "each side is cut into 1,024 cells; the tokens are ticks on a ruler, and the "
-                "first and the last are its ends", writing(lambda side: min(max(int(side * 1024), 0), 1023))),
-        Mistake("floor instead of round", "each number is cut off below: the nearest tick is wanted, so that boxes do "
-                "not drift to one corner", writing(lambda side: min(max(int(side * 1023), 0), 1023))),
-        Mistake("not clipped", "a side just outside the picture gives a number that there is no token for",
-                writing(lambda side: round(side * 1023))),
-        Mistake("not clipped", "a side beyond the far edge gives a number that there is no token for",
-                writing(lambda side: max(round(side * 1023), 0))),
-        Mistake("not clipped", "a side before the near edge gives a negative number", writing(
-            lambda side: min(round(side * 1023), 1023))),
-        Mistake("digits missing", "numbers below 1000 have fewer than four digits: the vocabulary has <loc0007>, and "
-                "<loc7> would be cut into pieces", writing(form="<loc{}>")),
-        Mistake("spaces between", "there is something between the tokens: they follow each other directly",
-                writing(glue=" ")),
-        Mistake("spaces between", "there is something between the tokens: they follow each other directly",
-                writing(glue=", ")),
-    ],
-)  # fmt: skip
+    reward=show_writers,
+)
 
 # --- 12.2 --------------------------------------------------------------------------------------------------------
+
+
+def table_of(function):
+    """A function of two boxes as one of two tensors of boxes, [n, 4] and [m, 4] -> [n, m]."""
+
+    def table(a, b):
+        pairs = [[function(one, other) for other in b.double()] for one in a.double()]
+        return torch.tensor(pairs, dtype=torch.float64).to(a.dtype).reshape(len(a), len(b))
+
+    return table
 
 
 def box_iou(a, b):
@@ -106,9 +117,13 @@ def iou(extent=lambda side: max(side, 0.0), area=lambda h, w: h * w, whole=lambd
         height, width = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
         both = area(extent(height), extent(width))
         union = whole((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]), both)
-        return 0.0 if guard and union <= 0 else both / union
+        return both / union if union > 0 else 0.0 if guard else torch.nan
 
     return function
+
+
+def pairs(*change, **named):
+    return table_of(iou(*change, **named))
 
 
 def hull(a, b):
@@ -125,64 +140,92 @@ def heights_and_widths(a, b):
 
 
 def pair_cases(seed):
+    k = larger(seed)
     generator = random.Random(50 + seed)
     box = random_box(generator)
     y1, x1, y2, x2 = box
     h, w = y2 - y1, x2 - x1
-    yield Case((box, (y1 + 0.3 * h, x1 + 0.4 * w, y2 + 0.3 * h, x2 + 0.4 * w)), note="they overlap")
-    yield Case((box, (y1 + 0.2 * h, x1 + 0.1 * w, y2 - 0.3 * h, x2 - 0.2 * w)), note="one lies in the other")
-    yield Case((box, box), note="the same box")
-    yield Case((box, (y1 + 0.2 * h, x2 + 0.1, y2 + 0.2 * h, x2 + 0.3)), note="side by side")
-    yield Case((box, (y2 + 0.1, x1 + 0.2 * w, y2 + 0.4, x2 + 0.1)), note="one below the other")
-    yield Case((box, (y2 + 0.2, x2 + 0.1, y2 + 0.5, x2 + 0.3)), note="apart in both directions")
-    yield Case((box, (y1, x2, y2, x2 + w)), note="they touch")
-    yield Case(((y1, x1, y1, x2), (y1, x1, y1, x2)), note="without an area")
+    second = random_box(generator)
+    others = {
+        "they overlap": (y1 + 0.3 * h, x1 + 0.4 * w, y2 + 0.3 * h, x2 + 0.4 * w),
+        "one lies in the other": (y1 + 0.2 * h, x1 + 0.1 * w, y2 - 0.3 * h, x2 - 0.2 * w),
+        "the same box": box,
+        "side by side": (y1 + 0.2 * h, x2 + 0.1, y2 + 0.2 * h, x2 + 0.3),
+        "one below the other": (y2 + 0.1, x1 + 0.2 * w, y2 + 0.4, x2 + 0.1),
+        "apart in both directions": (y2 + 0.2, x2 + 0.1, y2 + 0.5, x2 + 0.3),
+        "they touch": (y1, x2, y2, x2 + w),
+    }
+    for note, other in others.items():
+        yield Case((torch.tensor([box]), torch.tensor([other])), sizes={}, note=f"one box against one: {note}")
+    flat = torch.tensor([[y1, x1, y1, x2]])
+    yield Case((flat, flat.clone()), note="two boxes without an area")
+    a, b = torch.tensor([box, second]), torch.tensor(list(others.values())[: 3 + k])
+    yield Case((a, b), sizes={"n": 2, "m": 3 + k}, note="several against several")
+    yield Case((b[:3], b[:3].clone()), sizes={"n": 3, "m": 3}, note="as many as others")
+
+
+def pairs_missing(case, got, want) -> Finding | None:
+    if got.ndim == 1:
+        return Finding("row by row", f"the shape is {list(got.shape)}, expected {list(want.shape)}",
+                       "each box of a is to be compared with every box of b")  # fmt: skip
+    return None
 
 
 def show_iou(thing):
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    shifts = (0.0, 0.1, 0.25, 0.5, 1.0)
+    moved = torch.tensor([[0.0, shift, 1.0, 1.0 + shift] for shift in shifts])
     print("  a box against itself, shifted to the right by a part of its width:")
-    for shift in (0.0, 0.1, 0.25, 0.5, 1.0):
-        print(f"  shifted by {shift:.2f}   IoU {thing((0.0, 0.0, 1.0, 1.0), (0.0, shift, 1.0, 1.0 + shift)):.2f}")
+    for shift, value in zip(shifts, thing(whole, moved)[0].tolist(), strict=True):
+        print(f"  shifted by {shift:.2f}   IoU {value:.2f}")
 
 
 IOU = Task(
     id="12.2",
-    title="intersection over union",
-    points=2,
-    minutes=8,
-    level="easy",
-    reference=box_iou,
+    title="intersection over union, all pairs at once",
+    points=3,
+    minutes=12,
+    level="medium",
+    importance="core",
+    prediction=Prediction(
+        "A box is shifted to the side by half of its width. Its IoU with the old box is:",
+        truth=1 / 3,
+        tempting=0.5,
+        why="Half of each box is shared, so the intersection is 1/2 and the union 3/2.",
+    ),
+    reference=table_of(box_iou),
+    symptoms=[pairs_missing],
     cases=pair_cases,
     gradients=False,
     see='chapter 12, "How good is a box?"; the hints of this task',
     reward=show_iou,
     mistakes=[
         Mistake("negative sides", "boxes that are apart get an intersection: a height or width below zero was "
-                "multiplied as it was", iou(extent=lambda side: side)),
+                "multiplied as it was", pairs(extent=lambda side: side)),
         Mistake("negative sides", "boxes that are apart in both directions get an intersection: two negative sides "
-                "have a positive product", iou(lambda side: side, lambda h, w: max(h * w, 0.0))),
+                "have a positive product", pairs(lambda side: side, lambda h, w: max(h * w, 0.0))),
         Mistake("negative sides", "boxes that are apart get an intersection: its height or width is taken without its "
-                "sign", iou(extent=abs)),
+                "sign", pairs(extent=abs)),
         Mistake("negative sides", "one of the two sides of the intersection may still fall below zero",
-                iou(lambda side: side, lambda h, w: max(h, 0.0) * w)),
+                pairs(lambda side: side, lambda h, w: max(h, 0.0) * w)),
         Mistake("negative sides", "one of the two sides of the intersection may still fall below zero",
-                iou(lambda side: side, lambda h, w: h * max(w, 0.0))),
+                pairs(lambda side: side, lambda h, w: h * max(w, 0.0))),
         Mistake("intersection counted twice", "the two areas are added as they are: what both cover is counted twice, "
-                "and a box would agree with itself by half", iou(whole=lambda a, b, both: a + b)),
+                "and a box would agree with itself by half", pairs(whole=lambda a, b, both: a + b)),
         Mistake("not the union", "the intersection is divided by the smaller box: a small box inside a large one would "
-                "be perfect", iou(whole=lambda a, b, both: min(a, b))),
-        Mistake("not the union", "the intersection is divided by the larger box", iou(
+                "be perfect", pairs(whole=lambda a, b, both: min(a, b))),
+        Mistake("not the union", "the intersection is divided by the larger box", pairs(
             whole=lambda a, b, both: max(a, b))),
-        Mistake("not the union", "the intersection is divided by one of the boxes", iou(whole=lambda a, b, both: a)),
-        Mistake("not the union", "the intersection is divided by one of the boxes", iou(whole=lambda a, b, both: b)),
+        Mistake("not the union", "the intersection is divided by one of the boxes", pairs(whole=lambda a, b, both: a)),
+        Mistake("not the union", "the intersection is divided by one of the boxes", pairs(whole=lambda a, b, both: b)),
         Mistake("twice the intersection", "your number is 2 I / (A + B), the Dice score: it is larger than IoU",
-                lambda a, b: (lambda i: 2 * i / (1 + i))(box_iou(a, b))),
+                table_of(lambda a, b: (lambda i: 2 * i / (1 + i))(box_iou(a, b)))),
         Mistake("min and max swapped", "the intersection begins at the smaller and ends at the larger side: that is "
-                "the box around both", hull),
+                "the box around both", table_of(hull)),
         Mistake("height and width for corners", "the last two numbers of a box are taken for its height and width: "
-                "they are its bottom and its right side", heights_and_widths),
+                "they are its bottom and its right side", table_of(heights_and_widths)),
         Mistake("division by zero", "two boxes without an area have a union of 0: they are to give 0.0",
-                iou(guard=False)),
+                pairs(guard=False)),
     ],
 )  # fmt: skip
 
@@ -281,6 +324,7 @@ PARSE = Task(
     points=4,
     minutes=20,
     level="hard",
+    importance="core",
     reference=read_things,
     cases=text_cases,
     gradients=False,
@@ -421,6 +465,7 @@ QUANTISE = Task(
     points=3,
     minutes=15,
     level="medium",
+    importance="deepen",
     reference=quantise,
     cases=vector_cases,
     use=run_quantise,
@@ -567,6 +612,7 @@ READER = Task(
     points=3,
     minutes=10,
     level="medium",
+    importance="deepen",
     reference=read_box,
     cases=reader_cases,
     gradients=False,
@@ -672,6 +718,7 @@ PASTE = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="core",
     reference=paste,
     cases=mask_cases,
     gradients=False,
@@ -687,8 +734,8 @@ PASTE = Task(
         Mistake("threshold", "the mask is cut at 0.5: these values go from -1 to +1, and what is above 0 is inside",
                 pasting(threshold=0.5)),
         Mistake("upside down", "outside and inside are swapped", pasting(invert=True)),
-        Mistake("cut before the stretch", "the mask is cut first and stretched after: its outline gets steps",
-                pasting(first_cut=True)),
+        Mistake("cut before the stretch", "the mask is cut first and stretched after: each of its 64 x 64 "
+                "values becomes a block of pixels, and the outline gets steps", pasting(first_cut=True)),
         Mistake("nearest pixel", "the mask is stretched by taking the nearest value: its outline gets steps",
                 pasting(resample=0)),
         Mistake("bicubic", "the mask is stretched by another rule than bilinear, PIL's default perhaps",

@@ -2,7 +2,6 @@
 
 import copy as copies
 import functools
-import math
 from types import SimpleNamespace
 
 import torch
@@ -12,7 +11,8 @@ from torch.nn import functional as F
 from ..modeling_gemma import make_attn_mask
 from ..modeling_gemma import suffix_loss as package_loss
 from ..world.scenes import caption, draw, make_scene
-from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
+from .exposing import matching_task
+from .tasks import Case, Finding, Mistake, Prediction, Task, faults_left, larger, numbers
 from .watching import trained
 
 
@@ -62,6 +62,23 @@ def last_missing(input_ids, attention_mask, token_type_ids):
     return labels.masked_fill(ends, -100)
 
 
+def where_it_differs(case, got, want) -> Finding | None:
+    """Which token has a wrong label: one of the prompt, of the answer or padding."""
+    if not isinstance(got, torch.Tensor) or got.shape != want.shape:
+        return None
+    ids, mask, types = case.inputs
+    row, place = (got != want).nonzero()[0].tolist()
+    kind = (
+        "padding" if not mask[row, place] else "a token of the answer" if types[row, place] else "a token of the prompt"
+    )
+    return Finding(
+        "values",
+        f"row {row}, place {place}: yours {int(got[row, place])}, expected {int(want[row, place])}; there is {kind} "
+        f"(id {int(ids[row, place])}, type {int(types[row, place])}, mask {int(mask[row, place])})",
+        "a token of the answer has its own id as label, in its own place; all others have -100",
+    )
+
+
 def show_labels(thing):
     batch = batch_of(0, "qqqaa..", "qaaaaa.")
     labels = thing(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
@@ -76,6 +93,14 @@ LABELS = Task(
     points=1,
     minutes=5,
     level="easy",
+    importance="core",
+    symptoms=[where_it_differs],
+    prediction=Prediction(
+        "A row has 64 image tokens, 4 of prompt and 3 of answer, the last of them <eos>. How many labels are not -100?",
+        truth=3,
+        tempting=2,
+        why="Each token of the answer is guessed by the token before it: the first by the last of the prompt.",
+    ),
     reference=make_labels,
     cases=label_cases,
     gradients=False,
@@ -244,6 +269,14 @@ LOSS = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="core",
+    prediction=Prediction(
+        "A batch holds a long and a short answer. In which average does a token of the short one weigh more?",
+        truth="examples",
+        tempting="tokens",
+        why="Over examples each answer weighs the same, so a token of a short one has a larger share of it.",
+        options=("tokens", "examples"),
+    ),
     reference=losing(),
     cases=loss_cases,
     see='chapter 13, "The loss" and "The two averages"; the hints of this task',
@@ -326,161 +359,64 @@ LOSS = Task(
 
 # --- 13.3 --------------------------------------------------------------------------------------------------------
 
-
-def factor(step, steps, warmup):
-    if step >= steps:
-        return 0.0
-    warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return warm * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def all_factors(thing, steps, warmup):
-    """The factor of every step, and of two after the end."""
-    return [thing(step, steps, warmup) for step in range(steps + 3)]
-
-
-def scheduling(warm=None, decay=None, after=0.0):
-    """A schedule with another warm-up or decay; `after`: what it gives from `steps` on (None: goes on)."""
-
-    def function(step, steps, warmup):
-        if step >= steps and after is not None:
-            return after
-        rise = (warm or (lambda s, w: min(1.0, (s + 1) / w) if w else 1.0))(step, warmup)
-        return rise * (decay or (lambda s, n, w: (1 + math.cos(math.pi * s / n)) / 2))(step, steps, warmup)
-
-    return function
+# 24 steps of Korean captions for the trained model, AdamW, batches of 5: the loss of a step as the run itself
+# computes it, and at the end the loss on other pictures as it should be computed.
+STEPS = (0, 3, 6, 9, 12, 15, 18, 21, 23)
+LOGS = {
+    "A": ((16.23, 9.98, 8.34, 4.91, 4.41, 3.78, 2.99, 3.16, 2.77), 4.74),
+    "B": ((16.38, 18.79, 17.13, 18.30, 15.48, 15.51, 19.58, 15.02, 15.00), 17.15),
+    "C": ((16.38, 10.10, 10.64, 6.99, 4.79, 4.16, 3.35, 3.44, 3.07), 3.06),
+    "D": ((15.35, 7.28, 5.13, 3.78, 2.66, 1.72, 1.10, 0.91, 0.78), 4.73),
+}
+CAUSES = {
+    "A": "the answer is visible",
+    "B": "rate a hundred times too small",
+    "C": "all is right",
+    "D": "loss on everything",
+}
 
 
-def rest(step, steps, warmup):
-    """How much of the time after the warm-up is over, from 0 to 1."""
-    return max(0.0, (step - warmup) / (steps - warmup))
+def show_logs() -> None:
+    """The four curves, each with its loss on other pictures."""
+    from matplotlib import pyplot as plt  # here: matplotlib is not needed for anything else
+
+    _, axes = plt.subplots(1, 4, figsize=(11, 2.4), sharey=True)
+    for ax, (name, (losses, other)) in zip(axes, LOGS.items(), strict=True):
+        ax.plot(STEPS, losses, marker=".", color="#1f4e79")
+        ax.axhline(other, color="#b35900", linestyle="--")
+        ax.set(title=f"{name}: {losses[-1]:.2f}, others {other:.2f}", xlabel="step", ylim=(0, 21))
+    axes[0].set_ylabel("loss")
+    print("  line: loss of the step, as the run computes it; dashed: loss of the answers to other pictures, at the end")
 
 
-def half_cosine(t):
-    return (1 + math.cos(math.pi * t)) / 2
+def show_causes(answer):
+    for name, cause in answer().items():
+        losses, other = LOGS[name]
+        print(f"  {name}  {cause:31} last step {losses[-1]:5.2f}, other pictures {other:5.2f}")
 
 
-def schedule_cases(seed):
-    steps = 20 + 3 * seed % 7
-    yield Case((steps, 5), note=f"{steps} steps, 5 of them warm-up")
-    yield Case((9, 1), note="9 steps, 1 of them warm-up")
-    yield Case((13 + seed, 0), note="no warm-up")
-
-
-def show_schedule(thing):
-    """The curve over 200 steps."""
-    from ..visualize import show_curves
-
-    rates = [thing(step, 200, 20) for step in range(201)]
-    show_curves({"factor": rates}, ylabel="times the learning rate", title="your schedule")
-    print(f"  first {rates[0]:.3f}, highest {max(rates):.3f} at step {rates.index(max(rates))}, last {rates[-1]:.3f}")
-
-
-SCHEDULE = Task(
-    id="13.3",
-    title="warm-up and cosine",
+READ = matching_task(
+    "13.3",
+    truth=CAUSES,
+    confusions={
+        frozenset(
+            {"the answer is visible", "all is right"}
+        ): "both fall to about 3; on other pictures, with the answer "
+        "out of sight, one of them is much worse than in training",
+        frozenset({"the answer is visible", "loss on everything"}): "prompt and picture are the same in every example "
+        "and soon learned: which loss falls below 1, and begins lower?",
+        frozenset(
+            {"all is right", "loss on everything"}
+        ): "a loss that is far lower in training than on other pictures counts something that is easy",
+        frozenset({"all is right", "rate a hundred times too small"}): "a run that learns nothing stays where it began",
+    },
+    title="read four training logs",
     points=2,
     minutes=8,
-    level="easy",
-    reference=factor,
-    cases=schedule_cases,
-    use=all_factors,
-    gradients=False,
-    see='chapter 13, "The learning rate"; the hints of this task. In what was seen, [3] is step 3',
-    reward=show_schedule,
-    mistakes=[
-        Mistake(
-            "warm-up starts at zero",
-            "your warm-up is 0 at step 0: the first batch is computed and then not learned from",
-            scheduling(warm=lambda s, w: min(1.0, s / w) if w else 1.0),
-        ),
-        Mistake(
-            "warm-up one step too long",
-            "your warm-up is still below 1 at step `warmup` - 1, the last one of the warm-up",
-            scheduling(warm=lambda s, w: min(1.0, (s + 1) / (w + 1))),
-        ),
-        Mistake(
-            "no end of the warm-up",
-            "after the warm-up the factor goes on climbing above 1",
-            scheduling(warm=lambda s, w: (s + 1) / w if w else 1.0),
-        ),
-        Mistake(
-            "largest instead of smallest",
-            "of 1 and the climbing line the larger one is taken: it begins at 1 and climbs from there",
-            scheduling(warm=lambda s, w: max(1.0, (s + 1) / w) if w else 1.0),
-        ),
-        Mistake("no warm-up", "your factor begins near 1, at full size", scheduling(warm=lambda s, w: 1.0)),
-        Mistake(
-            "nothing after the warm-up",
-            "your factor climbs and then stays: the cosine is missing",
-            scheduling(decay=lambda s, n, w: 1.0),
-        ),
-        Mistake(
-            "division by a warm-up of 0",
-            "`warmup` may be 0: then there is no warm-up and nothing to divide by",
-            scheduling(warm=lambda s, w: min(1.0, (s + 1) / w)),
-        ),
-        Mistake(
-            "cosine from the end of the warm-up",
-            "your cosine begins when the warm-up ends. Many schedules do that: here it begins at step 0",
-            scheduling(decay=lambda s, n, w: half_cosine(rest(s, n, w))),
-        ),
-        Mistake(
-            "cosine from the end of the warm-up",
-            "your cosine begins when the warm-up ends, and the warm-up is left out of it: here it begins at step 0",
-            lambda s, n, w: 0.0 if s >= n else (s + 1) / w if s < w else half_cosine(rest(s, n, w)),
-        ),
-        Mistake(
-            "zero one step early",
-            "your factor is 0 at step `steps` - 1: the last batch is not learned from. It is to be 0 at `steps`",
-            scheduling(decay=lambda s, n, w: half_cosine(s / (n - 1))),
-        ),
-        Mistake(
-            "cosine never reaches zero",
-            "your cosine is too slow: at the end it is halfway down. Half a wave is pi, not pi / 2",
-            scheduling(decay=lambda s, n, w: half_cosine(s / n / 2)),
-        ),
-        Mistake(
-            "whole wave",
-            "your cosine falls to zero in the middle and climbs again: that is a whole wave, from 0 to 2 pi",
-            scheduling(decay=lambda s, n, w: half_cosine(2 * s / n)),
-        ),
-        Mistake(
-            "cosine below zero",
-            "your cosine goes down to -1: a negative rate climbs up the loss. Lift it, and halve it",
-            scheduling(decay=lambda s, n, w: math.cos(math.pi * s / n)),
-        ),
-        Mistake(
-            "quarter of a wave",
-            "your cosine falls from 1 to 0 over a quarter of a wave: steep at the end, where it is to be flat",
-            scheduling(decay=lambda s, n, w: math.cos(math.pi / 2 * s / n)),
-        ),
-        Mistake(
-            "cosine not halved",
-            "your decay begins at 2: 1 + cosine goes from 2 to 0",
-            scheduling(decay=lambda s, n, w: 2 * half_cosine(s / n)),
-        ),
-        Mistake(
-            "cosine upside down",
-            "your cosine climbs from 0 to 1: its sign is turned round",
-            scheduling(decay=lambda s, n, w: 1 - half_cosine(s / n)),
-        ),
-        Mistake(
-            "straight line",
-            "your decay is a straight line, not a cosine",
-            scheduling(decay=lambda s, n, w: 1 - s / n),
-        ),
-        Mistake(
-            "counted from step + 1",
-            "your cosine is one step ahead: at step 0 it is below 1 already",
-            scheduling(decay=lambda s, n, w: half_cosine((s + 1) / n)),
-        ),
-        Mistake(
-            "climbs again after the end",
-            "after the last step your factor rises again: from `steps` on it is to stay 0",
-            scheduling(after=None),
-        ),
-    ],
+    level="medium",
+    importance="core",
+    see='chapter 13, "Break it" and "Stage 3: a new task, live"; the hints of this task',
+    reward=show_causes,
 )
 
 # --- 13.4 --------------------------------------------------------------------------------------------------------
@@ -547,6 +483,7 @@ POSITIONS = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="deepen",
     reference=interpolate_positions,
     cases=position_cases,
     see='chapter 13, "Stage 2: higher resolution"; the hints of this task',
@@ -760,6 +697,7 @@ STEP = Task(
     points=4,
     minutes=12,
     level="medium",
+    importance="core",
     reference=training_step,
     cases=step_cases,
     use=use_step,
@@ -902,6 +840,7 @@ TEACH = Task(
     points=3,
     minutes=10,
     level="medium",
+    importance="core",
     reference=teach,
     cases=teach_cases,
     use=use_teach,
@@ -937,4 +876,4 @@ TEACH = Task(
     ],
 )  # fmt: skip
 
-TASKS = [LABELS, LOSS, SCHEDULE, POSITIONS, STEP, TEACH]
+TASKS = [LABELS, LOSS, READ, POSITIONS, STEP, TEACH]

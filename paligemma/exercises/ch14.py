@@ -8,7 +8,8 @@ from ..attention_maps import ablate_head, answer_attention
 from ..generation import generate
 from ..world.scenes import draw, find, make_scene
 from . import watching
-from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
+from .exposing import matching_task
+from .tasks import Case, Finding, Mistake, Prediction, Task, faults_left, larger, numbers
 
 NO_MODEL = "The trained model is not in assets/tiny-paligemma, so it cannot speak."
 
@@ -91,6 +92,7 @@ CHOOSE = Task(
     points=2,
     minutes=6,
     level="easy",
+    importance="core",
     reference=chosen_by,
     cases=choice_cases,
     see='chapter 14, "By hand"; the hints of this task',
@@ -211,6 +213,14 @@ SHARE = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="core",
+    from_memory=True,
+    prediction=Prediction(
+        "Even attention, and a box of a tenth of the picture: the share inside is",
+        truth=0.1,
+        tempting=0.5,
+        why="The share of the area. Whatever a head gives to a box is to be compared with that, and not with one half.",
+    ),
     reference=share_inside,
     cases=share_cases,
     gradients=False,
@@ -312,6 +322,8 @@ ROLL = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="deepen",
+    from_memory=True,
     reference=rollout,
     cases=rollout_cases,
     gradients=False,  # dividing by the rows' sums, which are known, has another gradient and is as right
@@ -425,6 +437,7 @@ VIEWER = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="deepen",
     reference=viewer_map,
     cases=viewer_cases,
     gradients=False,
@@ -441,91 +454,86 @@ VIEWER = Task(
 
 # --- 14.5 --------------------------------------------------------------------------------------------------------
 
-
-def silence_head(heads, head, num_heads):
-    B, L, width = heads.shape
-    keep = torch.ones(num_heads, dtype=heads.dtype)
-    keep[head] = 0
-    return (heads.view(B, L, num_heads, width // num_heads) * keep[:, None]).view(B, L, width)
+SCENE = 7001  # a large yellow square above a small purple cross, a large pink square
 
 
-def silencing(columns):
-    """The columns that `columns(head, H, d)` names are set to zero."""
+@functools.cache
+def unlabelled() -> dict[str, torch.Tensor]:
+    """Six maps [grid, grid] of the trained model's caption of one picture, by panel."""
+    attention = answer_attention(*watching.trained(), draw(make_scene(SCENE), size=256), watching.PROMPT)
+    words = [token.replace("▁", "").strip() for token in attention.tokens]
 
-    def function(heads, head, num_heads):
-        quiet = heads.clone()
-        quiet[..., columns(head, num_heads, heads.shape[-1] // num_heads)] = 0
-        return quiet
+    def look(word, layer, heads):
+        return torch.stack([attention.to_image(layer, head, words.index(word)) for head in heads]).mean(0)
 
-    return function
-
-
-def all_others(heads, head, num_heads):
-    return heads - silence_head(heads, head, num_heads)
-
-
-def tokens_silenced(heads, head, num_heads):
-    quiet = heads.clone()
-    quiet[:, head] = 0
-    return quiet
+    return {
+        "A": look("pink", 3, (0, 1, 2)),
+        "B": look("yellow", 0, (0, 1, 2, 3)),
+        "C": look("purple", 3, (0, 1, 2)),
+        "D": look("yellow", 3, (3,)),
+        "E": look("yellow", 3, (0, 1, 2)).T,
+        "F": look("yellow", 3, (0, 1, 2)),
+    }
 
 
-def averaged(heads, head, num_heads):
-    d = heads.shape[-1] // num_heads
-    quiet = heads.clone()
-    quiet[..., head * d : (head + 1) * d] = heads[..., head * d : (head + 1) * d].mean(dim=(0, 1))
-    return quiet
+def show_unlabelled() -> None:
+    """The picture, and its six maps without their names."""
+    from matplotlib import pyplot as plt  # here: matplotlib is not needed for anything else
+
+    if watching.trained() is None:
+        print(NO_MODEL)
+        return
+    panels = {"the picture": draw(make_scene(SCENE), size=256), **unlabelled()}
+    _, axes = plt.subplots(1, len(panels), figsize=(13, 2.2))
+    for ax, (title, shown) in zip(axes, panels.items(), strict=True):
+        ax.imshow(shown, cmap="cividis")
+        ax.set(title=title, xticks=[], yticks=[])
 
 
-def silence_cases(seed):
-    k = larger(seed)
-    yield Case(
-        (numbers(seed, 2, 5 + k, 12 + 3 * k, shift=0.5), 1, 3),
-        sizes={"B": 2, "L": 5 + k, "H*d": 12 + 3 * k},
-        note=f"head 1 of 3, d = {4 + k}",
-    )
-    yield Case((numbers(seed, 1, 4, 10), 1, 2), sizes={"L": 4, "H*d": 10}, note="head 1 of 2, d = 5")
-    yield Case((numbers(seed, 3, 6, 8), 0, 4), sizes={"B": 3, "L": 6, "H*d": 8}, note="head 0 of 4, d = 2")
-    yield Case((numbers(seed, 3, 6, 8), 3, 4), sizes={"B": 3, "L": 6, "H*d": 8}, note="head 3 of 4, d = 2")
+MAPS = {
+    "A": "pink",
+    "B": "yellow, first layer",
+    "C": "purple",
+    "D": "yellow, the odd head",
+    "E": "yellow, on its side",
+    "F": "yellow",
+}
 
 
-def show_silence(thing):
-    for head in range(4):
-        row = thing(torch.ones(1, 1, 12), head, 4)[0, 0]
-        print(f"  without head {head}:  " + " ".join("■" if value else "·" for value in row.tolist()))
+def show_shares(answer):
+    """What tells the maps apart, in numbers."""
+    if watching.trained() is None:
+        print(NO_MODEL)
+        return
+    things = {thing.colour: thing.box for thing in make_scene(SCENE).things}
+    for panel, weights in unlabelled().items():
+        shares = "  ".join(f"{colour} {share_inside(weights, box):.2f}" for colour, box in things.items())
+        print(f"  {panel}  {answer()[panel]:22} share inside the box of the thing: {shares}")
 
 
-SILENCE = Task(
-    id="14.5",
-    title="take a head away",
-    points=2,
-    minutes=6,
-    level="easy",
-    reference=silence_head,
-    cases=silence_cases,
-    see='chapter 14, "Break it"; the hints of this task',
-    reward=show_silence,
-    mistakes=[
-        Mistake("every H-th feature", "every H-th feature is silenced: the heads lie side by side, each with its d "
-                "numbers in a row", silencing(lambda head, H, d: slice(head, None, H))),
-        Mistake("one feature only", "one number of each token is silenced: a head has d of them",
-                silencing(lambda head, H, d: slice(head, head + 1))),
-        Mistake("wrong slice", "d numbers are silenced, and they begin at `head`: those before it are not counted in "
-                "heads", silencing(lambda head, H, d: slice(head, head + d))),
-        Mistake("wrong slice", "H numbers are silenced, from H times the head: d is the length of a head",
-                silencing(lambda head, H, d: slice(head * H, (head + 1) * H))),
-        Mistake("next head", "the head after the one that is meant is silenced",
-                silencing(lambda head, H, d: slice((head + 1) * d, (head + 2) * d))),
-        Mistake("all heads before", "all heads up to the one that is meant are silenced",
-                silencing(lambda head, H, d: slice(0, (head + 1) * d))),
-        Mistake("all heads after", "all heads from the one that is meant on are silenced",
-                silencing(lambda head, H, d: slice(head * d, None))),
-        Mistake("all others silenced", "all other heads are silenced, and the one that is meant is left", all_others),
-        Mistake("token silenced", "a token is silenced, with all its heads: the head's features lie along the last "
-                "axis", tokens_silenced),
-        Mistake("averaged", "the head is replaced by its mean, and not by zeros", averaged),
-    ],
-)  # fmt: skip
+READ = matching_task(
+    "14.5",
+    truth=MAPS,
+    confusions={
+        frozenset({"yellow", "yellow, on its side"}): "mirrored at the diagonal, what is high up comes to lie far to "
+        "the left. Where is the yellow square, and where are the patches of the map?",
+        frozenset({"yellow, on its side", "purple"}): "the purple cross lies in the left half and below the middle; a "
+        "map on its side has the yellow square's place with y and x exchanged, and its size",
+        frozenset(
+            {"yellow, first layer", "yellow, the odd head"}
+        ): "one of the two avoids all three things and looks at the ground near the edges, as one head may; the mean "
+        "of four heads of the first layer is spread over things and ground",
+        frozenset({"yellow", "yellow, first layer"}): "the last layer's map lies on one thing",
+        frozenset({"pink", "purple"}): "compare with the picture: the pink square is the large one at the bottom right",
+    },
+    title="read six maps",
+    points=3,
+    minutes=10,
+    level="medium",
+    importance="core",
+    see='chapter 14, "By hand" and "Record an answer"; the hints of this task',
+    reward=show_shares,
+)
 
 # --- 14.6 --------------------------------------------------------------------------------------------------------
 
@@ -611,13 +619,8 @@ def search_cases(seed):
     yield Case((seed + 40, 4, 2), note="4 layers of 2 heads")
 
 
-def show_search(thing):
-    """Which head of the trained model costs most answers about colours when it is taken away."""
-    from ..visualize import show_matrix  # here: matplotlib is not needed for anything else
-
-    if watching.trained() is None:
-        print(NO_MODEL)
-        return
+def colour_accuracy():
+    """(asked, accuracy): twelve questions about colours, and how many of them the trained model answers, 0 to 1."""
     model, processor = watching.trained()
     asked = colour_questions(7400, 12)
     images, prompts = [draw(scene) for scene, _, _ in asked], [prompt for _, _, prompt in asked]
@@ -626,12 +629,51 @@ def show_search(thing):
         answers = generate(model, processor, images, prompts, max_new_tokens=4)
         return sum(answer == thing_.colour for answer, (_, thing_, _) in zip(answers, asked, strict=True)) / len(asked)
 
+    return asked, accuracy
+
+
+def search_trained(thing):
+    """(asked, accuracy of the whole, table of losses, (layer, head)) of the trained model."""
+    model = watching.trained()[0]
     config = model.config.text_config
-    lost, (layer, head) = thing(
+    asked, accuracy = colour_accuracy()
+    lost, place = thing(
         accuracy, lambda i, h: ablate_head(model, i, h), config.num_hidden_layers, config.num_attention_heads
     )
-    print(f"  of {len(asked)} questions about colours the model answers {round(accuracy() * len(asked))} rightly")
-    print(f"  without layer {layer}, head {head} it loses {round(float(lost[layer, head]) * len(asked))} of them")
+    return asked, accuracy(), lost, place
+
+
+@functools.cache
+def most_lost():
+    if watching.trained() is None:
+        return "no trained model here"
+    asked, _, lost, (layer, head) = search_trained(head_that_counts)
+    return round(float(lost[layer, head]) * len(asked))
+
+
+def show_search(thing):
+    """Which head of the trained model costs most answers about colours, and which looks at the thing most."""
+    from ..visualize import show_matrix  # here: matplotlib is not needed for anything else
+
+    if watching.trained() is None:
+        print(NO_MODEL)
+        return
+    asked, whole, lost, (layer, head) = search_trained(thing)
+    _, seen, attention = recorded(caption=False)
+    shares = {
+        (i, h): share_inside(attention.to_image(i, h, 0), seen.box)
+        for i in range(len(lost))
+        for h in range(len(lost[0]))
+    }
+    looks, share = max(shares.items(), key=lambda item: item[1])
+    print(f"  of {len(asked)} questions about colours the model answers {round(whole * len(asked))} rightly")
+    print(
+        f"  missed most: layer {layer}, head {head}; without it {round(float(lost[layer, head]) * len(asked))} are lost"
+    )
+    print(
+        f"  looks at the thing most: layer {looks[0]}, head {looks[1]} ({share:.2f} of its attention to the picture);"
+    )
+    print(f"  without that one {round(float(lost[looks]) * len(asked))} are lost")
     axes = show_matrix(lost, title="answers lost without a head", vmin=0, vmax=1)
     axes.set(xlabel="head", ylabel="layer")
 
@@ -642,6 +684,14 @@ SEARCH = Task(
     points=4,
     minutes=15,
     level="medium",
+    importance="core",
+    prediction=Prediction(
+        "Of 12 questions about colours, how many does the trained model lose without the head that it misses most?",
+        truth=most_lost,
+        tempting=12,
+        why="No single head carries the answer: several look at the thing (task 14.2), and when one is gone the others "
+        "still do. The one that looks most need not be the one that is missed most.",
+    ),
     reference=head_that_counts,
     cases=search_cases,
     use=search,
@@ -677,4 +727,4 @@ SEARCH = Task(
     ],
 )  # fmt: skip
 
-TASKS = [CHOOSE, SHARE, ROLL, VIEWER, SILENCE, SEARCH]
+TASKS = [CHOOSE, SHARE, ROLL, VIEWER, READ, SEARCH]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import tempfile
 import warnings
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..modeling_gemma import (
 )
 from ..modeling_gemma2 import Gemma2Config, Gemma2DecoderLayer
 from . import watching
+from .exposing import exposing_task
 from .tasks import Case, Mistake, Task, faults_left, larger, numbers
 
 # --- 15.1 --------------------------------------------------------------------------------------------------------
@@ -104,6 +106,7 @@ NAMES = Task(
     points=2,
     minutes=8,
     level="easy",
+    importance="deepen",
     reference=canonical_name,
     cases=name_cases,
     gradients=False,
@@ -143,101 +146,85 @@ NAMES = Task(
 # --- 15.2 --------------------------------------------------------------------------------------------------------
 
 
-def compare_tensors(expected, found):
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    wrong = [name for name in expected if name in found and tuple(expected[name]) != tuple(found[name])]
-    return sorted(missing), sorted(unexpected), sorted(wrong)
+def fits(expected, found):
+    """Whether a file fits a model: the same names, with the same shapes."""
+    return expected.keys() == found.keys() and all(tuple(expected[name]) == tuple(found[name]) for name in expected)
 
 
-def comparing(order=(0, 1, 2), empty=(), differ=lambda a, b: a != b, also_missing=False, first=False, flat=False):
-    """`compare_tensors` with one rule done differently."""
-
-    def function(expected, found):
-        lists = [
-            sorted(set(expected) - set(found)),
-            sorted(set(found) - set(expected)),
-            sorted(name for name in set(expected) & set(found) if differ(expected[name], found[name])),
-        ]
-        if also_missing:
-            lists[0] = sorted(lists[0] + lists[2])
-            lists[1] = sorted(lists[1] + lists[2])
-        lists = [[] if i in empty else names[:1] if first else names for i, names in enumerate(lists)]
-        return sum(lists, []) if flat else tuple(lists[i] for i in order)
-
-    return function
+def looks_for_its_own(expected, found):
+    return all(name in found and found[name] == expected[name] for name in expected)
 
 
-def numel(shape):
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+def looks_at_the_file(expected, found):
+    return all(name in expected and found[name] == expected[name] for name in found)
 
 
-def shape_cases(seed):
-    base = {f"layers.{i}.{part}": shape for i in (2, 0, 1) for part, shape in
-            (("q_proj.weight", (8 + seed, 4)), ("norm.weight", (4,)), ("mlp.weight", (4, 12)))}  # fmt: skip
-    found = dict(base)
-    yield Case((base, dict(reversed(found.items()))), note="all fits, in another order")
-    found.pop("layers.2.norm.weight")
-    found.pop("layers.0.mlp.weight")
-    yield Case((base, dict(found)), note="two are missing")
-    found |= {"layers.3.norm.weight": (4,), "bias": (1,), "layers.0.post.weight": (4,)}
-    yield Case((base, dict(found)), note="two are missing, three too many")
-    found |= {"layers.1.q_proj.weight": (4, 8 + seed), "layers.0.norm.weight": (5,), "layers.1.mlp.weight": (4, 12, 1)}
-    yield Case((base, dict(found)), note="some of everything")
-    yield Case((base, {**base, "layers.2.q_proj.weight": (8 + seed, 5)}), note="one has another shape")
+def compares_axes(expected, found):
+    return expected.keys() == found.keys() and all(len(expected[name]) == len(found[name]) for name in expected)
 
 
-def show_compare(thing):
-    """A decoder layer of Gemma 2 in a model of Gemma 1."""
-    norms = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-    missing, unexpected, wrong = thing({name: (2304,) for name in norms[:2]}, {name: (2304,) for name in norms})
-    print(f"  PaliGemma 2 in a model for PaliGemma 1: missing {missing}, shape wrong {wrong}, too many:")
-    for name in unexpected:
-        print(f"    {name}")
+def compares_sizes(expected, found):
+    return expected.keys() == found.keys() and all(
+        math.prod(expected[name]) == math.prod(found[name]) for name in expected
+    )
 
 
-COMPARE = Task(
-    id="15.2",
-    title="the strict check",
-    points=2,
-    minutes=8,
-    level="easy",
-    reference=compare_tensors,
-    cases=shape_cases,
-    gradients=False,
+def compares_in_order(expected, found):
+    return list(expected.values()) == list(found.values())
+
+
+LOADERS = {
+    "A": looks_for_its_own,
+    "B": looks_at_the_file,
+    "C": compares_axes,
+    "D": compares_sizes,
+    "E": compares_in_order,
+}
+
+
+def expose_loaders():
+    return {
+        "A": ({"norm": (4,)}, {"norm": (4,), "bias": (1,)}),
+        "B": ({"norm": (4,), "bias": (1,)}, {"norm": (4,)}),
+        "C": ({"head": (4, 3)}, {"head": (4, 2)}),
+        "D": ({"head": (4, 3)}, {"head": (12,)}),
+        "E": ({"norm": (4,)}, {"bias": (4,)}),
+    }
+
+
+def usable_tensors(expected, found):
+    for tensors in (expected, found):
+        if not isinstance(tensors, dict) or not tensors:
+            return "both are to be dicts from a name to a shape, with at least one name"
+        for name, shape in tensors.items():
+            good = isinstance(shape, tuple) and all(isinstance(size, int) and size > 0 for size in shape)
+            if not isinstance(name, str) or not good:
+                return f"{name!r}: {shape!r} is not a name with a shape, a tuple of whole numbers above 0"
+    return None
+
+
+def show_loaders(expose):
+    """What each loader would have let through."""
+    for name, (expected, found) in expose().items():
+        says = "fits" if LOADERS[name](expected, found) else "does not fit"
+        right = "fits" if fits(expected, found) else "does not fit"
+        print(f"  {name}  expected {expected}, found {found}: {right}, and {name} says it {says}")
+
+
+STRICT = exposing_task(
+    "15.2",
+    right=fits,
+    wrong=LOADERS,
+    reference=expose_loaders,
+    usable=usable_tensors,
+    title="five careless loaders",
+    points=3,
+    minutes=10,
+    level="medium",
+    importance="core",
     see='chapter 15, "A loader in twenty lines"; the hints of this task',
-    reward=show_compare,
-    mistakes=[
-        Mistake("missing and unexpected swapped", "missing is what the model expects and the file lacks",
-                comparing((1, 0, 2))),
-        Mistake("unexpected not told", "tensors that the model has no place for are not told: they would be dropped "
-                "without a word", comparing(empty=(1,))),
-        Mistake("missing not told", "tensors that the file lacks are not told: they would stay random or without "
-                "memory", comparing(empty=(0,))),
-        Mistake("shape not compared", "tensors of another shape are not told: the names alone are compared",
-                comparing(empty=(2,))),
-        Mistake("shape not compared", "only the number of axes is compared: their lengths count, too",
-                comparing(differ=lambda a, b: len(a) != len(b))),
-        Mistake("shape not compared", "only how many numbers a tensor has is compared: [4, 8] and [8, 4] are two "
-                "shapes",
-                comparing(differ=lambda a, b: numel(a) != numel(b))),
-        Mistake("shape not compared", "shapes are compared without their order: [4, 8] and [8, 4] are two shapes",
-                comparing(differ=lambda a, b: sorted(a) != sorted(b))),
-        Mistake("shape not compared", "only the first length of a shape is compared",
-                comparing(differ=lambda a, b: a[0] != b[0])),
-        Mistake("wrong shapes told twice", "a tensor of another shape counts as missing and unexpected as well",
-                comparing(also_missing=True)),
-        Mistake("first only", "only the first name of each kind is told: all of them help to see what went wrong",
-                comparing(first=True)),
-        Mistake("one list", "all names are in one list: three lists are asked for", comparing(flat=True)),
-        Mistake("not sorted", "the names are right, and not in alphabetical order", lambda expected, found: (
-            [n for n in expected if n not in found], [n for n in found if n not in expected],
-            [n for n in expected if n in found and expected[n] != found[n]])),
-    ],
-)  # fmt: skip
+    reward=show_loaders,
+)
 
 # --- 15.3 --------------------------------------------------------------------------------------------------------
 
@@ -303,6 +290,7 @@ CAPPED = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="core",
     reference=capped_attention,
     cases=attention_cases,
     see='chapter 15, "What Gemma 2 changed"; the hints of this task',
@@ -459,6 +447,7 @@ LAYER = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="deepen",
     reference=Layer,
     cases=layer_cases,
     see='chapter 15, "What Gemma 2 changed", the table of norms',
@@ -526,6 +515,7 @@ WINDOW = Task(
     points=2,
     minutes=10,
     level="medium",
+    importance="deepen",
     reference=window_mask,
     cases=window_cases,
     gradients=False,
@@ -682,6 +672,7 @@ LOAD = Task(
     points=4,
     minutes=15,
     level="hard",
+    importance="core",
     reference=load,
     cases=folder_cases,
     use=open_folder,
@@ -707,4 +698,4 @@ LOAD = Task(
     ],
 )  # fmt: skip
 
-TASKS = [NAMES, COMPARE, CAPPED, LAYER, WINDOW, LOAD]
+TASKS = [NAMES, STRICT, CAPPED, LAYER, WINDOW, LOAD]

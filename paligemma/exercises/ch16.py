@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from ..generation import generate
 from ..speed.fast import quantize_rows as package_rows
-from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
+from .exposing import matching_task
+from .tasks import Case, Finding, Mistake, Prediction, Task, faults_left, larger, numbers
 from .watching import PROMPT, picture, show_captions, trained
 
 
@@ -85,6 +86,7 @@ FLOPS = Task(
     points=3,
     minutes=12,
     level="medium",
+    importance="core",
     reference=prefill_flops,
     cases=flop_cases,
     gradients=False,
@@ -210,6 +212,14 @@ BYTES = Task(
     points=2,
     minutes=8,
     level="easy",
+    importance="core",
+    prediction=Prediction(
+        "With 64 rows instead of one, which of the two becomes 64 times as much?",
+        truth="the cache",
+        tempting="both",
+        why="A weight that was fetched is used for every row; each row has keys and values of its own.",
+        options=("the weights", "the cache", "both"),
+    ),
     reference=step_bytes,
     cases=byte_cases,
     gradients=False,
@@ -292,7 +302,7 @@ def roof_cases(seed):
 
 def show_roof(thing):
     print("  2.5 billion weights in bfloat16; 200 GFLOP/s, 50 GB/s:")
-    for rows in (1, 2, 8, 64):
+    for rows in (1, 2, 4, 5, 8, 64):
         rate, limit = thing(rows, rows * 5e9, 5e9, 2e11, 5e10)
         print(f"  {rows:3} rows: at most {rate:5.1f} tokens a second in all, the limit is {limit}")
 
@@ -303,6 +313,15 @@ ROOF = Task(
     points=2,
     minutes=8,
     level="easy",
+    importance="core",
+    prediction=Prediction(
+        "5 GB of weights, 5 GFLOPs a row, a machine of 50 GB and 200 GFLOPs a second: from how many rows on is "
+        "memory no longer the limit?",
+        truth=4,
+        tempting=1,
+        why="Fetching takes 0.1 s, whatever the rows; computing takes 0.025 s a row. With 4 rows both take as long. "
+        "One row alone waits for memory three quarters of the time.",
+    ),
     reference=tokens_per_second,
     cases=roof_cases,
     gradients=False,
@@ -439,6 +458,7 @@ STOPWATCH = Task(
     points=4,
     minutes=10,
     level="medium",
+    importance="core",
     reference=measure,
     cases=stopwatch_cases,
     use=use_stopwatch,
@@ -576,6 +596,7 @@ ROWS = Task(
     points=3,
     minutes=10,
     level="medium",
+    importance="deepen",
     reference=quantize_rows,
     cases=row_cases,
     gradients=False,
@@ -772,6 +793,7 @@ LAYER = Task(
     points=3,
     minutes=10,
     level="medium",
+    importance="deepen",
     reference=EightBit,
     cases=layer_cases,
     use=use_layer,
@@ -797,4 +819,64 @@ LAYER = Task(
     ],
 )  # fmt: skip
 
-TASKS = [FLOPS, BYTES, ROOF, STOPWATCH, ROWS, LAYER]
+# --- 16.7 --------------------------------------------------------------------------------------------------------
+
+# An imagined machine of 50 GB and 200 GFLOPs a second, and a decoder of 2.5 billion weights (5 GFLOPs a token), beside
+# which attention and cache are small. (FLOPs a byte, GFLOPs a second)
+POINTS = {"A": (1.0, 47.0), "B": (2.0, 92.0), "C": (64.0, 184.0), "D": (64.0, 21.0), "E": (272.0, 190.0)}
+WORK = {
+    "A": "one row, 16 bits",
+    "B": "one row, 8 bits",
+    "C": "64 rows, 16 bits",
+    "D": "64 rows, one thread of eight",
+    "E": "prompt of 272 tokens",
+}
+
+
+def show_roofline() -> None:
+    """The machine's roofline, and five points without names."""
+    from matplotlib import pyplot as plt  # here: matplotlib is not needed for anything else
+
+    _, ax = plt.subplots(figsize=(5.5, 3.4))
+    intensity = [2 ** (step / 8) for step in range(-16, 81)]  # FLOPs a byte, from 1/4 to 1024
+    ax.loglog(intensity, [min(200.0, 50.0 * x) for x in intensity], color="#1f4e79")
+    for name, (x, y) in POINTS.items():
+        ax.plot(x, y, "o", color="#b35900")
+        ax.annotate(name, (x, y), textcoords="offset points", xytext=(6, -10))
+    ax.set(xlabel="FLOPs for each byte fetched", ylabel="GFLOPs a second", title="50 GB/s, 200 GFLOP/s", ylim=(8, 300))
+    print("  line: what the machine can do at best; points: what five kinds of work reach")
+
+
+def show_points(answer):
+    for name, work in answer().items():
+        x, y = POINTS[name]
+        best = min(200.0, 50.0 * x)
+        limit = "memory" if 50.0 * x < 200.0 else "arithmetic"
+        print(f"  {name}  {work:28} {y:4.0f} of at most {best:4.0f} GFLOP/s ({limit} is the limit)")
+
+
+ROOFLINE = matching_task(
+    "16.7",
+    truth=WORK,
+    confusions={
+        frozenset(
+            {"one row, 16 bits", "one row, 8 bits"}
+        ): "half the bytes, the same FLOPs: which way does a point move?",
+        frozenset(
+            {"64 rows, 16 bits", "64 rows, one thread of eight"}
+        ): "the same work has the same FLOPs for each byte; how fast it is done is another question",
+        frozenset(
+            {"64 rows, 16 bits", "prompt of 272 tokens"}
+        ): "a fetched weight is used once for each token that goes through it",
+        frozenset({"one row, 16 bits", "64 rows, 16 bits"}): "what is on the x axis?",
+    },
+    title="read a roofline",
+    points=2,
+    minutes=8,
+    level="easy",
+    importance="core",
+    see='chapter 16, "Two numbers of your machine"; the hints of this task',
+    reward=show_points,
+)
+
+TASKS = [FLOPS, BYTES, ROOF, STOPWATCH, ROWS, LAYER, ROOFLINE]

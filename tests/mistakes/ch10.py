@@ -4,7 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import right, swap_bank, wrong
+from paligemma import modeling_gemma as gemma
+from paligemma import modeling_siglip as siglip
+
+from . import right, wrong
 
 # --- 10.1 --------------------------------------------------------------------------------------------------------
 
@@ -96,91 +99,25 @@ def _(embeddings, image_features, is_image):
 # --- 10.2 --------------------------------------------------------------------------------------------------------
 
 
-class Base(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.linear = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=True)
-
-    def forward(self, image_features):
-        return self.linear(image_features)
-
-
-right("10.2")(Base)
-
-
-@right("10.2")
-class Functional(Base):
-    def forward(self, x):
-        return F.linear(x, self.linear.weight, self.linear.bias)
+def damage(**changed):
+    names = {
+        "A": "features divided by the root of D",
+        "B": "grid read column by column",
+        "C": "bias of the projector left out",
+        "D": "first picture for every row",
+        "E": "no RoPE in the decoder",
+    }
+    return lambda: {**names, **changed}
 
 
-@right("10.2")
-class _(Base):
-    def forward(self, x):
-        return torch.einsum("bnv,dv->bnd", x, self.linear.weight) + self.linear.bias
-
-
-@wrong("10.2", "divided by the root of D")
-class _(Base):
-    def forward(self, x):
-        y = self.linear(x)
-        return y / (y.shape[-1] ** 0.5)
-
-
-@wrong("10.2", "multiplied by the root of D")
-class _(Base):
-    def forward(self, x):
-        return self.linear(x) * self.linear.out_features**0.5
-
-
-@wrong("10.2", "bent")
-class _(Base):
-    def forward(self, x):
-        return F.gelu(self.linear(x), approximate="tanh")
-
-
-@wrong("10.2", "bent")
-class _(Base):
-    def forward(self, x):
-        return F.relu(self.linear(x))
-
-
-@wrong("10.2", "bias unused")
-class _(Base):
-    def forward(self, x):
-        return torch.matmul(x, self.linear.weight.t())
-
-
-@wrong("10.2", "weights do not fit")
-class _(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.linear = nn.Linear(config.projection_dim, config.vision_config.hidden_size)
-
-    def forward(self, x):
-        return self.linear(x)
-
-
-@wrong("10.2", "weights do not fit")
-class _(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.linear = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-
-    def forward(self, x):
-        return self.linear(x)
-
-
-@wrong("10.2", "patches averaged")
-class _(Base):
-    def forward(self, x):
-        return self.linear(x.mean(dim=1, keepdim=True))
-
-
-@wrong("10.2", "no return")
-class _(Base):
-    def forward(self, x):
-        self.linear(x)
+right("10.2")(damage())
+right("10.2")(lambda: dict(reversed(damage()().items())))
+wrong("10.2", "taken for another")(damage(B="no RoPE in the decoder", E="grid read column by column"))
+wrong("10.2", "taken for another")(damage(A="first picture for every row", D="features divided by the root of D"))
+wrong("10.2", "taken for another")(damage(A="bias of the projector left out", C="features divided by the root of D"))
+wrong("10.2", "a name twice")(damage(A="no RoPE in the decoder"))
+wrong("10.2", "unknown name")(damage(A="no RoPE"))
+wrong("10.2", "structure")(lambda: {"A": "no RoPE in the decoder"})
 
 
 # --- 10.3 --------------------------------------------------------------------------------------------------------
@@ -325,17 +262,109 @@ def _(model, input_ids, pictures, token_type_ids):
 # --- 10.5 --------------------------------------------------------------------------------------------------------
 
 
-class Upside(Base):
-    def forward(self, x):
-        return -self.linear(x)
+class Model(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.vision_tower = siglip.SiglipVisionModel(config.vision_config)
+        self.multi_modal_projector = gemma.PaliGemmaMultiModalProjector(config)
+        self.language_model = gemma.GemmaForCausalLM(config.text_config)
+
+    def embedded(self, ids, pixels):
+        image = ids == self.config.image_token_index
+        x = self.language_model.model.embed(torch.where(image, 0, ids)).clone()
+        x[image] = self.features(pixels).flatten(0, 1)
+        return x
+
+    def features(self, pixels):
+        return self.multi_modal_projector(self.vision_tower(pixels))
+
+    def forward(self, input_ids, pixel_values, attention_mask):
+        x = self.embedded(input_ids, pixel_values)
+        states = self.language_model.model(x, attention_mask, torch.zeros_like(attention_mask))
+        return self.end(states, attention_mask)
+
+    def end(self, states, mask):
+        places = torch.arange(mask.shape[1]) * mask
+        return self.language_model.lm_head(states[torch.arange(len(mask)), places.max(dim=1).values])
 
 
-swap_bank(
-    "10.5",
-    {"PaliGemmaMultiModalProjector": Base},
-    other={"PaliGemmaMultiModalProjector": Functional},
-    broken={"PaliGemmaMultiModalProjector": Upside},
-)
+right("10.5")(Model)
+
+
+@right("10.5")
+class _(Model):
+    """All logits first, and a loop over the rows."""
+
+    def end(self, states, mask):
+        logits = self.language_model.lm_head(states)
+        return torch.stack([row[real.nonzero().max()] for row, real in zip(logits, mask)])
+
+
+@wrong("10.5", "last column")
+class _(Model):
+    def end(self, states, mask):
+        return self.language_model.lm_head(states)[:, -1]
+
+
+@wrong("10.5", "number of tokens as place")
+class _(Model):
+    def end(self, states, mask):
+        return self.language_model.lm_head(states)[range(len(mask)), mask.sum(-1) - 1]
+
+
+@wrong("10.5", "all positions")
+class _(Model):
+    def end(self, states, mask):
+        return self.language_model.lm_head(states)
+
+
+@wrong("10.5", "mask forgotten")
+class _(Model):
+    def forward(self, input_ids, pixel_values, attention_mask):
+        ones = torch.ones_like(input_ids)
+        states = self.language_model.model(self.embedded(input_ids, pixel_values), ones, ones * 0)
+        return self.end(states, attention_mask)
+
+
+@wrong("10.5", "causal")
+class _(Model):
+    def forward(self, input_ids, pixel_values, attention_mask):
+        x = self.embedded(input_ids, pixel_values)
+        return self.end(self.language_model.model(x, attention_mask, attention_mask | 1), attention_mask)
+
+
+@wrong("10.5", "text not scaled")
+class _(Model):
+    def embedded(self, ids, pixels):
+        image = ids == self.config.image_token_index
+        x = self.language_model.model.embed_tokens(torch.where(image, 0, ids)).clone()
+        x[image] = self.features(pixels).flatten(0, 1)
+        return x
+
+
+@wrong("10.5", "picture scaled too")
+class _(Model):
+    def features(self, pixels):
+        x = super().features(pixels)
+        return x * x.shape[-1] ** 0.5
+
+
+@wrong("10.5", "picture divided")
+class _(Model):
+    def features(self, pixels):
+        x = super().features(pixels)
+        return x / x.shape[-1] ** 0.5
+
+
+@wrong("10.5", "raised")
+class _(Model):
+    """The id of <image> is looked up, and lies outside of the table."""
+
+    def embedded(self, ids, pixels):
+        x = self.language_model.model.embed(ids).clone()
+        x[ids == self.config.image_token_index] = self.features(pixels).flatten(0, 1)
+        return x
 
 
 # --- Wrong ones that once passed ---------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from . import right, swap_bank, wrong
+from . import right, wrong
 
 # --- 11.1 --------------------------------------------------------------------------------------------------------
 
@@ -179,6 +179,9 @@ class Base:
     def advance(self, new_tokens):
         self.length += new_tokens
 
+    def crop(self, length):
+        self.length = length
+
 
 right("11.3")(Base)
 
@@ -209,6 +212,12 @@ class OneTensor:
     def advance(self, new_tokens):
         self.length = self.length + new_tokens
 
+    def crop(self, length):
+        """Cleans up behind, which nobody asks for."""
+        self.k[..., length:, :] = 0
+        self.v[..., length:, :] = 0
+        self.length = length
+
 
 @wrong("11.3", "moved on by every layer")
 class _(Base):
@@ -219,6 +228,39 @@ class _(Base):
 
     def advance(self, new_tokens):
         pass
+
+
+@wrong("11.3", "no crop")
+class AsInTheChapter:
+    __init__, update, advance = Base.__init__, Base.update, Base.advance
+
+
+@wrong("11.3", "crop does nothing")
+class _(Base):
+    def crop(self, length):
+        return self.keys[..., :length, :], self.values[..., :length, :]
+
+
+@wrong("11.3", "crop takes off so many")
+class _(Base):
+    def crop(self, length):
+        self.length = self.length - length
+
+
+@wrong("11.3", "room cut off")
+class _(Base):
+    def crop(self, length):
+        self.keys = self.keys[:, :, :, :length]
+        self.values = self.values[:, :, :, :length]
+        self.length = length
+
+
+@wrong("11.3", "crop empties")
+class _(Base):
+    def crop(self, length):
+        self.keys[..., length:, :] = 0
+        self.values[..., length:, :] = 0
+        self.length = 0
 
 
 @wrong("11.3", "never moved on")
@@ -278,6 +320,11 @@ class _:
 
     def advance(self, new_tokens):
         self.length += new_tokens
+
+    def crop(self, length):
+        self.keys = [key[:, :, :length] for key in self.keys]
+        self.values = [value[:, :, :length] for value in self.values]
+        self.length = length
 
 
 @wrong("11.3", "copied")
@@ -412,7 +459,37 @@ def _(next_logits, prompt, max_new_tokens, eos, pad):
 # --- 11.5 --------------------------------------------------------------------------------------------------------
 
 
-swap_bank("11.5", {"KVCache": Base}, other={"KVCache": Narrowing})
+def exposed(**changed):
+    rows = {
+        "A": (torch.tensor([[0.5, 0.5]]), 0.9),
+        "B": (torch.tensor([[0.125, 0.625, 0.25]]), 1.0),
+        "C": (torch.tensor([[0.9, 0.06, 0.04]]), 0.3),
+        "D": (torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]]), 1.0),
+        "E": (torch.full((5, 4), 0.25), 1.0),
+    }
+    return lambda: {**rows, **changed}
+
+
+right("11.5")(exposed())
+
+
+@right("11.5")
+def _():
+    given = exposed()()
+    return {name: (p.double(), top_p) for name, (p, top_p) in given.items()}
+
+
+wrong("11.5", "not exposed")(exposed(A=(torch.tensor([[0.5, 0.25, 0.25]]), 1.0)))
+wrong("11.5", "not exposed")(exposed(B=(torch.tensor([[0.6, 0.4]]), 1.0)))
+wrong("11.5", "exposes others")(exposed(A=(torch.tensor([[0.4, 0.4, 0.2]]), 0.6)))
+wrong("11.5", "exposes others")(exposed(D=(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), 1.0)))
+wrong("11.5", "not exposed")(exposed(E=(torch.tensor([[0.5, 0.5]]), 1.0)))
+wrong("11.5", "not an input")(exposed(C=(torch.tensor([0.9, 0.1]), 0.5)))
+wrong("11.5", "not an input")(exposed(C=(torch.tensor([[0.9, 0.3]]), 0.5)))
+wrong("11.5", "not an input")(exposed(C=(torch.tensor([[0.9, 0.1]]), 0.0)))
+wrong("11.5", "not an input")(exposed(C=torch.tensor([[0.9, 0.1]])))
+wrong("11.5", "structure")(lambda: {"A": (torch.tensor([[0.5, 0.5]]), 0.9)})
+wrong("11.5", "type")(lambda: list(exposed()().values()))
 
 
 # --- Wrong ones that once passed, or that never ended ------------------------------------------------------------
@@ -454,6 +531,9 @@ class _:
 
     def advance(self, new_tokens):
         self.length += new_tokens
+
+    def crop(self, length):
+        self.length = length
 
 
 @wrong("11.3", "moved on by every layer")

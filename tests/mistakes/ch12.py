@@ -12,96 +12,48 @@ from . import right, wrong
 # --- 12.1 --------------------------------------------------------------------------------------------------------
 
 
-@right("12.1")
-def _(box):
-    text = ""
-    for side in box:
-        number = round(side * 1023)
-        number = max(0, min(1023, number))
-        text += f"<loc{number:04d}>"
-    return text
+def boxes(**changed):
+    given = {
+        "A": (0.0, 0.0, 0.8, 0.8),
+        "B": (0.0, 0.0, 0.2, 0.2),
+        "C": (0.0, 0.1, 1.0, 1.0),
+        "D": (-0.01, -0.01, 0.1, 0.1),
+        "E": (0.0, 0.0, 1.0, 1.02),
+    }
+    return lambda: {**given, **changed}
 
 
-@right("12.1")
-def _(box):
-    bins = np.clip(np.round(np.array(box) * 1023), 0, 1023).astype(int)
-    return "".join(f"<loc{b:04d}>" for b in bins)
-
-
-@right("12.1")
-def _(box):
-    y1, x1, y2, x2 = torch.tensor(box, dtype=torch.float64).mul(1023).round().clamp(0, 1023).int().tolist()
-    return f"<loc{y1:04}><loc{x1:04}><loc{y2:04}><loc{x2:04}>"
-
-
-@right("12.1")
-def _(box):
-    return "".join(f"<loc{int(min(max(side, 0), 1) * 1023 + 0.5):04d}>" for side in box)
-
-
-@wrong("12.1", "y and x swapped")
-def _(box):
-    y1, x1, y2, x2 = box
-    return "".join(f"<loc{min(max(round(s * 1023), 0), 1023):04d}>" for s in (x1, y1, x2, y2))
-
-
-@wrong("12.1", "order of the sides")
-def _(box):
-    y1, x1, y2, x2 = np.clip(np.round(np.array(box) * 1023), 0, 1023).astype(int)
-    return f"<loc{y1:04d}><loc{y2:04d}><loc{x1:04d}><loc{x2:04d}>"
-
-
-@wrong("12.1", "1024 instead of 1023")
-def _(box):
-    bins = [max(0, min(1023, round(side * 1024))) for side in box]
-    return "".join(f"<loc{b:04d}>" for b in bins)
-
-
-@wrong("12.1", "1024 instead of 1023")
-def _(box):
-    bins = np.clip((np.array(box) * 1024).astype(int), 0, 1023)
-    return "".join(f"<loc{b:04d}>" for b in bins)
-
-
-@wrong("12.1", "floor instead of round")
-def _(box):
-    return "".join(f"<loc{max(0, min(int(side * 1023), 1023)):04d}>" for side in box)
-
-
-@wrong("12.1", "not clipped")
-def _(box):
-    return "".join(f"<loc{int(np.round(side * 1023)):04d}>" for side in box)
-
-
-@wrong("12.1", "not clipped")
-def _(box):
-    return "".join(f"<loc{min(round(side * 1023), 1023):04d}>" for side in box)
-
-
-@wrong("12.1", "digits missing")
-def _(box):
-    return "".join(f"<loc{min(max(round(side * 1023), 0), 1023)}>" for side in box)
-
-
-@wrong("12.1", "spaces between")
-def _(box):
-    return " ".join(f"<loc{min(max(round(side * 1023), 0), 1023):04d}>" for side in box)
-
-
-@wrong("12.1", "no return")
-def _(box):
-    print("".join(f"<loc{min(max(round(side * 1023), 0), 1023):04d}>" for side in box))
-
-
-@wrong("12.1", "type")
-def _(box):
-    return [f"<loc{min(max(round(side * 1023), 0), 1023):04d}>" for side in box]
+right("12.1")(boxes())
+right("12.1")(boxes(E=(0, 0, 1.03, 1.03), D=(-0.02, -0.02, 1, 1)))
+wrong("12.1", "not exposed")(boxes(A=(0.0, 0.0, 0.1, 0.1)))
+wrong("12.1", "not exposed")(boxes(C=(0.1, 0.1, 1.0, 1.0)))
+wrong("12.1", "not exposed")(boxes(D=(-0.0001, 0.0, 1.0, 1.0)))
+wrong("12.1", "exposes others")(boxes(A=(0.0, 0.0, 0.7, 0.9)))
+wrong("12.1", "exposes others")(boxes(D=(-0.01, 0.0, 0.9, 1.0)))
+wrong("12.1", "exposes others")(boxes(B=(0.0, 0.0, 0.6, 0.7)))
+wrong("12.1", "not an input")(boxes(B=(0.6, 0.6, 0.1, 0.1)))
+wrong("12.1", "not an input")(boxes(E=(0.0, 0.0, 2.0, 2.0)))
+wrong("12.1", "not an input")(boxes(E=(0.0, 0.0, 1.0)))
+wrong("12.1", "structure")(lambda: {"a": (0.0, 0.0, 1.0, 1.0)})
 
 
 # --- 12.2 --------------------------------------------------------------------------------------------------------
 
 
+def all_pairs(function):
+    """A function of two boxes, as learners write it in two loops."""
+
+    def table(a, b):
+        rows = []
+        for one in a.tolist():
+            rows.append([float(function(one, other)) for other in b.tolist()])
+        return torch.tensor(rows)
+
+    return table
+
+
 @right("12.2")
+@all_pairs
 def _(a, b):
     top, left = max(a[0], b[0]), max(a[1], b[1])
     bottom, right_ = min(a[2], b[2]), min(a[3], b[3])
@@ -113,6 +65,7 @@ def _(a, b):
 
 
 @right("12.2")
+@all_pairs
 def _(a, b):
     a, b = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
     low, high = torch.maximum(a[:2], b[:2]), torch.minimum(a[2:], b[2:])
@@ -122,6 +75,7 @@ def _(a, b):
 
 
 @right("12.2")
+@all_pairs
 def _(a, b):
     if a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]:
         return 0.0
@@ -141,12 +95,14 @@ def overlap(a, b):
 
 
 @wrong("12.2", "negative sides")
+@all_pairs
 def _(a, b):
     h, w = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return ratio(h * w, a, b)
 
 
 @wrong("12.2", "negative sides")
+@all_pairs
 def _(a, b):
     h, w = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     inter = h * w
@@ -156,51 +112,87 @@ def _(a, b):
 
 
 @wrong("12.2", "negative sides")
+@all_pairs
 def _(a, b):
     return ratio(abs(min(a[2], b[2]) - max(a[0], b[0])) * abs(min(a[3], b[3]) - max(a[1], b[1])), a, b)
 
 
 @wrong("12.2", "intersection counted twice")
+@all_pairs
 def _(a, b):
     h, w = overlap(a, b)
     return ratio(h * w, a, b, lambda p, q: p + q)
 
 
 @wrong("12.2", "not the union")
+@all_pairs
 def _(a, b):
     h, w = overlap(a, b)
     return ratio(h * w, a, b, min)
 
 
 @wrong("12.2", "not the union")
+@all_pairs
 def _(a, b):
     h, w = overlap(a, b)
     return ratio(h * w, a, b, lambda p, q: p)
 
 
 @wrong("12.2", "twice the intersection")
+@all_pairs
 def _(a, b):
     h, w = overlap(a, b)
     return 2 * ratio(h * w, a, b, lambda p, q: p + q)
 
 
 @wrong("12.2", "min and max swapped")
+@all_pairs
 def _(a, b):
     h, w = max(a[2], b[2]) - min(a[0], b[0]), max(a[3], b[3]) - min(a[1], b[1])
     return ratio(h * w, a, b)
 
 
 @wrong("12.2", "height and width for corners")
+@all_pairs
 def _(a, b):
     h = max(0, min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0]))
     w = max(0, min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1]))
     return h * w / (a[2] * a[3] + b[2] * b[3] - h * w)
 
 
+def in_tensors(a, b, division=lambda inter, union: inter / union.clamp(min=1e-9)):
+    a, b = a[:, None], b[None]
+    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    inter = sides.clamp(min=0).prod(-1)
+    area_a, area_b = ((box[..., 2:] - box[..., :2]).prod(-1) for box in (a, b))
+    return division(inter, area_a + area_b - inter)
+
+
+right("12.2")(lambda a, b: in_tensors(a, b))
+
+
 @wrong("12.2", "division by zero")
 def _(a, b):
-    h, w = overlap(a, b)
-    return h * w / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - h * w)
+    return in_tensors(a, b, torch.div)
+
+
+@wrong("12.2", "row by row")
+def _(a, b):
+    top, left = torch.maximum(a[:, 0], b[:, 0]), torch.maximum(a[:, 1], b[:, 1])
+    bottom, right_ = torch.minimum(a[:, 2], b[:, 2]), torch.minimum(a[:, 3], b[:, 3])
+    inter = (bottom - top).clamp(min=0) * (right_ - left).clamp(min=0)
+    areas = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1]) + (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
+    return inter / (areas - inter).clamp(min=1e-9)
+
+
+@wrong("12.2", "axes in another order")
+def _(a, b):
+    return in_tensors(b, a)
+
+
+@wrong("12.2", "type")
+def _(a, b):
+    return in_tensors(a, b).tolist()
 
 
 # --- 12.3 --------------------------------------------------------------------------------------------------------

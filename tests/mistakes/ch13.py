@@ -1,9 +1,7 @@
 """Solutions of chapter 13's exercises, right and wrong."""
 
 import itertools
-import math
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -233,117 +231,21 @@ def _(logits, labels, average):
 # --- 13.3 --------------------------------------------------------------------------------------------------------
 
 
-@right("13.3")
-def _(step, steps, warmup):
-    cosine = math.cos(math.pi / 2 * min(step, steps) / steps) ** 2
-    return cosine if step >= warmup else cosine * (step + 1) / warmup
+def causes(**changed):
+    names = ("the answer is visible", "rate a hundred times too small", "all is right", "loss on everything")
+    return lambda: {**dict(zip("ABCD", names)), **changed}
 
 
-@right("13.3")
-def _(step, steps, warmup):
-    decay = np.clip(0.5 * (1 + np.cos(np.pi * np.minimum(step / steps, 1))), 0, 1)
-    return float(decay * np.clip((step + 1) / max(warmup, 1), 0, 1))
-
-
-@right("13.3")
-def _(step, steps, warmup):
-    progress = torch.tensor(min(1.0, step / steps), dtype=torch.float64)
-    return float((0.5 + 0.5 * torch.cos(torch.pi * progress)) * min(1, (step + 1) / max(1, warmup)))
-
-
-def rate(step, steps, warmup, up=None, down=None):
-    if step >= steps:
-        return 0.0
-    w = up(step) if up else (min(1, (step + 1) / warmup) if warmup > 0 else 1)
-    c = down(step / steps) if down else 0.5 + 0.5 * math.cos(math.pi * step / steps)
-    return w * c
-
-
-@wrong("13.3", "warm-up starts at zero")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, up=lambda s: s / warmup if s < warmup else 1.0)
-
-
-@wrong("13.3", "warm-up one step too long")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, up=lambda s: (s + 1) / (warmup + 1) if s < warmup else 1.0)
-
-
-@wrong("13.3", "no end of the warm-up")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, up=lambda s: (s + 1) / warmup if warmup else 1)
-
-
-@wrong("13.3", "no warm-up")
-def _(step, steps, warmup):
-    return 0.0 if step > steps else 0.5 * (1.0 + math.cos(step / steps * math.pi))
-
-
-@wrong("13.3", "nothing after the warm-up")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, down=lambda t: 1)
-
-
-@wrong("13.3", "division by a warm-up of 0")
-def _(step, steps, warmup):
-    if step >= steps:
-        return 0.0
-    return min((step + 1) / warmup, 1) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-@wrong("13.3", "cosine from the end of the warm-up")
-def _(step, steps, warmup):
-    if step < warmup:
-        return (step + 1) / warmup
-    t = min(1.0, (step - warmup) / (steps - warmup))
-    return 0.5 * (1 + math.cos(math.pi * t))
-
-
-@wrong("13.3", "zero one step early")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, down=lambda t: 0.5 * (1 + math.cos(math.pi * step / (steps - 1))))
-
-
-@wrong("13.3", "cosine never reaches zero")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, down=lambda t: 0.5 * (1 + math.cos(math.pi / 2 * t)))
-
-
-@wrong("13.3", "cosine below zero")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, down=lambda t: math.cos(math.pi * t))
-
-
-@wrong("13.3", "quarter of a wave")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, down=lambda t: math.sin(math.pi / 2 * (1 - t)))
-
-
-@wrong("13.3", "cosine not halved")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, down=lambda t: 1 + math.cos(math.pi * t))
-
-
-@wrong("13.3", "straight line")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, down=lambda t: (steps - step) / steps)
-
-
-@wrong("13.3", "whole wave")
-def _(step, steps, warmup):
-    return rate(step, steps, warmup, down=lambda t: 0.5 * (1 + math.cos(2 * math.pi * t)))
-
-
-@wrong("13.3", "climbs again after the end")
-def _(step, steps, warmup):
-    warm = min(1.0, (step + 1) / max(warmup, 1))
-    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-@wrong("13.3", "no return")
-def _(step, steps, warmup):
-    if step < warmup:
-        return (step + 1) / warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
+right("13.3")(causes())
+right("13.3")(lambda: {name: causes()()[name] for name in "DCBA"})
+wrong("13.3", "taken for another")(causes(A="all is right", C="the answer is visible"))
+wrong("13.3", "taken for another")(causes(A="loss on everything", D="the answer is visible"))
+wrong("13.3", "taken for another")(causes(C="loss on everything", D="all is right"))
+wrong("13.3", "taken for another")(causes(B="all is right", C="rate a hundred times too small"))
+wrong("13.3", "a name twice")(causes(A="all is right"))
+wrong("13.3", "unknown name")(causes(A="overfitting"))
+wrong("13.3", "structure")(lambda: {"A": "all is right"})
+wrong("13.3", "type")(lambda: ["all is right"])
 
 
 # --- 13.4 --------------------------------------------------------------------------------------------------------

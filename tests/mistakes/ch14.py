@@ -356,59 +356,22 @@ def _(decoder, token_type_ids, layer, t, grid, size):
 # --- 14.5 --------------------------------------------------------------------------------------------------------
 
 
-@right("14.5")
-def _(heads, head, num_heads):
-    d = heads.shape[-1] // num_heads
-    quiet = heads.clone()
-    quiet[:, :, head * d : (head + 1) * d] = 0
-    return quiet
+def maps(**changed):
+    names = ("pink", "yellow, first layer", "purple", "yellow, the odd head", "yellow, on its side", "yellow")
+    return lambda: {**dict(zip("ABCDEF", names)), **changed}
 
 
-@right("14.5")
-def _(heads, head, num_heads):
-    parts = list(heads.chunk(num_heads, dim=-1))
-    parts[head] = torch.zeros_like(parts[head])
-    return torch.cat(parts, dim=-1)
-
-
-@right("14.5")
-def _(heads, head, num_heads):
-    mask = torch.arange(num_heads).repeat_interleave(heads.size(-1) // num_heads) == head
-    return heads.masked_fill(mask, 0.0)
-
-
-def without(where):
-    def silence_head(heads, head, num_heads):
-        mask = torch.ones(heads.shape[-1])
-        where(mask, head, num_heads, heads.shape[-1] // num_heads)
-        return heads * mask
-
-    return silence_head
-
-
-wrong("14.5", "every H-th feature")(without(lambda m, head, H, d: m[head::H].zero_()))
-wrong("14.5", "every H-th feature")(lambda heads, head, H: (
-    heads.unflatten(-1, (-1, H)) * (torch.arange(H) != head)).flatten(2))  # fmt: skip
-wrong("14.5", "one feature only")(without(lambda m, head, H, d: m[head].zero_()))
-wrong("14.5", "wrong slice")(without(lambda m, head, H, d: m[head : head + d].zero_()))
-wrong("14.5", "wrong slice")(without(lambda m, head, H, d: m[head * H : head * H + H].zero_()))
-wrong("14.5", "next head")(without(lambda m, head, H, d: m[(head + 1) * d : (head + 2) * d].zero_()))
-wrong("14.5", "all heads before")(without(lambda m, head, H, d: m[: (head + 1) * d].zero_()))
-wrong("14.5", "all heads after")(without(lambda m, head, H, d: m[head * d :].zero_()))
-wrong("14.5", "all others silenced")(lambda heads, head, H: (
-    heads.unflatten(-1, (H, -1)) * (torch.arange(H) == head)[:, None]).flatten(2))  # fmt: skip
-
-
-@wrong("14.5", "token silenced")
-def _(heads, head, num_heads):
-    return torch.cat([heads[:, :head], torch.zeros_like(heads[:, :1]), heads[:, head + 1 :]], dim=1)
-
-
-@wrong("14.5", "input changed")
-def _(heads, head, num_heads):
-    d = heads.shape[-1] // num_heads
-    heads[..., head * d : (head + 1) * d] = 0
-    return heads
+right("14.5")(maps())
+right("14.5")(lambda: dict(sorted(maps()().items(), reverse=True)))
+wrong("14.5", "taken for another")(maps(E="yellow", F="yellow, on its side"))
+wrong("14.5", "taken for another")(maps(A="purple", C="pink"))
+wrong("14.5", "taken for another")(maps(B="yellow, the odd head", D="yellow, first layer"))
+wrong("14.5", "taken for another")(maps(C="yellow, on its side", E="purple"))
+wrong("14.5", "a name twice")(maps(E="yellow"))
+wrong("14.5", "unknown name")(maps(A="Pink"))
+wrong("14.5", "structure")(lambda: {"A": "pink"})
+wrong("14.5", "not matched")(maps(A="yellow", F="pink"))
+wrong("14.5", "not started")(maps(A=...))
 
 
 # --- 14.6 --------------------------------------------------------------------------------------------------------

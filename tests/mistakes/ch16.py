@@ -570,3 +570,22 @@ class _(nn.Module):
 
     def forward(self, x):
         return x @ self.numbers.T
+
+
+# --- 16.7 --------------------------------------------------------------------------------------------------------
+
+
+def points(**changed):
+    names = ("one row, 16 bits", "one row, 8 bits", "64 rows, 16 bits", "64 rows, one thread of eight")
+    return lambda: {**dict(zip("ABCDE", (*names, "prompt of 272 tokens"))), **changed}
+
+
+right("16.7")(points())
+right("16.7")(lambda: {name: points()()[name] for name in "EDCBA"})
+wrong("16.7", "taken for another")(points(A="one row, 8 bits", B="one row, 16 bits"))
+wrong("16.7", "taken for another")(points(C="64 rows, one thread of eight", D="64 rows, 16 bits"))
+wrong("16.7", "taken for another")(points(C="prompt of 272 tokens", E="64 rows, 16 bits"))
+wrong("16.7", "a name twice")(points(D="64 rows, 16 bits"))
+wrong("16.7", "unknown name")(points(E="prefill"))
+wrong("16.7", "structure")(lambda: {"A": "one row, 16 bits"})
+wrong("16.7", "not matched")(points(A="64 rows, one thread of eight", D="one row, 16 bits"))

@@ -573,3 +573,68 @@ DRAWS = [
     Mistake("nothing dropped", "unlikely tokens are drawn, too",
             lambda probs, p: torch.multinomial(probs, num_samples=1)),
 ]  # fmt: skip
+
+
+# --- the projector ---------------------------------------------------------------------------------------------------
+
+
+class Projecting(nn.Module):
+    """The reference with a change, for the imitations."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.linear = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
+
+    def forward(self, image_features):
+        return self.change(self.linear(image_features))
+
+    def change(self, x):
+        return x
+
+
+class Shrunk(Projecting):
+    def change(self, x):
+        return x / x.shape[-1] ** 0.5
+
+
+class Grown(Projecting):
+    def change(self, x):
+        return x * x.shape[-1] ** 0.5
+
+
+class Bent(Projecting):
+    def change(self, x):
+        return F.gelu(x, approximate="tanh")
+
+
+class Rectified(Projecting):
+    def change(self, x):
+        return x.relu()
+
+
+class Normed(Projecting):
+    def change(self, x):
+        return F.layer_norm(x, x.shape[-1:])
+
+
+class BiasUnused(Projecting):
+    def forward(self, image_features):
+        return image_features @ self.linear.weight.T
+
+
+class Pooled(Projecting):
+    def change(self, x):
+        return x.mean(dim=1, keepdim=True)
+
+
+PROJECTORS = [
+        Mistake("divided by the root of D", "each number is the expected one divided by the square root of D: image "
+                "features are left as the projector makes them", Shrunk),
+        Mistake("multiplied by the root of D", "each number is the expected one times the square root of D: text is "
+                "multiplied, pictures are not", Grown),
+        Mistake("bent", "a GELU comes after the linear map: the projector is linear and nothing else", Bent),
+        Mistake("bent", "negative numbers are cut off: the projector is linear and nothing else", Rectified),
+        Mistake("normalised", "the result is normalised: there is no norm in the projector", Normed),
+        Mistake("bias unused", "your numbers are those you get without the bias", BiasUnused),
+        Mistake("patches averaged", "the patches are averaged into one: each keeps a vector of its own", Pooled),
+]  # fmt: skip
