@@ -579,6 +579,7 @@ def show_broken(kind):
 
 BROKEN = Task(
     id="04.6",
+    from_memory=True,
     title="break the layer, and measure",
     points=3,
     minutes=10,
