@@ -645,7 +645,7 @@ def test_a_prediction_is_kept_and_shown_beside_the_truth(predicted_task, capsys)
     lines = capsys.readouterr().out.splitlines()
     at = lines.index("Of 24 captions, as many stay:")
     assert [line.split() for line in lines[at + 1 : at + 4]] == [
-        ["you", "predicted", "5"], ["measured", "17"], ["a", "tempting", "answer", "4"]
+        ["you", "predicted", "5"], ["the", "truth", "17"], ["a", "tempting", "answer", "4"]
     ]  # fmt: skip
     assert lines[at + 4] == "The scale matters late."
     predict("06.1", 17)
@@ -659,7 +659,7 @@ def test_a_prediction_is_kept_and_shown_beside_the_truth(predicted_task, capsys)
 
 def test_without_a_prediction_the_truth_is_shown_all_the_same(capsys):
     show_prediction(dataclasses.replace(find_task("06.1"), prediction=COUNTED))
-    assert re.search(r"you predicted +nothing\n +measured +17", capsys.readouterr().out)
+    assert re.search(r"you predicted +nothing\n +the truth +17", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("guess, expected", [

@@ -25,15 +25,17 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("nbgrader") is None, re
 ASSIGNMENT = "06_rmsnorm"
 POINTS = {"t06_1": 2, "t06_2": 3, "t06_3": 4, "t06_4": 3, "t06_5": 2}
 
+BY_HAND = 6  # the open investigation, which waits for the teacher
+
 WRONG = {  # runs, and is wrong
     "t06_1": "def rms_norm(x, eps=1e-6):\n    return x / (x.pow(2).mean() + eps).sqrt()",
     "t06_2": "def normalise(x, kind, eps=1e-6):\n    return x",
     "t06_3": "class GemmaRMSNorm(nn.Module):\n    def __init__(self, dim, eps=1e-6):\n        super().__init__()\n"
     "        self.eps, self.weight = eps, nn.Parameter(torch.zeros(dim))\n\n    def forward(self, x):\n"
     "        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight",
-    "t06_4": "Mended = Suspect",
-    "t06_5": "def describe(model, processor, image):\n"
-    "    return generate(model, processor, images=[image], text=['caption en'])[0]",
+    "t06_4": "def exposing():\n    return {}",
+    "t06_5": "class Centred(modeling_gemma.GemmaRMSNorm):\n"
+    "    def forward(self, x):\n        return super().forward(x)",
 }
 ENDLESS = "def normalise(x, kind, eps=1e-6):\n    while True:\n        pass"
 # Reads whatever it finds while it is graded, tries to call the tests that it finds there, and replaces the check.
@@ -129,7 +131,7 @@ def test_everybody_gets_the_grade_they_earned(classroom):
     with open(classroom / "grades.csv", encoding="utf-8", newline="") as file:
         rows = {row["student_id"]: row for row in csv.DictReader(file) if row["assignment"] == ASSIGNMENT}
     total = sum(POINTS.values())
-    assert all(float(row["max_score"]) == total for row in rows.values())
+    assert all(float(row["max_score"]) == total + BY_HAND for row in rows.values())
     scores = {student: float(row["score"]) for student, row in rows.items()}
     assert scores == {"ada": total, "ben": 0, "chae": 5, "dora": total - POINTS["t06_2"], "eve": 0}
 

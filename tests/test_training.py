@@ -827,10 +827,12 @@ def test_stage0_runs(root, tmp_path):
 
 def test_stage0_from_captions_alone_and_random_positions(processor, tmp_path):
     """Without labels the loss is SigLIP's alone, no heads are written, and the position table starts without waves."""
-    options = "--patch-labels 0 --positions random --pictures 8 --per-step 4 --steps 2 --device cpu".split()
+    options = "--patch-labels 0 --positions random --pictures 8 --per-step 4 --steps 9 --stop-at 2 --device cpu".split()
     assert main(["stage0", *options, "--out", str(tmp_path), "--cache", str(tmp_path)]) == 0
     assert not (tmp_path / "tiny-siglip/heads.safetensors").exists()
+    assert load_tiny_siglip(tmp_path / "tiny-siglip").vision_tower.config.image_size == 64
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert log[-1]["step"] == 2
     assert log[-1].keys() == {"step", "seconds", "rate", "gradient", "loss", "pairs", "retrieved"}
     assert log[-1]["loss"] == pytest.approx(0.3 * log[-1]["pairs"], abs=1e-3)
     config = build_model(processor).config.vision_config

@@ -2,11 +2,14 @@
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+from .. import ASSETS
 from ..modeling_siglip import SiglipVisionConfig, SiglipVisionEmbeddings
-from .tasks import Case, Mistake, Task, faults_left, larger, numbers
-from .watching import picture, swap_task, trained
+from .exposing import exposing_task, matching_task
+from .tasks import Case, Finding, Found, Mistake, Prediction, Task, larger, numbers
+from .watching import draw_kept, picture, trained, words_kept
 
 # --- 02.1 --------------------------------------------------------------------------------------------------------
 
@@ -17,19 +20,27 @@ def patch_box(index, width, patch_size):
 
 
 def box_cases(seed):
-    for index, width, patch_size in ((0, 24, 8), (1, 24, 8), (5, 24, 8), (7, 224, 14), (100 + seed, 224, 14)):
+    for index, width, patch_size in (
+        (0, 24, 8),
+        (1, 24, 8),
+        (5, 24, 8),
+        (37, 64, 8),
+        (7, 224, 14),
+        (100 + seed, 224, 14),
+    ):
         note = f"token {index}, picture {width} pixels wide, patches of {patch_size}"
         yield Case((index, width, patch_size), note=note)
 
 
 def show_box(thing):
-    boxes = [thing(index, 64, 8) for index in (0, 7, 8, 63)]
-    for index, box in zip((0, 7, 8, 63), boxes):
+    for index in (0, 7, 8, 37, 63):
+        box = thing(index, 64, 8)
         print(f"  token {index:2} of a 64 x 64 picture: y {box[0]:2} to {box[2]:2}, x {box[1]:2} to {box[3]:2}")
 
 
 BOX = Task(
     id="02.1",
+    importance="core",
     title="which patch is token 37?",
     points=1,
     minutes=5,
@@ -127,6 +138,16 @@ def show_patches(thing):
 
 CUT = Task(
     id="02.2",
+    importance="core",
+    from_memory=True,
+    prediction=Prediction(
+        "What is in the first row of `x.reshape(B, N, C * P * P)`, which has the right shape?",
+        truth="red numbers of the first lines",
+        tempting="the first patch",
+        why="`reshape` moves no number: the first row is the first C * P * P numbers as they lie in memory, and there "
+        "the red channel comes first, line after line over the whole width.",
+        options=("the first patch", "red numbers of the first lines", "the first pixel of each patch"),
+    ),
     title="cut a picture into patches",
     points=3,
     minutes=12,
@@ -168,68 +189,126 @@ CUT = Task(
 # --- 02.3 --------------------------------------------------------------------------------------------------------
 
 
-def embed_patches(x, weight, bias):
-    return F.conv2d(x, weight, bias, stride=weight.shape[-1]).flatten(2).transpose(1, 2)
+def filters(P):
+    """Four filters [4, 3, P, P] for an even P: brightness, right minus left, bottom minus top, red minus blue."""
+    half = P // 2
+    weight = torch.zeros(4, 3, P, P)
+    weight[0] = 1 / (3 * P * P)
+    weight[1, :, :, half:] = 2 / (3 * P * P)
+    weight[1, :, :, :half] = -2 / (3 * P * P)
+    weight[2, :, half:] = 2 / (3 * P * P)
+    weight[2, :, :half] = -2 / (3 * P * P)
+    weight[3, 0], weight[3, 2] = 1 / (P * P), -1 / (P * P)
+    return weight
 
 
-def embed_cases(seed):
+def see_through(solution, x, P):
+    """What the filters see in each patch, [B, N, 4]."""
+    weight = solution(P)
+    if not isinstance(weight, torch.Tensor):
+        raise Found("type", f"the filters are a {type(weight).__name__}, expected a tensor [4, 3, {P}, {P}]")
+    if list(weight.shape) != [4, 3, P, P]:
+        means = "four filters, each with a number for every channel, row and column of a patch"
+        raise Found("shape", f"the filters are {list(weight.shape)}, expected [4, 3, P={P}, P={P}]", means)
+    return F.conv2d(x, weight.detach().to(torch.float32), stride=P).flatten(2).transpose(1, 2)
+
+
+def filter_cases(seed):
     k = larger(seed)
-    weight, bias = numbers(seed, 5, 3, 4, 4, scale=0.2), numbers(seed + 1, 5)
-    yield Case(
-        (numbers(seed, 2, 3, 8, 12 + 4 * k), weight, bias), sizes={"B": 2, "N": 6 + 2 * k, "D": 5, "C": 3, "P": 4}
+    for size, batch in ((4 + 2 * k, 2), (2, 3)):
+        sizes = {"B": batch, "P": size, "N": 6}
+        yield Case((numbers(seed, batch, 3, 2 * size, 3 * size, shift=0.3), size), sizes=sizes, note=f"P = {size}")
+
+
+def changed(change):
+    """The filters with `change(weight)` applied, which works on a copy."""
+
+    def imitation(P):
+        weight = filters(P)
+        return change(weight)
+
+    return imitation
+
+
+def rows_of(*order):
+    return changed(lambda weight: weight[list(order)])
+
+
+def signs(*factors):
+    return changed(lambda weight: weight * torch.tensor(factors).reshape(4, 1, 1, 1))
+
+
+def one_channel(weight):
+    weight[:3] = 0 * weight[:3] + torch.stack([3 * weight[:3, 0], *[0 * weight[:3, 0]] * 2], dim=1)
+    return weight
+
+
+def red_green(weight):
+    weight[3] = weight[3, [0, 2, 1]]
+    return weight
+
+
+def which_feature(case, got, want) -> Finding | None:
+    """The features that are right, and the first that is not."""
+    names = ("brightness", "right minus left", "bottom minus top", "red minus blue")
+    good = [bool(torch.allclose(got[..., i], want[..., i], atol=1e-4)) for i in range(4)]
+    if all(good) or not any(good):
+        return None
+    name = names[good.index(False)]
+    right = ", ".join(name for name, fine in zip(names, good) if fine)
+    ratio = (got[..., good.index(False)] / want[..., good.index(False)]).median()
+    means = (
+        f"its numbers are {float(ratio):.3g} times what they should be: a mean is a sum divided by how many are added"
+        if torch.allclose(got[..., good.index(False)], ratio * want[..., good.index(False)], atol=1e-4)
+        else "draw the filter as a square of plus and minus signs: where do they meet?"
     )
-    weight, bias = numbers(seed, 7, 1, 3, 3, scale=0.2), numbers(seed + 1, 7)
-    yield Case((numbers(seed, 4, 1, 6, 9), weight, bias), sizes={"B": 4, "N": 6, "D": 7, "C": 1, "P": 3})
+    return Finding("one filter", f"right: {right}; the filter {name!r} is not", means)
 
 
-def show_filters(thing):
-    if trained() is None:
-        print("The trained model is not in assets/tiny-paligemma, so its filters cannot be seen.")
-        return
-    from ..visualize import show_filters
+def show_filtered(thing):
+    """A photograph through the learner's filters: a map for each."""
+    from ..visualize import show_images
 
-    layer = trained()[0].vision_tower.vision_model.embeddings.patch_embedding
-    tokens = thing(torch.zeros(1, 3, 64, 64), layer.weight, layer.bias)
-    print(f"  a grey picture gives {list(tokens.shape)}, all tokens alike; the first 24 filters of the trained model:")
-    show_filters(layer.weight.detach()[:24], columns=12)
+    with Image.open(ASSETS / "coffee.jpg") as photograph:
+        image = photograph.convert("RGB").resize((96, 96))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1  # [1, 3, 96, 96]
+    maps = F.conv2d(pixels, thing(4).detach(), stride=4)[0]  # [4, 24, 24]
+    maps = [(one - one.min()) / (one.max() - one.min()) for one in maps]
+    print("What your filters see in the patches of a photograph, from least (black) to most (white):")
+    for ax in show_images(
+        [image, *maps], titles=["picture", "brightness", "right - left", "bottom - top", "red - blue"]
+    ):
+        ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
 
 
-EMBED = Task(
+FILTERS = Task(
     id="02.3",
-    title="one matrix for all patches",
+    title="four filters, set by hand",
     points=3,
-    minutes=10,
+    minutes=12,
     level="medium",
-    reference=embed_patches,
-    cases=embed_cases,
+    importance="core",
+    reference=filters,
+    cases=filter_cases,
+    use=see_through,
+    gradients=False,
     tolerance=1e-4,
-    see='chapter 02, "The same, as a convolution"; the hints of this task',
-    reward=show_filters,
+    see='chapter 02, "Filters that you make"; the hints of this task',
+    reward=show_filtered,
+    symptoms=[which_feature],
     mistakes=[
-        Mistake("no bias", "your numbers are those you get without the bias",
-                lambda x, weight, bias: embed_patches(x, weight, None)),
-        Mistake("features before tokens", "D comes before N: a convolution's result still has to be turned",
-                lambda x, weight, bias: embed_patches(x, weight, bias).transpose(1, 2)),
-        Mistake("reshaped instead of transposed", "your numbers are right and lie in the wrong places: `reshape` moves "
-                "none", lambda x, weight, bias: embed_patches(x, weight, bias).transpose(1, 2).reshape(
-                    x.shape[0], -1, len(bias))),
-        Mistake("overlapping patches", "your patches overlap: the step from one to the next is one pixel",
-                lambda x, weight, bias: F.conv2d(x, weight, bias).flatten(2).transpose(1, 2)),
-        Mistake("not flattened", "rows and columns of patches are still two axes",
-                lambda x, weight, bias: F.conv2d(x, weight, bias, stride=weight.shape[-1])),
-        Mistake("columns first", "your tokens run down the columns: they count row by row, like reading",
-                lambda x, weight, bias: F.conv2d(x, weight, bias, stride=weight.shape[-1]).permute(0, 3, 2, 1).flatten(
-                    1, 2)),
-        Mistake("channels last", "pixels and weights are paired in different orders: in one the colours of a pixel lie "
-                "side by side, in the other channel by channel",
-                lambda x, weight, bias: F.linear(other_order((0, 2, 4, 3, 5, 1))(x, weight.shape[-1]),
-                                                 weight.flatten(1), bias)),
-        Mistake("patches turned", "rows and columns of each patch are exchanged against the weights",
-                lambda x, weight, bias: embed_patches(x, weight.transpose(2, 3), bias)),
-        Mistake("reshaped only", "the picture is cut like a tape, not into patches",
-                lambda x, weight, bias: x.reshape(x.shape[0], -1, weight[0].numel()) @ weight.flatten(1).T + bias),
-        Mistake("weights reshaped", "the weights are cut into a matrix of the right shape without moving a number",
-                lambda x, weight, bias: cut_patches(x, weight.shape[-1]) @ weight.reshape(-1, len(bias)) + bias),
+        Mistake("left minus right", "the filter for the edge between left and right has its sign turned: where the "
+                "right half is brighter, the number is to be positive", signs(1, -1, 1, 1)),
+        Mistake("top minus bottom", "the filter for the edge between top and bottom has its sign turned: rows count "
+                "from the top", signs(1, 1, -1, 1)),
+        Mistake("both edges turned", "both edges have their sign turned", signs(1, -1, -1, 1)),
+        Mistake("blue minus red", "channel 0 is red and channel 2 is blue", signs(1, 1, 1, -1)),
+        Mistake("rows and columns exchanged", "the second filter compares top and bottom, the third left and right: "
+                "the axes of a filter are channel, row, column", rows_of(0, 2, 1, 3)),
+        Mistake("sums", "your numbers are sums, and means are asked for: they would grow with the patch",
+                [lambda P: filters(P) * 3 * P * P, lambda P: filters(P) * P * P]),
+        Mistake("one channel", "your first three filters look at the red channel alone", changed(one_channel)),
+        Mistake("red minus green", "channel 1 is green, blue is channel 2", changed(red_green)),
     ],
 )  # fmt: skip
 
@@ -342,6 +421,8 @@ def show_positions(kind):
 
 MODULE = Task(
     id="02.4",
+    importance="core",
+    from_memory=True,
     title="SiglipVisionEmbeddings",
     points=4,
     minutes=12,
@@ -372,45 +453,156 @@ MODULE = Task(
 # --- 02.5 --------------------------------------------------------------------------------------------------------
 
 
-class Listing(SiglipVisionEmbeddings):
-    """The class that is printed in the exercise, with its three faults."""
-
-    columns_first = True
-    one_position = True
-    no_bias = True
-
-    def forward(self, x):
-        weight, bias = self.patch_embedding.weight, None if self.no_bias else self.patch_embedding.bias
-        grid = F.conv2d(x, weight, bias, stride=weight.shape[-1])
-        tokens = grid.permute(0, 3, 2, 1).flatten(1, 2) if self.columns_first else grid.flatten(2).transpose(1, 2)
-        return tokens + (self.position_embedding.weight[:1] if self.one_position else self.position_embedding.weight)
+def embed(x, weight, bias, positions):
+    """x [B, C, height, width], weight [D, C, P, P], bias [D], positions [N, D] -> tokens [B, N, D]"""
+    grid = F.conv2d(x, weight, bias, stride=weight.shape[-1])  # [B, D, rows, columns]
+    return grid.flatten(2).transpose(1, 2) + positions
 
 
-FAULTS = {  # what can be observed of each, and its name
-    "columns_first": ("token 1 is still not the patch to the right of token 0", "left: the order"),
-    "one_position": ("two equal patches still become equal tokens, wherever they are", "left: the places"),
-    "no_bias": ("one of the three trained tensors has no influence", "left: a tensor"),
+def columns_first(x, weight, bias, positions):
+    grid = F.conv2d(x, weight, bias, stride=weight.shape[-1])
+    return grid.permute(0, 3, 2, 1).flatten(1, 2) + positions
+
+
+def one_position(x, weight, bias, positions):
+    grid = F.conv2d(x, weight, bias, stride=weight.shape[-1])
+    return grid.flatten(2).transpose(1, 2) + positions[:1]
+
+
+def no_bias(x, weight, bias, positions):
+    grid = F.conv2d(x, weight, stride=weight.shape[-1])
+    return grid.flatten(2).transpose(1, 2) + positions
+
+
+def reshaped(x, weight, bias, positions):
+    grid = F.conv2d(x, weight, bias, stride=weight.shape[-1])
+    return grid.reshape(len(x), -1, len(bias)) + positions
+
+
+def filters_turned(x, weight, bias, positions):
+    grid = F.conv2d(x, weight.transpose(2, 3), bias, stride=weight.shape[-1])
+    return grid.flatten(2).transpose(1, 2) + positions
+
+
+WRONG_VERSIONS = {
+    version.__name__: version for version in (columns_first, one_position, no_bias, reshaped, filters_turned)
 }
 
 
-BUGS = Task(
+def exposing_embeddings():
+    one = torch.ones(1)
+    square, wide, edge = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 2, 2)
+    square[0, 0, 0, 1] = wide[0, 0, 0, 0] = edge[0, 0, 0, 1] = 1  # patches of one pixel, but for the last
+    pixel = torch.ones(1, 1, 1, 1)
+    return {
+        "columns_first": (square, pixel, 0 * one, torch.zeros(4, 1)),
+        "one_position": (0 * square, pixel, 0 * one, torch.arange(4.0).reshape(4, 1)),
+        "no_bias": (0 * square, pixel, one, torch.zeros(4, 1)),
+        "reshaped": (wide, torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1), torch.zeros(2), torch.zeros(2, 2)),
+        "filters_turned": (edge, edge, 0 * one, torch.zeros(1, 1)),
+    }
+
+
+def not_embeddable(x, weight, bias, positions) -> str | None:
+    """Why this is no input for `embed`, or None."""
+    for name, value, axes in (("x", x, 4), ("weight", weight, 4), ("bias", bias, 1), ("positions", positions, 2)):
+        if not isinstance(value, torch.Tensor) or value.ndim != axes or not value.is_floating_point():
+            seen = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            return f"{name} is {seen}, expected a float tensor with {axes} axes"
+    D, C, P, Q = weight.shape
+    if P != Q or x.shape[1] != C or x.shape[2] % P or x.shape[3] % P or 0 in (*x.shape, *weight.shape):
+        return f"a picture {list(x.shape)} cannot be cut into patches for filters {list(weight.shape)}"
+    N = x.shape[2] // P * (x.shape[3] // P)
+    if len(bias) != D or list(positions.shape) != [N, D]:
+        return f"bias {list(bias.shape)} and positions {list(positions.shape)}, expected [{D}] and [{N}, {D}]"
+    return None
+
+
+EXPOSE = exposing_task(
     id="02.5",
-    title="find the three faults",
+    title="five pictures that expose",
+    points=3,
+    minutes=15,
+    level="medium",
+    importance="deepen",
+    right=embed,
+    wrong=WRONG_VERSIONS,
+    reference=exposing_embeddings,
+    usable=not_embeddable,
+    see='chapter 02, "The class"; the hints of this task',
+    reward=lambda solution: print(
+        "  largest of your pictures: "
+        f"{max(inputs[0].shape[-1] * inputs[0].shape[-2] for inputs in solution().values())} pixels"
+    ),
+)
+
+# --- 02.6 --------------------------------------------------------------------------------------------------------
+
+
+class OnlyPatches(SiglipVisionEmbeddings):
+    def forward(self, x):
+        return self.patch_embedding(x).flatten(2).transpose(1, 2)
+
+
+class PositionsReversed(SiglipVisionEmbeddings):
+    def forward(self, x):
+        return self.patch_embedding(x).flatten(2).transpose(1, 2) + self.position_embedding.weight.flip(0)
+
+
+class TokensByColumns(SiglipVisionEmbeddings):
+    def forward(self, x):
+        return self.patch_embedding(x).permute(0, 3, 2, 1).flatten(1, 2) + self.position_embedding.weight
+
+
+class Mirrored(SiglipVisionEmbeddings):
+    def forward(self, x):
+        return super().forward(x.flip(3))
+
+
+class BlueFirst(SiglipVisionEmbeddings):
+    def forward(self, x):
+        return super().forward(x.flip(1))
+
+
+CHANGES = {  # panel: (what was done, the part that does it)
+    "A": ("the picture mirrored", Mirrored),
+    "B": ("no positions", OnlyPatches),
+    "C": ("red and blue exchanged", BlueFirst),
+    "D": ("tokens column by column", TokensByColumns),
+    "E": ("positions in reverse", PositionsReversed),
+}
+
+
+def show_changes() -> None:
+    """Draw how much of each kind of word is left of 24 captions after each of five changes: panels A to E."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so nothing can be measured.")
+        return
+    print("Captions of 24 that are as before, and words that are kept:")
+    draw_kept({panel: words_kept(SiglipVisionEmbeddings=part) for panel, (_, part) in CHANGES.items()})
+
+
+DAMAGE = matching_task(
+    id="02.6",
+    title="what was done to the model",
     points=3,
     minutes=10,
     level="medium",
-    reference=SiglipVisionEmbeddings,
-    cases=module_cases,
-    tolerance=1e-4,
-    see="the hints of this task: which picture would show each fault?",
-    reward=lambda kind: print("  a picture with one white patch at a time would have shown two of the three"),
-    mistakes=[
-        *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
-        Mistake("positions forgotten", "the positions were there, if badly, and are gone", NoPositions),
-        Mistake("reshaped instead of transposed", "the features lie in the wrong tokens: `reshape` moves no number",
-                Reshaped),
-        Mistake("features before tokens", "D comes before N in your result", FeaturesFirst),
-    ],
-)  # fmt: skip
+    importance="core",
+    truth={panel: name for panel, (name, _) in CHANGES.items()},
+    confusions={
+        frozenset({"the picture mirrored", "tokens column by column"}): "one of them exchanges left and right and "
+        "nothing else, so a caption that says above or below is still right",
+        frozenset({"no positions", "positions in reverse"}): "positions in reverse still are positions: what lies side "
+        "by side stays side by side. Which of the two leaves more?",
+        frozenset({"red and blue exchanged", "no positions"}): "exchanged channels leave every place alone",
+        frozenset({"tokens column by column", "positions in reverse"}): "a transposed picture is a picture the model "
+        "could have seen: sizes and shapes stay. Which words would be wrong?",
+        frozenset({"the picture mirrored", "positions in reverse"}): "a mirrored picture is a picture that the model "
+        "could have been trained on",
+    },
+    see='chapter 02, "Break it"; the hints of this task',
+    reward=lambda solution: print("  what a fault takes says what the part was for"),
+)
 
-TASKS = [BOX, CUT, EMBED, MODULE, BUGS, swap_task("02.6", ("SiglipVisionEmbeddings",), see="the hints of this task")]
+TASKS = [BOX, CUT, FILTERS, MODULE, EXPOSE, DAMAGE]

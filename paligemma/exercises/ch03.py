@@ -1,12 +1,14 @@
 """Chapter 03: attention."""
 
 import inspect
+import itertools
 
 import torch
 
 from ..modeling_siglip import SiglipAttention, SiglipVisionConfig
-from .tasks import Case, Finding, Found, Mistake, Task, faults_left, larger, numbers, written_by_hand
-from .watching import swap_task
+from .exposing import matching_task
+from .tasks import Case, Finding, Found, Mistake, Prediction, Task, larger, numbers, written_by_hand
+from .watching import taken
 
 # --- 03.1 --------------------------------------------------------------------------------------------------------
 
@@ -37,6 +39,7 @@ def show_softmax(thing):
 
 SOFTMAX = Task(
     id="03.1",
+    importance="core",
     title="a softmax that does not overflow",
     points=2,
     minutes=8,
@@ -174,6 +177,7 @@ def show_attention(thing):
 
 ATTENTION = Task(
     id="03.2",
+    importance="core",
     title="scaled dot-product attention",
     points=3,
     minutes=10,
@@ -307,6 +311,15 @@ NUMBERS_STAY = (
 
 HEADS = Task(
     id="03.3",
+    prediction=Prediction(
+        "Does `merge_heads(split_heads(x, H))` equal `x` for a wrong pair?",
+        truth="for some",
+        tempting="for none",
+        why="A wrong pair whose halves undo each other passes the round trip: `view` there and `reshape` back, without "
+        "any transpose, give back x and mix tokens and heads in between. The test that finds it looks at the middle.",
+        options=("for none", "for some", "for all"),
+    ),
+    importance="core",
     title="split into heads, and merge",
     points=3,
     minutes=10,
@@ -512,6 +525,16 @@ def show_head_maps(kind):
 
 MODULE = Task(
     id="03.4",
+    from_memory=True,
+    prediction=Prediction(
+        "The scale left out in all layers of the trained image encoder: how many of 24 captions stay as they were?",
+        truth=lambda: taken(SiglipAttention=NoScale)["captions"],
+        tempting=0,
+        why="Without the scale the scores are 5.7 times as large (heads of 32 features), so each row of weights is "
+        "sharper, and its largest weight stays where it was. Where attention was sharp already, little changes. That a "
+        "model still says the right words on a picture proves nothing about its numbers.",
+    ),
+    importance="core",
     title="SiglipAttention",
     points=4,
     minutes=15,
@@ -551,46 +574,158 @@ MODULE = Task(
 # --- 03.5 --------------------------------------------------------------------------------------------------------
 
 
-class Listing(SiglipAttention):
-    """The class that is printed in the exercise, with its three faults."""
-
-    over_queries = True
-    not_transposed = True
-    key_for_value = True
-
-    def forward(self, x):
-        q, k, v = (split_heads(part(x), self.num_heads) for part in (self.q_proj, self.k_proj, self.v_proj))
-        weights = (q @ k.transpose(-1, -2) * self.scale).softmax(-2 if self.over_queries else -1)
-        output = weights @ (k if self.key_for_value else v)
-        output = plain_view_merge(output) if self.not_transposed else merge_heads(output)
-        return self.out_proj(output), weights
+def looking_back(N, back):
+    """Positions [N, N], one-hot, and two matrices [N, N] that make the head of token i look at token i - back."""
+    w_q = torch.zeros(N, N)
+    for i in range(back, N):
+        w_q[i, i - back] = 20 * N**0.5  # after the scale of 1 / sqrt(d), the score is 20
+    return torch.eye(N), w_q, torch.eye(N)
 
 
-FAULTS = {  # what can be observed of each, and its name
-    "over_queries": ("a query's weights do not sum to 1", "left: the softmax"),
-    "not_transposed": ("numbers of one token still end up in another", "left: the merge"),
-    "key_for_value": ("one of the three projections has no influence on the output", "left: a projection"),
-}
+def look(solution, N, back) -> dict[str, torch.Tensor]:
+    """How many tokens back each query looks most, and with which weight on the token `back` before it."""
+    given = solution(N, back)
+    if not isinstance(given, tuple | list) or len(given) != 3:
+        raise Found("structure", f"the result is {type(given).__name__}, expected positions, w_q and w_k")
+    for name, value in zip(("positions", "w_q", "w_k"), given, strict=True):
+        if not isinstance(value, torch.Tensor) or value.ndim != 2:
+            seen = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise Found("shape", f"{name} is {seen}, expected a tensor with two axes")
+    positions, w_q, w_k = (value.detach().float() for value in given)
+    if len(positions) != N or not w_q.shape == w_k.shape or positions.shape[1] != len(w_q):
+        seen = ", ".join(str(list(value.shape)) for value in (positions, w_q, w_k))
+        raise Found("shape", f"positions, w_q and w_k are {seen}, expected [N={N}, D], [D, d] and [D, d]")
+    query, key = positions @ w_q, positions @ w_k
+    weights = (query @ key.T / query.shape[-1] ** 0.5).softmax(-1)[back:]  # [N - back, N]
+    tokens = torch.arange(back, N)
+    return {"tokens back": tokens - weights.argmax(-1), "weight": weights[tokens - back, tokens - back]}
 
 
-BUGS = Task(
+def where_it_looks(case, got, want) -> Finding | None:
+    back, seen = case.inputs[1], got["tokens back"]
+    if not got["weight"].isfinite().all():
+        return Finding("not finite", "the weights are NaN", "scores of infinity: finite ones of 20 or more are enough")
+    if (seen == -back).all():
+        return Finding("ahead", f"every query looks {back} tokens ahead", "query and key are exchanged")
+    if (seen == 0).all():
+        return Finding("at itself", "every query looks at itself", "queries and keys of one token are alike: shift one")
+    if (seen != back).any():
+        at = int((seen != back).nonzero()[0])
+        text = f"{int((seen == back).sum())} of {len(seen)} queries look {back} back; that of token {back + at} looks "
+        return Finding("elsewhere", text + f"at token {back + at - int(seen[at])}", "print query @ key.T for 4 tokens")
+    weakest = float(got["weight"].min())
+    return Finding(
+        "too soft",
+        f"every query looks most at the token {back} before it, with a weight of {weakest:.2g}; 0.99 is asked for",
+        "larger scores make a sharper softmax: the score of the right token must be ahead by log(100 N) or so",
+    )
+
+
+def show_head(solution):
+    """The learner's head over the patches of a picture: 8 back is the patch above."""
+    import matplotlib.pyplot as plt
+
+    positions, w_q, w_k = (value.detach().float() for value in solution(64, 8))
+    query, key = positions @ w_q, positions @ w_k
+    weights = (query @ key.T / query.shape[-1] ** 0.5).softmax(-1)
+    print("64 patches, 8 in a row: 8 back is the patch above. Rows are queries, columns are keys:")
+    _, ax = plt.subplots(figsize=(3.4, 3.4), layout="constrained")
+    ax.imshow(weights, cmap="cividis", vmin=0, vmax=1)
+    ax.set(xlabel="key", ylabel="query")
+    plt.show()
+
+
+BY_HAND = Task(
     id="03.5",
-    title="find the three faults",
+    title="a head that looks eight back",
     points=3,
-    minutes=10,
-    level="hard",
-    reference=SiglipAttention,
-    cases=layer_cases,
-    see="the hints of this task: what would you print to see each fault?",
-    reward=lambda kind: print("  three faults, and every shape was right: shapes prove little"),
+    minutes=15,
+    level="medium",
+    importance="deepen",
+    reference=looking_back,
+    cases=lambda seed: [
+        Case((12 + larger(seed), 8), note=f"N = {12 + larger(seed)}, back = 8"),
+        Case((9 + 2 * larger(seed), 3), note=f"N = {9 + 2 * larger(seed)}, back = 3"),
+    ],
+    use=look,
+    gradients=False,
+    tolerance=5e-3,
+    symptoms=[where_it_looks],
+    see='chapter 03, "All queries at once"; the hints of this task',
+    reward=show_head,
     mistakes=[
-        *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
-        Mistake("scale forgotten", "the scale was right in the listing and is gone", NoScale),
-        Mistake("no output projection", "the output projection was there in the listing and is gone", NoOutput),
+        Mistake(
+            "ahead",
+            "your head looks ahead instead of back: query and key are exchanged",
+            lambda N, back: (torch.eye(N), torch.eye(N), looking_back(N, back)[1]),
+        ),
     ],
 )
 
-TASKS = [
-    SOFTMAX, ATTENTION, HEADS, MODULE, BUGS,
-    swap_task("03.6", ("SiglipAttention",), see='chapter 03, "Break it"; the hints of this task'),
-]  # fmt: skip
+# --- 03.6 --------------------------------------------------------------------------------------------------------
+
+MAPS = {
+    "A": "softmax over the queries",
+    "B": "scale left out",
+    "C": "as it should be",
+    "D": "causal",
+    "E": "query and key exchanged",
+    "F": "queries of zero",
+}
+
+
+def weights_of(name: str) -> torch.Tensor:
+    """The attention weights [6, 6] of one head for the same six tokens, with this fault."""
+    query, key = numbers(5, 6, 16, scale=1.3), numbers(6, 6, 16, scale=1.3)
+    if name == "query and key exchanged":
+        query, key = key, query
+    if name == "queries of zero":
+        query = 0 * query
+    scores = query @ key.T * (1 if name == "scale left out" else 16**-0.5)
+    if name == "causal":
+        scores = scores.masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
+    return scores.softmax(0 if name == "softmax over the queries" else 1)
+
+
+def show_maps() -> None:
+    """Draw the weights of one head six times, with and without faults: panels A to F, in hundredths."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(7.4, 5.4), layout="constrained")
+    for ax, (panel, name) in zip(axes.flat, MAPS.items(), strict=True):
+        weights = weights_of(name)
+        ax.imshow(weights, cmap="cividis", vmin=0, vmax=1)
+        for row, column in itertools.product(range(6), range(6)):
+            value = float(weights[row, column])
+            color = "black" if value > 0.55 else "white"
+            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
+        ax.set(title=panel, xticks=[], yticks=[])
+    figure.supxlabel("key")
+    figure.supylabel("query")
+    plt.show()
+
+
+READ = matching_task(
+    id="03.6",
+    title="six maps of one head",
+    points=3,
+    minutes=10,
+    level="medium",
+    importance="core",
+    truth=MAPS,
+    confusions={
+        frozenset({"scale left out", "as it should be"}): "both have rows that sum to 100. Where is the largest weight "
+        "of a row almost everything?",
+        frozenset({"softmax over the queries", "query and key exchanged"}): "add up a row, and add up a column",
+        frozenset({"softmax over the queries", "as it should be"}): "add up a row, and add up a column",
+        frozenset({"query and key exchanged", "as it should be"}): "one of the two has its largest weight in each row "
+        "where the panel with the sharpest rows has it, too",
+        frozenset({"query and key exchanged", "scale left out"}): "leaving out the scale makes every row sharper",
+        frozenset({"causal", "queries of zero"}): "in one of them no row prefers anything; in the other, there are "
+        "exact zeros",
+    },
+    see='chapter 03, "All queries at once" and "Why the scores are scaled"; the hints of this task',
+    reward=lambda solution: print("  five of the six have rows that sum to 1: that test finds one fault of five"),
+)
+
+TASKS = [SOFTMAX, ATTENTION, HEADS, MODULE, BY_HAND, READ]

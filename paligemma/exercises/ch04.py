@@ -1,16 +1,17 @@
 """Chapter 04: the image encoder, and how it was trained."""
 
+import functools
+import itertools
+
 import torch
 from torch.nn import functional as F
 
-from ..modeling_siglip import (
-    SiglipEncoderLayer,
-    SiglipMLP,
-    SiglipVisionConfig,
-    SiglipVisionTransformer,
-)
-from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers, written_by_hand
-from .watching import picture, swap_task, trained
+from ..modeling_siglip import SiglipEncoderLayer, SiglipVisionConfig
+from ..world.contrastive import load_tiny_siglip, text_ids
+from ..world.scenes import COLOURS, caption, draw
+from .exposing import exposing_task, matching_task
+from .tasks import Case, Finding, Mistake, Prediction, Task, larger, numbers, written_by_hand
+from .watching import KINDS, PROMPT, scenes, show_words_kept, taken, trained, words_kept
 
 # --- 04.1 --------------------------------------------------------------------------------------------------------
 
@@ -42,6 +43,7 @@ def varied(function):
 
 NORM = Task(
     id="04.1",
+    importance="core",
     title="layer norm",
     points=2,
     minutes=8,
@@ -98,79 +100,98 @@ def config(width=6, wide=10, layers=1, side=2, **more):
                               num_attention_heads=2, image_size=side * 4, patch_size=4, **more)  # fmt: skip
 
 
-def mlp(bend):
-    class Variant(SiglipMLP):
-        def forward(self, x):
-            return self.fc2(bend(self.fc1(x)))
-
-    return Variant
-
-
-class BendAfter(SiglipMLP):
-    def forward(self, x):
-        return F.gelu(self.fc2(self.fc1(x)), approximate="tanh")
+def norm_then_mlp(x, weight, bias, w1, w2):
+    """x [N, D]; weight, bias [D]; w1 [D, M]; w2 [M, D] -> x + MLP(norm(x)), [N, D]: half a layer, in five lines."""
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+    normed = normed * weight + bias
+    hidden = F.gelu(normed @ w1, approximate="tanh")
+    return x + hidden @ w2
 
 
-class BendTwice(SiglipMLP):
-    def forward(self, x):
-        return F.gelu(self.fc2(F.gelu(self.fc1(x), approximate="tanh")), approximate="tanh")
+def bias_first(x, weight, bias, w1, w2):
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+    return x + F.gelu(((normed + bias) * weight) @ w1, approximate="tanh") @ w2
 
 
-class WithResidual(SiglipMLP):
-    def forward(self, x):
-        return x + super().forward(x)
+def large_eps(x, weight, bias, w1, w2):
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-2)
+    return x + F.gelu((normed * weight + bias) @ w1, approximate="tanh") @ w2
 
 
-class NoBias(SiglipMLP):
-    def forward(self, x):
-        return F.linear(F.gelu(F.linear(x, self.fc1.weight), approximate="tanh"), self.fc2.weight)
+def relu(x, weight, bias, w1, w2):
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+    return x + F.relu((normed * weight + bias) @ w1) @ w2
 
 
-def mlp_cases(seed):
-    k = larger(seed)
-    yield Case((numbers(seed, 2, 5, 6),), (config(),), {"B": 2, "N": 5, "D": 6, "wide": 10})
-    yield Case((numbers(seed, 2, 5, 6, scale=3.0),), (config(),), {"B": 2, "N": 5, "D": 6, "wide": 10}, note="larger")
-    yield Case(
-        (numbers(seed, 3, 7 + k, 4 + 2 * k),),
-        (config(4 + 2 * k, 11),),
-        {"B": 3, "N": 7 + k, "D": 4 + 2 * k, "wide": 11},
-    )
+def residual_from_norm(x, weight, bias, w1, w2):
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+    normed = normed * weight + bias
+    return normed + F.gelu(normed @ w1, approximate="tanh") @ w2
 
 
-def show_mlp(kind):
-    module = kind(config(4, 9))
-    count = sum(parameter.numel() for parameter in module.parameters())
-    print(f"  4 -> 9 -> 4 has {count} parameters; at So400m's size, 1152 -> 4304 -> 1152, 9.9 million a layer")
+def mean_of_all(x, weight, bias, w1, w2):
+    centred = x - x.mean()
+    normed = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+    return x + F.gelu((normed * weight + bias) @ w1, approximate="tanh") @ w2
 
 
-MLP = Task(
+WRONG_VERSIONS = {
+    version.__name__: version for version in (bias_first, large_eps, relu, residual_from_norm, mean_of_all)
+}
+
+
+def exposing_halves():
+    # x equals its own norm where `weight` is its deviation, so that nobody sees where the residual comes from. Far from
+    # 0, GELU is ReLU. And a token of size 100 does not feel eps.
+    unit, ones, none, eye = torch.tensor([[1.0, -1.0]]), torch.ones(2), torch.zeros(2), torch.eye(2)
+    lopsided = torch.tensor([[300.0, -100.0], [-300.0, 100.0]])  # each its own norm, and of different means
+    return {
+        "bias_first": (torch.ones(1, 2), none, ones, 20 * eye, eye),
+        "large_eps": (0.1 * unit, 0.1 * ones, none, 200 * eye, eye),
+        "relu": (100 * unit, 100 * ones, none, 0.01 * eye, eye),
+        "residual_from_norm": (unit + 3, ones, none, 0 * eye, eye),
+        "mean_of_all": (lopsided, torch.tensor([300.0, 100.0]), none, eye, eye),
+    }
+
+
+def not_a_half_layer(x, weight, bias, w1, w2) -> str | None:
+    """Why this is no input for `norm_then_mlp`, or None."""
+    named = {"x": (x, 2), "weight": (weight, 1), "bias": (bias, 1), "w1": (w1, 2), "w2": (w2, 2)}
+    for name, (value, axes) in named.items():
+        if not isinstance(value, torch.Tensor) or value.ndim != axes or value.dtype != torch.float32:
+            seen = f"{list(value.shape)} {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
+            return f"{name} is {seen}, expected a float32 tensor with {axes} {'axes' if axes > 1 else 'axis'}"
+        if not value.isfinite().all():
+            return f"{name} holds numbers that are not finite"
+    D, M = w1.shape
+    if x.shape[1] != D or D < 2 or len(weight) != D or len(bias) != D or list(w2.shape) != [M, D] or 0 in x.shape:
+        seen = ", ".join(f"{name} {list(value.shape)}" for name, (value, _) in named.items())
+        return f"{seen} do not fit together as [N, D], [D], [D], [D, M], [M, D] with D of 2 or more"
+    return None
+
+
+EXPOSE = exposing_task(
     id="04.2",
-    title="SiglipMLP",
-    points=2,
-    minutes=6,
-    level="easy",
-    reference=SiglipMLP,
-    cases=mlp_cases,
-    tolerance=2e-6,
-    see='chapter 04, "The MLP"; the hints of this task',
-    reward=show_mlp,
-    mistakes=[
-        Mistake("exact GELU", "your numbers are those of the exact GELU. The form that the weights were trained with "
-                "differs from it by at most 5e-4 a number, and 27 layers add up", mlp(F.gelu)),
-        Mistake("other GELU", "your numbers are those of x * sigmoid(1.702 x), the rougher form that CLIP uses",
-                mlp(lambda x: x * torch.sigmoid(1.702 * x))),
-        Mistake("other bend", "your numbers are those you get with ReLU", mlp(F.relu)),
-        Mistake("other bend", "your numbers are those you get with SiLU", mlp(F.silu)),
-        Mistake("other bend", "your numbers are those you get with tanh", mlp(torch.tanh)),
-        Mistake("other bend", "your numbers are those you get with the sigmoid", mlp(torch.sigmoid)),
-        Mistake("no bend", "two linear maps in a row are one: nothing bends between them", mlp(lambda x: x)),
-        Mistake("bend in the wrong place", "the bend comes after the second map instead of between the two", BendAfter),
-        Mistake("bend twice", "there is a second bend after the second map", BendTwice),
-        Mistake("residual inside", "the input is added to the result: the layer around it does that, not the MLP",
-                WithResidual),
-        Mistake("no bias", "your numbers are those you get without the biases", NoBias),
-    ],
-)  # fmt: skip
+    title="half a layer, and five that are not",
+    points=3,
+    minutes=15,
+    level="medium",
+    importance="deepen",
+    right=norm_then_mlp,
+    wrong=WRONG_VERSIONS,
+    reference=exposing_halves,
+    usable=not_a_half_layer,
+    tolerance=1e-3,
+    see='chapter 04, "A layer norm" and "The MLP"; the hints of this task',
+    reward=lambda solution: print(
+        "  an input is its own norm where the weight is its deviation: there nobody sees a wrong residual"
+    ),
+)
 
 # --- 04.3 --------------------------------------------------------------------------------------------------------
 
@@ -317,6 +338,8 @@ def show_layer(kind):
 
 LAYER = Task(
     id="04.3",
+    from_memory=True,
+    importance="core",
     title="SiglipEncoderLayer",
     points=3,
     minutes=12,
@@ -357,167 +380,234 @@ LAYER = Task(
 # --- 04.4 --------------------------------------------------------------------------------------------------------
 
 
-def sigmoid_loss(logits):
-    labels = 2 * torch.eye(len(logits)) - 1
-    return -F.logsigmoid(labels * logits).sum() / len(logits)
+def sigmoid_loss(logits, fits):
+    return -F.logsigmoid((2.0 * fits - 1) * logits).sum() / len(logits)
 
 
 def loss_cases(seed):
     k = larger(seed)
-    yield Case((numbers(seed, 5 + k, 5 + k, scale=2.0),), sizes={"n": 5 + k})
-    yield Case((numbers(seed, 3, 3, scale=10.0, shift=-10.0),), sizes={"n": 3}, note="about -10, as at the start")
+    yield Case((numbers(seed, 5 + k, 5 + k, scale=2.0), torch.eye(5 + k).bool()), sizes={"n": 5 + k})
+    start = numbers(seed, 3, 3, scale=10.0, shift=-10.0)
+    yield Case((start, torch.eye(3).bool()), sizes={"n": 3}, note="about -10, as at the start")
     far = 200 * torch.eye(4) - 100 + numbers(seed, 4, 4)
-    yield Case((-far,), sizes={"n": 4}, note="very sure and wrong: 100 in size", tolerance=1e-4)
+    yield Case((-far, torch.eye(4).bool()), sizes={"n": 4}, note="very sure and wrong: 100 in size", tolerance=1e-4)
+    twice = torch.eye(4 + k).bool()
+    twice[0, 2] = twice[2, 0] = True
+    yield Case((numbers(seed, 4 + k, 4 + k), twice), sizes={"n": 4 + k}, note="pictures 0 and 2 show the same")
+    fits = torch.eye(6).bool()[:4] | torch.eye(6).roll(-2, 0).bool()[:4]
+    yield Case((numbers(seed, 4, 6), fits), sizes={"n": 4, "m": 6}, note="more texts than pictures")
 
 
-def clip_loss(logits):
+def clip_loss(logits, fits):
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def diagonal(logits, fits):
+    """Each picture with the text of its own number, and no other: what the chapter's loss takes for granted."""
+    return torch.eye(*logits.shape).bool()
+
+
 def show_loss(thing):
-    logits = torch.tensor([[4.0, -4.0, -4.0], [-4.0, 4.0, -4.0], [-4.0, -4.0, 4.0]])
-    print(f"  three pictures with their own texts      {thing(logits):.3f}")
-    print(f"  the same, texts moved on by one          {thing(logits.roll(1, 0)):.3f}")
-    print(f"  everything says yes                      {thing(torch.full((3, 3), 4.0)):.3f}")
+    def loss(logits):
+        return float(thing(logits, torch.eye(len(logits)).bool()))
+
+    print("  pictures   own texts   yes to the neighbour's   yes to everything")
+    for n in (3, 8, 32):
+        own = 8 * torch.eye(n) - 4
+        print(f"  {n:8} {loss(own):11.2f} {loss(own.roll(1, 0)):24.2f} {loss(torch.full((n, n), 4.0)):19.2f}")
 
 
 LOSS = Task(
     id="04.4",
-    title="SigLIP's loss",
+    title="SigLIP's loss, when two pictures show the same",
     points=3,
     minutes=12,
     level="medium",
+    importance="core",
     reference=sigmoid_loss,
     cases=loss_cases,
     see='chapter 04, "SigLIP: every pair a yes-or-no question"; the hints of this task',
     reward=show_loss,
+    prediction=Prediction(
+        "A batch of 32 pictures: which loss is larger, that of a model that says yes to every pair, or that of one "
+        "that says yes to each picture's neighbour and no to all else?",
+        truth="yes to everything",
+        tempting="yes to the neighbour",
+        why="Yes to the neighbour is one wrong yes and one wrong no for each picture, however many there are. Yes to "
+        "everything is 31 wrong yeses for each picture, and more with every picture that joins. With three "
+        "pictures the two happen to be equal.",
+        options=("yes to everything", "yes to the neighbour", "both the same"),
+    ),
     mistakes=[
+        Mistake("only the diagonal", "you take the matching pairs to be those of equal number: `fits` says which "
+                "match, and a picture can have two texts that fit", [
+                    lambda logits, fits: sigmoid_loss(logits, diagonal(logits, fits)),
+                    lambda logits, fits: sigmoid_loss(logits, torch.eye(len(logits)))]),
         Mistake("softmax loss", "your number is CLIP's loss: each picture chooses among all texts, and each text among "
                 "all pictures. Here every pair is a question of its own", clip_loss),
         Mistake("softmax loss", "your number is the cross-entropy over the texts of each picture",
-                lambda logits: F.cross_entropy(logits, torch.arange(len(logits)))),
+                lambda logits, fits: F.cross_entropy(logits, torch.arange(len(logits)))),
         Mistake("matching pairs only", "only the matching pairs count: saying yes to everything would cost nothing",
-                lambda logits: -F.logsigmoid(logits.diagonal()).mean()),
+                lambda logits, fits: -(F.logsigmoid(logits) * fits).sum() / len(logits)),
         Mistake("wrong pairs count nothing", "with labels 1 and 0, the pairs that do not belong together always cost "
-                "log 2", lambda logits: -F.logsigmoid(torch.eye(len(logits)) * logits).sum() / len(logits)),
+                "log 2", lambda logits, fits: -F.logsigmoid(fits * logits).sum() / len(logits)),
         Mistake("mean over all pairs", "you take the mean over all pairs: the paper sums over the texts of a picture "
                 "and takes the mean over the pictures",
-                lambda logits: sigmoid_loss(logits) / len(logits)),
+                lambda logits, fits: sigmoid_loss(logits, fits) / logits.shape[1]),
+        Mistake("mean over the texts", "you divide by the number of texts: the loss is a mean over the pictures, the "
+                "rows", lambda logits, fits: sigmoid_loss(logits, fits) * len(logits) / logits.shape[1]),
         Mistake("sum over all pairs", "you sum over everything: the loss is to be a mean over the pictures",
-                lambda logits: sigmoid_loss(logits) * len(logits)),
+                lambda logits, fits: sigmoid_loss(logits, fits) * len(logits)),
+        Mistake("mean over the matching pairs", "you divide by the number of matching pairs: the loss is a mean over "
+                "the pictures", lambda logits, fits: sigmoid_loss(logits, fits) * len(logits) / fits.sum()),
         Mistake("labels upside down", "the labels are the wrong way round: pairs that belong together are pushed apart",
-                lambda logits: sigmoid_loss(-logits)),
+                lambda logits, fits: sigmoid_loss(-logits, fits)),
         Mistake("sign", "your loss has the wrong sign: it falls when the answers get worse",
-                lambda logits: -sigmoid_loss(logits)),
+                lambda logits, fits: -sigmoid_loss(logits, fits)),
         Mistake("no logarithm", "your number adds up probabilities and not their logarithms",
-                lambda logits: -torch.sigmoid((2 * torch.eye(len(logits)) - 1) * logits).sum() / len(logits)),
+                lambda logits, fits: -torch.sigmoid((2.0 * fits - 1) * logits).sum() / len(logits)),
         Mistake("logarithm of zero", "for -100, the sigmoid is 0 in float32, and its logarithm minus infinity: there "
                 "is a function that does both at once and stays finite",
-                lambda logits: -torch.sigmoid((2 * torch.eye(len(logits)) - 1) * logits).log().sum() / len(logits)),
+                lambda logits, fits: -torch.sigmoid((2.0 * fits - 1) * logits).log().sum() / len(logits)),
         Mistake("matching pairs at -1", "the sign is applied to the sigmoid's logarithm and not inside it",
-                lambda logits: -((2 * torch.eye(len(logits)) - 1) * F.logsigmoid(logits)).sum() / len(logits)),
+                lambda logits, fits: -((2.0 * fits - 1) * F.logsigmoid(logits)).sum() / len(logits)),
     ],
 )  # fmt: skip
 
 # --- 04.5 --------------------------------------------------------------------------------------------------------
 
-
-class Listing(SiglipVisionTransformer):
-    """The class that is printed in the exercise, with its three faults."""
-
-    shared = True
-    restarts = True
-    no_last_norm = True
-
-    def forward(self, x):
-        embedded = hidden = self.embeddings(x)
-        for layer in self.encoder.layers:
-            layer = self.encoder.layers[0] if self.shared else layer
-            hidden = layer(embedded if self.restarts else hidden)
-        return hidden if self.no_last_norm else self.post_layernorm(hidden)
-
-
-FAULTS = {  # what can be observed of each, and its name
-    "shared": ("all layers have the same weights", "left: the layers"),
-    "restarts": ("each layer starts from the beginning, so only the last one matters", "left: the loop"),
-    "no_last_norm": ("one of the trained parts has no influence", "left: a part"),
+MATRICES = {
+    "A": "every text the same",
+    "B": "untrained image encoder",
+    "C": "texts moved on by one",
+    "D": "as it was trained",
+    "E": "colours left out of the texts",
 }
 
 
-class LastNormFirst(Listing):
-    def forward(self, x):
-        return self.encoder(self.post_layernorm(self.embeddings(x)))
+@functools.cache
+def probabilities(name: str) -> torch.Tensor:
+    """The probabilities [6, 6] that picture i and text j belong together, by the trained pair of towers."""
+    pair, processor = load_tiny_siglip(), trained()[1]
+    six = scenes(24)[2:8]
+    texts = [caption(scene) for scene in six]
+    if name == "every text the same":
+        texts = texts[:1] * 6
+    if name == "texts moved on by one":
+        texts = texts[1:] + texts[:1]
+    if name == "colours left out of the texts":
+        texts = [" ".join(word for word in text.split() if word not in COLOURS) for text in texts]
+    if name == "untrained image encoder":
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in pair.vision_tower.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    pixels = processor(text=[PROMPT] * 6, images=[draw(scene) for scene in six])["pixel_values"]
+    with torch.no_grad():
+        return pair(pixels, text_ids(processor.tokenizer, texts)).sigmoid()
 
 
-class LastNormEachLayer(Listing):
-    def forward(self, x):
-        x = self.embeddings(x)
-        for layer in self.encoder.layers:
-            x = self.post_layernorm(layer(x))
-        return x
-
-
-class LayersBackwards(Listing):
-    def forward(self, x):
-        x = self.embeddings(x)
-        for layer in reversed(self.encoder.layers):
-            x = layer(x)
-        return self.post_layernorm(x)
-
-
-def transformer_cases(seed):
-    k = larger(seed)
-    yield Case((numbers(seed, 2, 3, 8, 8),), (config(layers=3),), {"B": 2, "N": 4, "D": 6})
-    yield Case(
-        (numbers(seed, 4 + k, 3, 12, 12),), (config(10 + 2 * k, 7, 2, 3),), {"B": 4 + k, "N": 9, "D": 10 + 2 * k}
-    )
-
-
-def show_features(kind):
-    """Patch features of the trained encoder as colours, layer by layer, through the learner's class."""
+def show_matrices() -> None:
+    """Draw the similarity matrix of six pictures and six texts under five conditions: panels A to E, in hundredths."""
     if trained() is None:
-        print("The trained model is not in assets/tiny-paligemma, so its features cannot be seen.")
+        print("The trained model is not in assets/tiny-paligemma, so its image encoder cannot be asked.")
         return
-    from ..swap import swap
-    from ..visualize import show_images  # here: matplotlib is not needed for anything else
+    import matplotlib.pyplot as plt
 
-    model, processor = trained()
-    image = picture(2)
-    pixels = processor(text=["caption en"], images=[image])["pixel_values"]
-    with swap(model, SiglipVisionTransformer=kind), torch.no_grad():
-        features = model.vision_tower(pixels)[0]  # [N, D]
-    features = features - features.mean(0)
-    _, _, directions = torch.linalg.svd(features, full_matrices=False)
-    colours = features @ directions[:3].T  # [N, 3]: the three directions in which patches differ most
-    low, high = colours.amin(0), colours.amax(0)
-    side = round(len(colours) ** 0.5)
-    colours = ((colours - low) / (high - low)).reshape(side, side, 3)
-    print("What your encoder makes of each patch; patches of one colour here are alike for it:")
-    show_images([image, colours], titles=["picture", "features"])
+    figure, axes = plt.subplots(2, 3, figsize=(7.4, 5.4), layout="constrained")
+    axes.flat[-1].axis("off")
+    for ax, (panel, name) in zip(axes.flat, MATRICES.items(), strict=False):
+        matrix = probabilities(name)
+        ax.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
+        for row, column in itertools.product(range(6), range(6)):
+            value = float(matrix[row, column])
+            color = "black" if value > 0.55 else "white"
+            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
+        ax.set(title=panel, xticks=[], yticks=[])
+    figure.supxlabel("text")
+    figure.supylabel("picture")
+    plt.show()
 
 
-BUGS = Task(
+READ = matching_task(
     id="04.5",
-    title="find the three faults",
+    title="five matrices of six pictures and six texts",
     points=3,
     minutes=10,
-    level="hard",
-    reference=SiglipVisionTransformer,
-    cases=transformer_cases,
-    tolerance=5e-5,
-    see="the hints of this task: what would you change to see each fault?",
-    reward=show_features,
+    level="easy",
+    importance="core",
+    truth=MATRICES,
+    confusions={
+        frozenset(
+            {"colours left out of the texts", "untrained image encoder"}
+        ): "in one of the two, some pictures still "
+        "prefer their own text a little; an encoder that has learned nothing prefers none",
+        frozenset({"as it was trained", "colours left out of the texts"}): "both have the diagonal. Which one is less "
+        "sure, or sure of more than one text?",
+        frozenset({"as it was trained", "texts moved on by one"}): "on the diagonal are a picture and the text of the "
+        "same number: where does each picture find its own text, when text 1 stands at place 0?",
+    },
+    see='chapter 04, "The game: which caption belongs to which picture?"; the hints of this task',
+    reward=lambda solution: print(
+        "  the same picture of the numbers, before a loss is looked at: this is where to look"
+    ),
+)
+
+# --- 04.6 --------------------------------------------------------------------------------------------------------
+
+
+class ResidualFromNorm(SiglipEncoderLayer):
+    """The layer with both of its residuals taken from the normalised input."""
+
+    first = second = True
+
+    def forward(self, hidden_states):
+        normed = self.layer_norm1(hidden_states)
+        hidden_states = (normed if self.first else hidden_states) + self.self_attn(normed)[0]
+        normed = self.layer_norm2(hidden_states)
+        return (normed if self.second else hidden_states) + self.mlp(normed)
+
+
+def show_broken(kind):
+    """How much of the captions the learner's broken layer leaves."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so nothing can be measured.")
+        return
+    show_words_kept(words_kept(SiglipEncoderLayer=kind), what="your layer")
+
+
+BROKEN = Task(
+    id="04.6",
+    from_memory=True,
+    title="break the layer, and measure",
+    points=3,
+    minutes=10,
+    level="easy",
+    importance="core",
+    reference=ResidualFromNorm,
+    cases=layer_cases,
+    see='chapter 04, "Break it" and "The layer"; the hints of this task',
+    reward=show_broken,
+    prediction=Prediction(
+        "Both residuals taken from the normalised input, in all layers of the trained image encoder: how many of 24 "
+        "captions stay as they were, and which words suffer most?",
+        truth=lambda: taken(SiglipEncoderLayer=ResidualFromNorm),
+        tempting={"captions": 0, "suffers most": "colours"},
+        why="The normalised input holds the same features, at another size: what each patch shows survives most "
+        "layers. What the patches have told one another adds up along the untouched path, and each norm on that path "
+        "weighs it anew: relations, which need several patches, go first. One picture of four survives whole, so a "
+        "test with one picture misses this fault one time in four.",
+        options=tuple(KINDS),
+    ),
     mistakes=[
-        *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
-        Mistake("last norm too early", "`post_layernorm` comes before the layers: post means after", LastNormFirst),
-        Mistake("last norm in the loop", "`post_layernorm` is applied after every layer: it comes once, at the end",
-                LastNormEachLayer),
-        Mistake("layers backwards", "the layers run in the other order", LayersBackwards),
+        Mistake("not broken", "your layer computes what the right one computes: the residual still comes from the "
+                "input", SiglipEncoderLayer),
+        Mistake("one residual", "the second residual, around the MLP, still comes from its input",
+                type("First", (ResidualFromNorm,), {"second": False})),
+        Mistake("one residual", "the first residual, around the attention, still comes from its input",
+                type("Second", (ResidualFromNorm,), {"first": False})),
     ],
 )  # fmt: skip
 
-TASKS = [
-    NORM, MLP, LAYER, LOSS, BUGS,
-    swap_task("04.6", ("SiglipEncoderLayer", "SiglipMLP"), see="the hints of this task"),
-]  # fmt: skip
+TASKS = [NORM, EXPOSE, LAYER, LOSS, READ, BROKEN]

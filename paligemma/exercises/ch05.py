@@ -4,61 +4,62 @@ from collections.abc import Mapping
 
 import torch
 
-from .tasks import Case, Mistake, Task, faults_left, larger
-from .watching import practice, swap_task
+from .exposing import matching_task
+from .tasks import Case, Finding, Found, Mistake, Prediction, Task, faults_left, larger
+from .watching import draw_kept, practice, trained, words_kept
 
 # --- 05.1 --------------------------------------------------------------------------------------------------------
 
+PIECES = ["<image>", "<image>", "<bos>", "caption", " en", "\\n", "a", " red", " star", "<eos>", "<pad>", "<pad>"]
+ANSWER = range(6, 10)  # where the answer stands, EOS included
+LEARNED = {
+    "A": "loss on padding",
+    "B": "moved twice",
+    "C": "as it should be",
+    "D": "no EOS",
+    "E": "loss on the prompt",
+}
 
-def prompt_cases(seed):
-    yield Case(("caption en", "<bos>", 3, "<image>"), note="three image tokens")
-    yield Case(("detect red circle", "<s>", 4 + seed, "<img>"), note="other names for the tokens")
-    yield Case(("", "<bos>", 2, "<image>"), note="an empty prompt")
-    yield Case((" two  cats ", "<bos>", 2, "<image>"), note="spaces at the ends: they are part of the prompt")
+
+def labels_of(name: str) -> list[str]:
+    """What stands in the row of labels, place by place: "." where nothing is to be learned."""
+    labels = [piece if place in ANSWER else "." for place, piece in enumerate(PIECES)]
+    if name == "loss on padding":
+        labels[10:] = PIECES[10:]
+    if name == "moved twice":
+        labels = [*labels[1:], "."]
+    if name == "no EOS":
+        labels[9] = "."
+    if name == "loss on the prompt":
+        labels[2:6] = PIECES[2:6]
+    return labels
 
 
-def show_prompt(thing):
-    print(f"  {thing('caption en', '<bos>', 4, '<image>')!r}")
+def show_rows() -> None:
+    """Print one training row and, for panels A to E, the labels that go with it: "." where there is none."""
+    width = max(map(len, PIECES)) + 1
+    print("tokens " + "".join(piece.strip().rjust(width) for piece in PIECES))
+    for panel, name in LEARNED.items():
+        print(f"{panel}      " + "".join(label.strip().rjust(width) for label in labels_of(name)))
 
 
-PROMPT = Task(
+ROWS = matching_task(
     id="05.1",
-    title="the prompt as the model knows it",
-    points=1,
-    minutes=4,
+    title="five rows of labels",
+    points=2,
+    minutes=8,
     level="easy",
-    reference=lambda prompt, bos, count, image: image * count + bos + prompt + "\n",
-    cases=prompt_cases,
-    gradients=False,
-    see='chapter 05, "The prompt as the model was trained on it"; the hints of this task',
-    reward=show_prompt,
-    mistakes=[
-        Mistake("spaces cut off", "spaces at the ends of a prompt are part of it: yours are cut off",
-                lambda prompt, bos, count, image: image * count + bos + prompt.strip() + "\n"),
-        Mistake("newline forgotten", "the newline at the end is missing: in training it told the model that the prompt "
-                "is over", lambda prompt, bos, count, image: image * count + bos + prompt),
-        Mistake("BOS forgotten", "the token that begins every text is missing",
-                lambda prompt, bos, count, image: image * count + prompt + "\n"),
-        Mistake("BOS first", "the picture comes before the text, and so before what begins the text",
-                lambda prompt, bos, count, image: bos + image * count + prompt + "\n"),
-        Mistake("picture last", "the text comes before the picture",
-                lambda prompt, bos, count, image: bos + prompt + "\n" + image * count),
-        Mistake("one image token", "there is one image token: each patch needs one of its own",
-                lambda prompt, bos, count, image: image + bos + prompt + "\n"),
-        Mistake("spaces between", "there are spaces between the parts: each of them would become a token",
-                lambda prompt, bos, count, image: f"{image * count} {bos} {prompt}\n"),
-        Mistake("spaces between", "there are spaces between the image tokens: each of them would become a token",
-                lambda prompt, bos, count, image: " ".join([image] * count) + bos + prompt + "\n"),
-        Mistake("spaces between", "there is a space before the prompt: it would become part of the first token",
-                lambda prompt, bos, count, image: f"{image * count}{bos} {prompt}\n"),
-        Mistake("newline too early", "the newline stands before the prompt",
-                lambda prompt, bos, count, image: image * count + bos + "\n" + prompt),
-        Mistake("name written in", "the name of a token is written into your function: it is an argument",
-                lambda prompt, bos, count, image: "<image>" * count + bos + prompt + "\n"),
-        Mistake("name written in", "the name of a token is written into your function: it is an argument",
-                lambda prompt, bos, count, image: image * count + "<bos>" + prompt + "\n"),
-    ],
-)  # fmt: skip
+    importance="core",
+    truth=LEARNED,
+    confusions={
+        frozenset({"moved twice", "as it should be"}): "labels stand under their own token: the loss itself compares "
+        "the prediction at a place with the label of the next",
+        frozenset({"no EOS", "as it should be"}): "is the end of the answer something to be learned?",
+        frozenset({"no EOS", "moved twice"}): "in one of the two, every label of the answer stands under another token",
+    },
+    see='chapter 05, "Prefix, suffix, labels"; the hints of this task',
+    reward=lambda solution: print("  all five train without an error, and the loss falls in each"),
+)
 
 # --- 05.2 --------------------------------------------------------------------------------------------------------
 
@@ -86,6 +87,7 @@ def show_labels(thing):
 
 LABELS = Task(
     id="05.2",
+    importance="core",
     title="labels: what is there to learn",
     points=2,
     minutes=6,
@@ -177,6 +179,7 @@ def show_padded(thing):
 
 PAD = Task(
     id="05.3",
+    importance="deepen",
     title="rows of unequal length",
     points=3,
     minutes=10,
@@ -293,6 +296,7 @@ def word_tokens(tokenizer, prompt, suffix, count):
 
 ROW = Task(
     id="05.4",
+    importance="core",
     title="one row to learn from",
     points=4,
     minutes=15,
@@ -386,6 +390,7 @@ def show_batch(thing):
 
 BUGS = Task(
     id="05.5",
+    importance="core",
     title="find the three faults",
     points=3,
     minutes=10,
@@ -410,7 +415,85 @@ BUGS = Task(
     ],
 )
 
-TASKS = [
-    PROMPT, LABELS, PAD, ROW, BUGS,
-    swap_task("05.6", ("add_image_tokens_to_prompt",), see="the hints of this task"),
-]  # fmt: skip
+# --- 05.6 --------------------------------------------------------------------------------------------------------
+
+
+def near_misses() -> dict:
+    return {
+        "newline left out": lambda prompt, bos, count, image: f"{image * count}{bos}{prompt}",
+        "BOS left out": lambda prompt, bos, count, image: f"{image * count}{prompt}\n",
+        "space after BOS": lambda prompt, bos, count, image: f"{image * count}{bos} {prompt}\n",
+        "picture after the prompt": lambda prompt, bos, count, image: f"{bos}{prompt}{image * count}\n",
+    }
+
+
+def write_prompts(solution, *inputs) -> dict[str, str]:
+    given = solution()
+    if not isinstance(given, dict) or set(given) != set(near_misses()):
+        seen = f"the keys {sorted(map(str, given))}" if isinstance(given, dict) else f"a {type(given).__name__}"
+        raise Found("structure", f"the result is {seen}, expected a dict with the keys {sorted(near_misses())}")
+    for name, function in given.items():
+        if not callable(function):
+            raise Found("type", f"{name!r}: a {type(function).__name__}, expected a function")
+    return {name: function(*inputs) for name, function in given.items()}
+
+
+def near_miss_cases(seed):
+    yield Case(("caption en", "<bos>", 3, "<image>"), note="three image tokens")
+    yield Case(("detect red circle", "<s>", 4 + seed, "<img>"), note="other names for the tokens")
+
+
+def which_prompt(case, got, want) -> Finding | None:
+    prompt, bos, count, image = case.inputs
+    whole = f"{image * count}{bos}{prompt}\n"
+    for name in want:
+        if got[name] == want[name]:
+            continue
+        if not isinstance(got[name], str):
+            return None
+        right = sum(got[other] == want[other] for other in want)
+        seen = f"{right} of {len(want)} prompts are as they should be; {name!r} gives\n    {got[name]!r}"
+        if got[name] == whole:
+            return Finding("not broken", seen, "that is the whole prompt, with nothing wrong in it")
+        return Finding("another fault", seen, "change this one thing, and leave the rest of the prompt as it is")
+    return None
+
+
+def show_costs(solution):
+    """How much of 24 captions each of the learner's prompts leaves."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so nothing can be measured.")
+        return
+    print("With your prompts, captions of 24 that are as before, and words that are kept:")
+    draw_kept({name: words_kept(add_image_tokens_to_prompt=part) for name, part in solution().items()})
+
+
+NEAR_MISSES = Task(
+    id="05.6",
+    title="four prompts that are nearly right",
+    points=3,
+    minutes=10,
+    level="easy",
+    importance="core",
+    reference=near_misses,
+    cases=near_miss_cases,
+    use=write_prompts,
+    gradients=False,
+    see='chapter 05, "The prompt as the model was trained on it" and "Break it"; the hints of this task',
+    symptoms=[which_prompt],
+    reward=show_costs,
+    prediction=Prediction(
+        "Captions of 24 that stay as they were:",
+        truth=lambda: {
+            name: words_kept(add_image_tokens_to_prompt=part)["captions"] for name, part in near_misses().items()
+        },
+        tempting={"newline left out": 24, "BOS left out": 0, "space after BOS": 24, "picture after the prompt": 0},
+        why="In every example that this model has seen, the newline ended the prompt: without it, the model goes on "
+        "with the prompt. BOS stood at the same place in every example, whatever the answer was, so this model never "
+        "had to look at it. A space makes other tokens of the first word, ones that never "
+        "began a prompt. And with the picture behind, everything stands at positions at which it was not "
+        "in training.",
+    ),
+)
+
+TASKS = [ROWS, LABELS, PAD, ROW, BUGS, NEAR_MISSES]

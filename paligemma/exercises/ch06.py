@@ -1,11 +1,11 @@
 """Chapter 06: RMSNorm."""
 
 import torch
-from torch import nn
 
 from ..modeling_gemma import GemmaRMSNorm
-from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
-from .watching import swap_task
+from .exposing import exposing_task
+from .tasks import Case, Finding, Mistake, Prediction, Task, larger, numbers
+from .watching import draw_kept, trained, words_kept
 
 # --- 06.1 --------------------------------------------------------------------------------------------------------
 
@@ -34,6 +34,8 @@ def show_sizes(thing):
 
 RMS = Task(
     id="06.1",
+    importance="core",
+    from_memory=True,
     title="divide by the root mean square",
     points=2,
     minutes=5,
@@ -171,6 +173,7 @@ def show_kinds(thing):
 
 KINDS = Task(
     id="06.2",
+    importance="core",
     title="three norms, one line apart",
     points=3,
     minutes=10,
@@ -403,6 +406,8 @@ def show_norm(kind):
 
 NORM = Task(
     id="06.3",
+    importance="core",
+    from_memory=True,
     title="GemmaRMSNorm",
     points=4,
     minutes=15,
@@ -449,55 +454,186 @@ NORM = Task(
 # --- 06.4 --------------------------------------------------------------------------------------------------------
 
 
-class Listing(nn.Module):
-    """The class that is printed in the exercise, with its three faults."""
-
-    def __init__(self, dim, eps=1e-6):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.zeros(dim))
-
-    mean_over_all = True
-    half = True
-    eps_outside = True
-
-    def forward(self, x):
-        wide = x if self.half else x.float()
-        square = wide.pow(2).mean() if self.mean_over_all else wide.pow(2).mean(-1, keepdim=True)
-        rms = square.sqrt() + self.eps if self.eps_outside else (square + self.eps).sqrt()
-        return (wide / rms * (1.0 + self.weight)).type_as(x)
+def gemma_norm(x, weight, eps=1e-6):
+    """x [N, D], weight [D] -> [N, D], in the dtype of x."""
+    wide = x.float()
+    normed = wide / torch.sqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (normed * (1 + weight.float())).type_as(x)
 
 
-FAULTS = {  # what can be observed of each, and its name
-    "mean_over_all": ("what a token becomes still depends on the other tokens", "left: a token alone"),
-    "eps_outside": ("very small tokens still come out too small", "left: eps"),
-    "half": ("in float16, large numbers still overflow on the way", "left: float16"),
+def half_inside(x, weight, eps=1e-6):
+    normed = x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps)
+    return (normed * (1 + weight)).type_as(x)
+
+
+def mean_subtracted(x, weight, eps=1e-6):
+    wide = x.float() - x.float().mean(-1, keepdim=True)
+    normed = wide / torch.sqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (normed * (1 + weight.float())).type_as(x)
+
+
+def eps_outside(x, weight, eps=1e-6):
+    wide = x.float()
+    normed = wide / (torch.sqrt(wide.square().mean(-1, keepdim=True)) + eps)
+    return (normed * (1 + weight.float())).type_as(x)
+
+
+def over_all(x, weight, eps=1e-6):
+    wide = x.float()
+    normed = wide / torch.sqrt(wide.square().mean() + eps)
+    return (normed * (1 + weight.float())).type_as(x)
+
+
+def weight_first(x, weight, eps=1e-6):
+    wide = x.float() * (1 + weight.float())
+    return (wide / torch.sqrt(wide.square().mean(-1, keepdim=True) + eps)).type_as(x)
+
+
+WRONG_VERSIONS = {
+    version.__name__: version for version in (half_inside, mean_subtracted, eps_outside, over_all, weight_first)
 }
 
 
-BUGS = Task(
+def exposing_norms():
+    unit, none = torch.tensor([[1.0, -1.0]]), torch.zeros(2)
+    return {
+        "half_inside": (300 * unit.half(), none),
+        "mean_subtracted": (unit + 2, none),
+        "eps_outside": (1e-3 * unit, none),
+        "over_all": (torch.tensor([[1.0, -1.0], [5.0, -5.0]]), none),
+        "weight_first": (unit, torch.tensor([0.0, 3.0])),
+    }
+
+
+def not_for_a_norm(x, weight) -> str | None:
+    """Why this is no input for `gemma_norm`, or None."""
+    for name, value, axes in (("x", x, 2), ("weight", weight, 1)):
+        if not isinstance(value, torch.Tensor) or value.ndim != axes or not value.is_floating_point():
+            seen = f"{list(value.shape)} {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
+            return f"{name} is {seen}, expected a float tensor with {axes} {'axes' if axes > 1 else 'axis'}"
+        if not value.isfinite().all():
+            return f"{name} holds numbers that are not finite"
+    if 0 in x.shape or len(weight) != x.shape[1]:
+        return f"x {list(x.shape)} and weight {list(weight.shape)} do not fit together as [N, D] and [D]"
+    return None
+
+
+EXPOSE = exposing_task(
     id="06.4",
-    title="find the three faults",
+    title="five inputs that expose",
     points=3,
-    minutes=10,
+    minutes=12,
     level="medium",
-    reference=GemmaRMSNorm,
-    cases=norm_cases,
-    see="the hints of this task: which inputs would show each fault?",
-    reward=show_norm,
-    extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
+    importance="core",
+    right=gemma_norm,
+    wrong=WRONG_VERSIONS,
+    reference=exposing_norms,
+    usable=not_for_a_norm,
+    tolerance=1e-3,
+    see='chapter 06, "Why float32" and "Where $\\epsilon$ goes"; the hints of this task',
+    reward=lambda solution: print("  one token of ordinary size, in float32, with weights of zero exposes at most one"),
+)
+
+# --- 06.5 --------------------------------------------------------------------------------------------------------
+
+
+class Centred(GemmaRMSNorm):
+    """Gemma's norm, but for the mean: it is subtracted first, as in layer norm."""
+
+    def forward(self, x):
+        wide = x.float()
+        wide = wide - wide.mean(-1, keepdim=True)
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (normed * (1.0 + self.weight.float())).type_as(x)
+
+
+class CentredAfter(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        normed = (wide - wide.mean(-1, keepdim=True)) * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (normed * (1.0 + self.weight.float())).type_as(x)
+
+
+class CentredAtLast(GemmaRMSNorm):
+    def forward(self, x):
+        normed = super().forward(x).float()
+        return (normed - normed.mean(-1, keepdim=True)).type_as(x)
+
+
+class CentredOverTokens(GemmaRMSNorm):
+    def forward(self, x):
+        return super().forward(x - x.mean(-2, keepdim=True))
+
+
+class CentredByOneLess(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        wide = wide - wide.mean(-1, keepdim=True)
+        normed = wide * torch.rsqrt(wide.var(-1, keepdim=True) + self.eps)
+        return (normed * (1.0 + self.weight.float())).type_as(x)
+
+
+class CentredWithoutOne(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        wide = wide - wide.mean(-1, keepdim=True)
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (normed * self.weight.float()).type_as(x)
+
+
+def centred_cases(seed):
+    k = larger(seed)
+    yield Case((numbers(seed, 2, 5, 7 + k, shift=0.5),), (7 + k,), {"B": 2, "N": 5, "D": 7 + k}, note="mean about 0.5")
+    yield Case((numbers(seed, 3, 6, scale=1e-3),), (6,), {"N": 3, "D": 6}, note="about 1e-3 in size")
+    yield Case(
+        (numbers(seed, 4, 8, scale=300.0, dtype=torch.float16),), (8,), {"N": 4, "D": 8}, note="float16, 300 in size"
+    )
+
+
+def show_centred(kind):
+    """What the learner's norm leaves of the captions, beside a norm without the 1 in 1 + weight."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so nothing can be measured.")
+        return
+    rows = {
+        "mean subtracted": words_kept(GemmaRMSNorm=kind),
+        "weight, not 1 + weight": words_kept(GemmaRMSNorm=WithoutOne),
+    }
+    print("Captions of 24 that are as before, and words that are kept, with your norm and with another fault:")
+    draw_kept(rows)
+
+
+CENTRED = Task(
+    id="06.5",
+    title="a norm that subtracts the mean",
+    points=2,
+    minutes=8,
+    level="easy",
+    importance="core",
+    reference=Centred,
+    cases=centred_cases,
+    see='chapter 06, "Three norms on the same activations" and "Break it"; the hints of this task',
+    reward=show_centred,
+    prediction=Prediction(
+        "The mean subtracted in all nine norms of the trained decoder, which was trained without that: how many of 24 "
+        "captions stay as they were?",
+        truth=lambda: words_kept(GemmaRMSNorm=Centred)["captions"],
+        tempting=0,
+        why="A mean that is hardly there can be subtracted: in this model the square of a token's mean is 0.6% of its "
+        "mean square, no more than 128 random features would have (1/128 is 0.8%). That is what RMSNorm counts on when "
+        "it leaves the step out. The check tells your norm from Gemma's all the same, by its numbers.",
+    ),
     mistakes=[
-        *faults_left(FAULTS, lambda some: type("Left", (Listing,), {fault: fault in some for fault in FAULTS})),
-        Mistake("weight instead of 1 + weight", "the scale was right in the listing and is not any more", WithoutOne),
-        Mistake("not cast back", "the numbers are right and remain float32: the dtype that came in is to go out",
-                NotCastBack),
+        Mistake("no mean subtracted", "your norm computes what Gemma's does: no mean is subtracted", GemmaRMSNorm),
+        Mistake("size from before", "the mean is subtracted, and the root mean square is that of the numbers before",
+                CentredAfter),
+        Mistake("subtracted at the end", "the mean is subtracted from the result, after the scale", CentredAtLast),
+        Mistake("mean over the tokens", "your mean runs over the tokens: each token is to be treated by itself",
+                CentredOverTokens),
+        Mistake("by one less", "`var` divides by D - 1 unless you say `correction=0`", CentredByOneLess),
+        Mistake("weight instead of 1 + weight", "the scale was 1 + weight in Gemma's norm, and is to stay that",
+                CentredWithoutOne),
     ],
 )  # fmt: skip
 
-TASKS = [
-    RMS,
-    KINDS,
-    NORM,
-    BUGS,
-    swap_task("06.5", ("GemmaRMSNorm",), see='chapter 06, "Break it"; the hints of this task'),
-]
+TASKS = [RMS, KINDS, NORM, EXPOSE, CENTRED]

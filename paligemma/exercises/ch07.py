@@ -2,9 +2,9 @@
 
 import torch
 
-from ..modeling_gemma import GemmaRotaryEmbedding, rotate_half
-from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
-from .watching import swap_task
+from ..modeling_gemma import GemmaRotaryEmbedding, apply_rotary_pos_emb, rotate_half
+from .tasks import Case, Finding, Found, Mistake, Prediction, Task, faults_left, larger, numbers
+from .watching import words_kept
 
 # --- 07.1 --------------------------------------------------------------------------------------------------------
 
@@ -35,6 +35,7 @@ def show_turn(thing):
 
 TURN = Task(
     id="07.1",
+    importance="core",
     title="turn one pair",
     points=1,
     minutes=5,
@@ -113,6 +114,8 @@ def show_half(thing):
 
 HALF = Task(
     id="07.2",
+    importance="core",
+    from_memory=True,
     title="rotate_half",
     points=2,
     minutes=5,
@@ -238,6 +241,8 @@ def show_rotary(kind):
 
 ROTARY = Task(
     id="07.3",
+    importance="core",
+    from_memory=True,
     title="the angles",
     points=4,
     minutes=15,
@@ -433,6 +438,17 @@ def show_apply(thing):
 
 APPLY = Task(
     id="07.4",
+    prediction=Prediction(
+        "Pairs of neighbours, (0, 1), (2, 3), ..., with angles that are laid out for halves, in the whole trained "
+        "decoder: how many of 24 captions stay as they were?",
+        truth=lambda: words_kept(rotate_half=neighbours)["captions"],
+        tempting=24,
+        why="Every shape is right, position 0 is untouched, and short distances are turned by nearly the right angles "
+        "in some features: enough for 4 captions, and for most of the shapes. Relations go first: what lies left of "
+        "what is read by position.",
+    ),
+    importance="deepen",
+    from_memory=True,
     title="find the mixed layouts",
     points=3,
     minutes=15,
@@ -502,12 +518,96 @@ APPLY = Task(
     ],
 )  # fmt: skip
 
-TASKS = [
-    TURN,
-    HALF,
-    ROTARY,
-    APPLY,
-    swap_task(
-        "07.5", ("GemmaRotaryEmbedding", "apply_rotary_pos_emb"), see='chapter 07, "Break it"; the hints of this task'
-    ),
-]
+# --- 07.5 --------------------------------------------------------------------------------------------------------
+
+
+def turned_back(d, back, base):
+    """A key of ones, and the query: the key turned back by `back` positions, long enough for a sharp softmax."""
+    key = torch.ones(d)
+    cos, sin = GemmaRotaryEmbedding(d, base)(key, torch.tensor([[back]]))
+    return 100 * (key * cos[0, 0] - rotate_half(key) * sin[0, 0]), key
+
+
+def look_back(solution, d, back, base) -> dict[str, torch.Tensor]:
+    """Where 24 tokens look that all have this query and this key, at positions from 3 on and from 40 on."""
+    given = solution(d, back, base)
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise Found("structure", f"the result is {type(given).__name__}, expected a query and a key")
+    for name, value in zip(("query", "key"), given, strict=True):
+        if not isinstance(value, torch.Tensor) or list(value.shape) != [d]:
+            seen = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise Found("shape", f"the {name} is {seen}, expected [d={d}]: all tokens have the same one")
+    query, key = (value.detach().float().expand(2, 1, 24, d) for value in given)
+    positions = torch.stack([torch.arange(3, 27), torch.arange(40, 64)])
+    query, key = apply_rotary_pos_emb(query, key, *GemmaRotaryEmbedding(d, base)(query, positions))
+    weights = (query @ key.transpose(2, 3) / d**0.5).softmax(-1)[:, 0, back:]  # [2, 24 - back, 24]
+    tokens = torch.arange(back, 24)
+    weight = weights[:, tokens - back, tokens - back]
+    return {"tokens back": tokens - weights.argmax(-1), "weight": weight}
+
+
+def where_it_looks(case, got, want) -> Finding | None:
+    back, seen = case.inputs[1], got["tokens back"]
+    if not got["weight"].isfinite().all():
+        return Finding("not finite", "the weights are NaN", "scores of infinity: shorter arrows are enough")
+    if (seen == 0).all():
+        return Finding("at itself", "every query looks at its own token", "query and key point the same way before "
+                       "they are turned: at which distance do they agree then?")  # fmt: skip
+    if (seen != back).any():
+        text = (
+            f"{int((seen == back).sum())} of {seen.numel()} queries look {back} back; the last one of each row looks "
+        )
+        last = ", ".join(f"{int(n)} back" for n in seen[:, -1])
+        return Finding("elsewhere", text + last, "by how much, and in which direction, has the query to be turned so "
+                       "that it agrees with a key `back` places before it?")  # fmt: skip
+    return Finding(
+        "too soft",
+        f"every query looks most at the token {back} before it, with a weight of {float(got['weight'].min()):.2g}; "
+        "0.99 is asked for",
+        "longer arrows make larger scores, and a sharper softmax",
+    )
+
+
+def show_look_back(solution):
+    """The scores of the learner's query and key by distance."""
+    import matplotlib.pyplot as plt
+
+    query, key = solution(32, 8, 10_000.0)
+    positions = torch.arange(33)
+    cos, sin = GemmaRotaryEmbedding(32)(query, positions[None])
+    keys = key * cos[0] + rotate_half(key.expand(33, -1)) * sin[0]  # [33, d]
+    at = query * cos[0, 20] + rotate_half(query) * sin[0, 20]
+    scores = (keys @ at / 32**0.5).detach()
+    print("The score of your query at position 20 with your key at positions 0 to 32 (back = 8):")
+    _, ax = plt.subplots(figsize=(5.4, 2.6), layout="constrained")
+    ax.plot(positions, scores, marker="o", markersize=3)
+    ax.axvline(12, linestyle="--", linewidth=1, color="grey")
+    ax.set(xlabel="position of the key", ylabel="score")
+    plt.show()
+
+
+BY_HAND = Task(
+    id="07.5",
+    title="a RoPE head that looks eight back",
+    points=3,
+    minutes=15,
+    level="medium",
+    importance="core",
+    reference=turned_back,
+    cases=lambda seed: [
+        Case((32 + 4 * larger(seed), 8, 10_000.0), note="back = 8"),
+        Case((16, 3 + larger(seed), 100.0), note=f"back = {3 + larger(seed)}, base = 100"),
+    ],
+    use=look_back,
+    gradients=False,
+    tolerance=5e-3,
+    symptoms=[where_it_looks],
+    see='chapter 07, "By hand" and "Halves or interleaved?"; the hints of this task',
+    reward=show_look_back,
+    mistakes=[
+        Mistake("turned the other way", "the query is turned forward: it agrees with keys that come after it",
+                lambda d, back, base: (turned_back(d, -back, base)[0], torch.ones(d))),
+    ],
+)  # fmt: skip
+
+TASKS = [TURN, HALF, ROTARY, APPLY, BY_HAND]

@@ -14,8 +14,9 @@ from ..modeling_gemma import (
     repeat_kv,
 )
 from .checking import explain_error, with_weights
-from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
-from .watching import swap_task
+from .exposing import exposing_task
+from .tasks import Case, Finding, Found, Mistake, Prediction, Task, faults_left, larger, numbers
+from .watching import draw_kept, trained, words_kept
 
 # --- 08.1 --------------------------------------------------------------------------------------------------------
 
@@ -93,6 +94,7 @@ def show_tables(thing):
 
 FILL = Task(
     id="08.1",
+    importance="core",
     title="fill in four masks",
     points=2,
     minutes=8,
@@ -205,6 +207,8 @@ def show_rule(thing):
 
 RULE = Task(
     id="08.2",
+    importance="core",
+    from_memory=True,
     title="one rule for every mask",
     points=3,
     minutes=12,
@@ -348,6 +352,7 @@ def show_weights(thing):
 
 WEIGHTS = Task(
     id="08.3",
+    importance="core",
     title="find what is upside down",
     points=3,
     minutes=12,
@@ -389,65 +394,88 @@ WEIGHTS = Task(
 # --- 08.4 --------------------------------------------------------------------------------------------------------
 
 
-def repeat_by_index(x, n_rep):
-    """Head h of the result is head h // n_rep of x."""
-    return x[:, torch.arange(x.shape[1] * n_rep) // n_rep]
+def grouped(query, key, value, allowed):
+    """query [H, L, d], key and value [H_kv, T, d], allowed [L, T] bool -> [H, L, d]: attention with shared heads."""
+    groups = len(query) // len(key)
+    key, value = key.repeat_interleave(groups, dim=0), value.repeat_interleave(groups, dim=0)
+    scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
+    return scores.masked_fill(~allowed, -1e9).softmax(-1) @ value
 
 
-def repeat_cases(seed):
-    k = larger(seed)
-    yield Case(
-        (numbers(seed, 3, 2, 5 + k, 4), 4 + k), sizes={"B": 3, "H_kv": 2, "T": 5 + k, "d": 4}, note=f"n_rep = {4 + k}"
-    )
-    yield Case((numbers(seed, 2, 3, 7, 6), 2), sizes={"B": 2, "H_kv": 3, "T": 7, "d": 6}, note="n_rep = 2")
-    yield Case((numbers(seed, 2, 4, 3, 6), 1), sizes={"B": 2, "H_kv": 4, "T": 3, "d": 6}, note="n_rep = 1")
-    half = numbers(seed, 2, 3, 5, 4, dtype=torch.bfloat16)
-    yield Case((half, 2), sizes={"B": 2, "H_kv": 3, "T": 5, "d": 4}, note="n_rep = 2")
+def tiled(query, key, value, allowed):
+    groups = len(query) // len(key)
+    return grouped(query, key.repeat(groups, 1, 1), value.repeat(groups, 1, 1), allowed)
 
 
-def show_repeat(thing):
-    for heads, n_rep in ((1, 8), (2, 2), (4, 2)):
-        x = torch.arange(float(heads)).view(1, heads, 1, 1)
-        order = thing(x, n_rep).flatten().int().tolist()
-        print(f"  {heads} KV head{'s' if heads > 1 else ' '} for {heads * n_rep} query heads:  {order}")
+def mask_transposed(query, key, value, allowed):
+    square = allowed.shape[0] == allowed.shape[1]
+    return grouped(query, key, value, allowed.T if square else allowed)
 
 
-REPEAT = Task(
+def no_scale(query, key, value, allowed):
+    return grouped(query * query.shape[-1] ** 0.5, key, value, allowed)
+
+
+def always_causal(query, key, value, allowed):
+    L, T = allowed.shape
+    return grouped(query, key, value, allowed & torch.ones(L, T).tril(T - L).bool())
+
+
+def keys_averaged(query, key, value, allowed):
+    return grouped(query, key, key, allowed)
+
+
+WRONG_VERSIONS = {
+    version.__name__: version for version in (tiled, mask_transposed, no_scale, always_causal, keys_averaged)
+}
+
+
+def exposing_groups():
+    one = torch.ones(1, 1).bool()
+    two_heads = torch.tensor([1.0, 2.0]).reshape(2, 1, 1)
+    two_tokens = torch.tensor([1.0, 2.0]).reshape(1, 2, 1)
+    wide = torch.stack([torch.zeros(4), torch.ones(4)])[None]  # [1, 2, 4]
+    return {
+        "tiled": (torch.zeros(4, 1, 1), two_heads, two_heads, one),
+        "mask_transposed": (torch.zeros(1, 2, 1), two_tokens, two_tokens, torch.ones(2, 2).tril().bool()),
+        "no_scale": (torch.ones(1, 1, 4), wide, wide, torch.ones(1, 2).bool()),
+        "always_causal": (torch.zeros(1, 2, 1), two_tokens, two_tokens, torch.ones(2, 2).bool()),
+        "keys_averaged": (torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1, 1), one),
+    }
+
+
+def not_for_groups(query, key, value, allowed) -> str | None:
+    """Why this is no input for `grouped`, or None."""
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim != 3 or tensor.dtype != torch.float32:
+            seen = f"{list(tensor.shape)} {tensor.dtype}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            return f"{name} is {seen}, expected a float32 tensor with 3 axes"
+    if not isinstance(allowed, torch.Tensor) or allowed.dtype != torch.bool or allowed.ndim != 2:
+        return "allowed is not a bool tensor with 2 axes"
+    (H, L, d), (H_kv, T, _) = query.shape, key.shape
+    shapes = f"query {list(query.shape)}, key {list(key.shape)}, value {list(value.shape)}, allowed "
+    shapes += str(list(allowed.shape))
+    if 0 in (H, L, d, H_kv, T) or H % H_kv or key.shape[2] != d or value.shape != key.shape or allowed.shape != (L, T):
+        return f"{shapes} do not fit as [H, L, d], [H_kv, T, d], [H_kv, T, d], [L, T] with H a multiple of H_kv"
+    if T < L:
+        return f"{shapes}: {L} queries and {T} keys, expected at least as many keys as queries"
+    return None if allowed.any(1).all() else "a query may see nothing"
+
+
+EXPOSE = exposing_task(
     id="08.4",
-    title="repeat_kv",
-    points=1,
-    minutes=5,
-    level="easy",
-    reference=repeat_by_index,
-    cases=repeat_cases,
+    title="five inputs that expose",
+    points=3,
+    minutes=12,
+    level="medium",
+    importance="core",
+    right=grouped,
+    wrong=WRONG_VERSIONS,
+    reference=exposing_groups,
+    usable=not_for_groups,
     see='chapter 08, "Fewer keys and values than queries"; the hints of this task',
-    reward=show_repeat,
-    mistakes=[
-        Mistake(
-            "repeat instead of repeat_interleave",
-            "your heads come as 0 1 0 1: the whole block is put down again, so that query head 1 gets the keys of "
-            "another group. With one KV head nobody would notice",
-            lambda x, n_rep: x.repeat(1, n_rep, 1, 1),
-        ),
-        Mistake("wrong axis", "the tokens are repeated, and not the heads", lambda x, n: x.repeat_interleave(n, 2)),
-        Mistake("wrong axis", "the tokens are repeated, and not the heads", lambda x, n: x.repeat(1, 1, n, 1)),
-        Mistake("wrong axis", "the features are repeated, and not the heads", lambda x, n: x.repeat_interleave(n, 3)),
-        Mistake("wrong axis", "the rows of the batch are repeated", lambda x, n: x.repeat_interleave(n, 0)),
-        Mistake(
-            "all axes repeated", "without an axis, everything is repeated and flattened",
-            lambda x, n: x.repeat_interleave(n),
-        ),
-        Mistake("not repeated", "the heads are as many as before", lambda x, n_rep: x),
-        Mistake(
-            "one too many", "each head is there n_rep + 1 times: n_rep counts the original",
-            lambda x, n: x.repeat_interleave(n + 1, 1),
-        ),
-        Mistake(
-            "axes not merged", "the copies have an axis of their own: it is to be merged with that of the heads",
-            lambda x, n: x[:, :, None].expand(-1, -1, n, -1, -1),
-        ),
-    ],
-)  # fmt: skip
+    reward=lambda solution: print("  with one KV head, as in Gemma 2B, or one for each query head, `tiled` is right"),
+)
 
 # --- 08.5 --------------------------------------------------------------------------------------------------------
 
@@ -632,6 +660,8 @@ def show_attention(kind):
 
 ATTENTION = Task(
     id="08.5",
+    importance="deepen",
+    from_memory=True,
     title="GemmaAttention",
     points=5,
     minutes=25,
@@ -699,11 +729,98 @@ ATTENTION = Task(
     ],
 )  # fmt: skip
 
-TASKS = [
-    FILL,
-    RULE,
-    WEIGHTS,
-    REPEAT,
-    ATTENTION,
-    swap_task("08.6", ("make_attn_mask", "GemmaAttention"), see='chapter 08, "Break it"; the hints of this task'),
-]
+# --- 08.6 --------------------------------------------------------------------------------------------------------
+
+
+def three_masks() -> dict:
+    """Under each name a `make_attn_mask` that lets more or less be seen."""
+
+    def causal(input_mask, mask_ar, num_queries=None):
+        return make_attn_mask(input_mask, torch.ones_like(mask_ar), num_queries)
+
+    def full(input_mask, mask_ar, num_queries=None):
+        return make_attn_mask(input_mask, torch.zeros_like(mask_ar), num_queries)
+
+    def window(input_mask, mask_ar, num_queries=None):
+        allowed = make_attn_mask(input_mask, mask_ar, num_queries)  # [B, L, T]
+        L, T = allowed.shape[1:]
+        query, key = torch.arange(T - L, T)[:, None], torch.arange(T)
+        return allowed & (query - key < 48)
+
+    return {"causal": causal, "everything": full, "window of 48": window}
+
+
+def apply_masks(solution, *inputs) -> dict[str, torch.Tensor]:
+    given = solution()
+    if not isinstance(given, dict) or set(given) != set(three_masks()):
+        seen = f"the keys {sorted(map(str, given))}" if isinstance(given, dict) else f"a {type(given).__name__}"
+        raise Found("structure", f"the result is {seen}, expected a dict with the keys {sorted(three_masks())}")
+    for name, function in given.items():
+        if not callable(function):
+            raise Found("type", f"{name!r}: a {type(function).__name__}, expected a function")
+    return {name: function(*inputs) for name, function in given.items()}
+
+
+def wide_mask_cases(seed):
+    k = larger(seed)
+    T = 60 + 3 * k
+    ones, answer = torch.ones(2, T, dtype=torch.int64), torch.zeros(2, T, dtype=torch.int64)
+    answer[0, 50:], answer[1, 55:] = 1, 1
+    padded = ones.clone()
+    padded[1, :4] = 0
+    yield Case((ones, answer), sizes={"B": 2, "T": T}, note="a prefix of 50 and of 55")
+    yield Case((padded, answer, 5), sizes={"B": 2, "T": T, "L": 5}, note="num_queries = 5, one row padded")
+
+
+def which_mask(case, got, want) -> Finding | None:
+    names = [name for name in want if not torch.equal(got[name], want[name])]
+    name, right = names[0], len(want) - len(names)
+    if got[name].shape != want[name].shape:
+        return None
+    more, less = (got[name] & ~want[name]).sum(), (~got[name] & want[name]).sum()
+    seen = f"{right} of {len(want)} masks are right; {name!r} allows {int(more)} pairs too many, {int(less)} too few"
+    if not less and name == "window of 48" and not (got[name] & ~make_attn_mask(*case.inputs)).any():
+        means = "the pairs that lie further apart than the window are still there, or one too many of them: itself "
+        means += "and the 47 before it are 48"
+    elif more and (got[name] & (case.inputs[0] == 0)[:, None]).any():
+        means = "padding is seen by nobody, whatever else may be seen"
+    else:
+        means = "print it for five tokens, as in task 08.1"
+    return Finding("another mask", seen, means)
+
+
+def show_masked(solution):
+    """How much of the captions the learner's masks leave."""
+    if trained() is None:
+        print("The trained model is not in assets/tiny-paligemma, so nothing can be measured.")
+        return
+    print("With your masks, captions of 24 that are as before, and words that are kept:")
+    draw_kept({name: words_kept(make_attn_mask=part) for name, part in solution().items()})
+
+
+MASKS = Task(
+    id="08.6",
+    title="three masks, measured",
+    points=3,
+    minutes=12,
+    level="medium",
+    importance="core",
+    reference=three_masks,
+    cases=wide_mask_cases,
+    use=apply_masks,
+    gradients=False,
+    see='chapter 08, "What looking ahead is used for" and "Break it"; the hints of this task',
+    symptoms=[which_mask],
+    reward=show_masked,
+    prediction=Prediction(
+        "Captions of 24 that stay as they were:",
+        truth=lambda: {name: words_kept(make_attn_mask=part)["captions"] for name, part in three_masks().items()},
+        tempting={"causal": 24, "everything": 0, "window of 48": 0},
+        why="A model that was trained with a picture that sees itself does not forgive a causal one. Allowing "
+        "everything changes nothing here: while it writes, nothing later exists, and the prefix may see all of itself "
+        "anyhow. It would be a disaster in training, where the answer could read itself. A window of 48 cuts off the "
+        "beginning of the picture, 64 tokens long, from most of what comes later.",
+    ),
+)
+
+TASKS = [FILL, RULE, WEIGHTS, EXPOSE, ATTENTION, MASKS]

@@ -1,8 +1,8 @@
 """Take what was built in the notebooks out of them, and put it together.
 
 Chapter 10 runs a model that is made wholly of the classes in the chapters, as they stand there. Change one in its
-notebook, save, run chapter 10 again: the model is made of the changed one. What is finished
-in the exercises comes first.
+notebook, save, run chapter 10 again: the model is made of the changed one. What is finished in the exercises comes
+first.
 """
 
 import ast

@@ -61,7 +61,7 @@ def show_prediction(task: Task) -> None:
     truth = prediction.truth() if callable(prediction.truth) else prediction.truth
     guess = predictions().get(task.id)
     say(f"\n{wrapped(prediction.question)}")
-    rows = [("you predicted", "nothing" if guess is None else spoken(guess)), ("measured", spoken(truth))]
+    rows = [("you predicted", "nothing" if guess is None else spoken(guess)), ("the truth", spoken(truth))]
     if not same_answer(prediction.tempting, truth):
         rows.append(("a tempting answer", spoken(prediction.tempting)))
     for name, answer in rows:

@@ -142,6 +142,25 @@ def show_words_kept(kept: dict[str, float], number: int = 24, what: str = "your 
     print(f"Of the words of the {number} captions it keeps: {shares}.")
 
 
+def draw_kept(rows: dict[str, dict[str, float]], number: int = 24) -> None:
+    """Draw what `words_kept` gave as a table in shades: a row for each name, a column for each kind of word."""
+    import matplotlib.pyplot as plt
+
+    columns = ["captions", *KINDS]
+    shares = [[kept["captions"] / number, *(kept[kind] for kind in KINDS)] for kept in rows.values()]
+    _, ax = plt.subplots(figsize=(6.2, 0.8 + 0.42 * len(rows)), layout="constrained")
+    ax.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for row, kept in enumerate(rows.values()):
+        for column, share in enumerate(shares[row]):
+            text = f"{kept['captions']} of {number}" if column == 0 else f"{share:.0%}"
+            ax.text(column, row, text, ha="center", va="center", color="black" if share > 0.55 else "white")
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    plt.show()
+
+
 # --- "put yours into the trained model" as a task --------------------------------------------------------------
 
 

@@ -96,11 +96,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         stage.add_argument("--per-step", type=whole, default=per_step, help="pictures a step (default: %(default)s)")
         stage.add_argument("--cache", default="runs", help="folder for the drawn pictures (default: %(default)s)")
         stage.add_argument("--save-every", type=number, default=60.0, help="seconds between two training states")
+        stage.add_argument("--stop-at", type=whole, help="stop before this step; the same command goes on")
 
     def add_tasks(stage: argparse.ArgumentParser) -> None:
         stage.add_argument("--weights", type=task_weights, default={}, help="of tasks, such as detect=3,relation=1")
         stage.add_argument("--masks", default=str(ASSETS / "mask-tokenizer"), help="folder of the mask tokenizer")
-        stage.add_argument("--stop-at", type=whole, help="stop before this step; the same command goes on")
 
     stage0 = add_stage("stage0", stages.run_stage0, "the image encoder alone")
     add_data(stage0, per_step=64)

@@ -72,13 +72,16 @@ def run_stage0(args: Namespace, device: torch.device) -> None:
     steps = args.steps or (700 if args.quick else 1400)
     schedule = Schedule(cycles=((steps, 1.0),), seed=args.seed, save_every=args.save_every)
 
-    def export(_) -> None:
+    def export() -> None:
         save_towers(stage.towers, out / "tiny-siglip")
         if stage.heads is not None:
             save_weights(stage.heads, out / "tiny-siglip/heads.safetensors")
 
     batch_loss = stage0_loss(stage, processor.tokenizer, pictures, args.per_step, args.seed, device, args.patch_labels)
-    train(stage, batch_loss, schedule, out, export, options=deciding_options(args))
+    options = deciding_options(args)
+    train(stage, batch_loss, schedule, out, lambda cycle: export(), args.stop_at, options)
+    if args.stop_at and is_main_process():
+        export()
 
 
 def save_towers(towers: TinySiglip, folder: Path, dtype: torch.dtype = torch.float32) -> None:

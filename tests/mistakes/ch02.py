@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import right, swap_bank, wrong
+from . import right, wrong
 
 # --- 02.1 --------------------------------------------------------------------------------------------------------
 
@@ -144,80 +144,64 @@ def _(x, patch_size):
 
 
 @right("02.3")
-def _(x, weight, bias):
-    patches = F.unfold(x, weight.shape[2:], stride=weight.shape[2])  # [B, C*P*P, N]
-    return patches.transpose(1, 2) @ weight.flatten(1).T + bias
+def _(P):
+    plus, half = torch.ones(P, P), P // 2
+    sides = torch.cat([-torch.ones(P, half), torch.ones(P, half)], dim=1)
+    bands = sides.T
+    grey = torch.stack([plus, sides * 1, bands])[:, None].expand(3, 3, P, P) / torch.tensor([3.0, 3, 3]).view(
+        3, 1, 1, 1
+    )
+    grey = grey * torch.tensor([1.0, 2, 2]).view(3, 1, 1, 1)
+    colour = torch.stack([plus, 0 * plus, -plus])[None]
+    return torch.cat([grey, colour]) / P**2
 
 
 @right("02.3")
-def _(x, weight, bias):
-    P = weight.shape[-1]
-    patches = x.unfold(2, P, P).unfold(3, P, P)
-    return torch.einsum("bcrsyx,dcyx->brsd", patches, weight).flatten(1, 2) + bias
+def _(P):
+    out = torch.empty(4, 3, P, P)
+    for c in range(3):
+        for y in range(P):
+            for x in range(P):
+                right, low = (1 if x >= P / 2 else -1), (1 if y >= P / 2 else -1)
+                out[:, c, y, x] = torch.tensor([1 / 3, right * 2 / 3, low * 2 / 3, (1, 0, -1)[c]])
+    return out / (P * P)
 
 
 @right("02.3")
-def _(x, weight, bias):
-    P = weight.shape[-1]
-    rows = [
-        F.linear(x[:, :, t : t + P, s : s + P].flatten(1), weight.flatten(1), bias)
-        for t in range(0, x.shape[2], P)
-        for s in range(0, x.shape[3], P)
-    ]
-    return torch.stack(rows, dim=1)
+def _(P):  # as a parameter
+    from paligemma.exercises.ch02 import filters
+
+    return torch.nn.Parameter(filters(P))
 
 
-@wrong("02.3", "no bias")
-def _(x, weight, bias):
-    return F.unfold(x, weight.shape[2:], stride=weight.shape[2]).transpose(1, 2) @ weight.flatten(1).T
+def hand(P, brightness=1.0, across=1.0, down=1.0, colour=(1, 0, -1), mean=True, exchanged=False, channels=(1, 1, 1)):
+    ramp = torch.tensor([-1.0] * (P // 2) + [1.0] * (P // 2))
+    shares = torch.tensor(channels, dtype=torch.float32).view(3, 1, 1) / sum(channels)
+    across, down = 2 * across * ramp.expand(P, P), 2 * down * ramp[:, None].expand(P, P)
+    if exchanged:
+        across, down = down, across
+    weight = torch.stack([brightness * torch.ones(P, P) * shares, across * shares, down * shares,
+                          torch.tensor(colour, dtype=torch.float32).view(3, 1, 1).expand(3, P, P)])  # fmt: skip
+    return weight / P**2 if mean else weight
 
 
-@wrong("02.3", "features before tokens")
-def _(x, weight, bias):
-    return F.conv2d(x, weight, bias, stride=weight.shape[2]).flatten(2)
+wrong("02.3", "left minus right")(lambda P: hand(P, across=-1))
+wrong("02.3", "top minus bottom")(lambda P: hand(P, down=-1))
+wrong("02.3", "both edges turned")(lambda P: hand(P, across=-1, down=-1))
+wrong("02.3", "blue minus red")(lambda P: hand(P, colour=(-1, 0, 1)))
+wrong("02.3", "red minus green")(lambda P: hand(P, colour=(1, -1, 0)))
+wrong("02.3", "rows and columns exchanged")(lambda P: hand(P, exchanged=True))
+wrong("02.3", "sums")(lambda P: hand(P, mean=False))
+wrong("02.3", "one channel")(lambda P: hand(P, channels=(1, 0, 0)))
+wrong("02.3", "one filter")(lambda P: hand(P, across=0.5))
+wrong("02.3", "one filter")(lambda P: hand(P, brightness=3))
+wrong("02.3", "shape")(lambda P: hand(P).permute(0, 2, 3, 1))
+wrong("02.3", "shape")(lambda P: hand(P)[:3])
+wrong("02.3", "shape")(lambda P: hand(4))
+wrong("02.3", "type")(lambda P: hand(P).tolist())
 
 
-@wrong("02.3", "not flattened")
-def _(x, weight, bias):
-    return F.conv2d(x, weight, bias, stride=weight.shape[2])
-
-
-@wrong("02.3", "overlapping patches")
-def _(x, weight, bias):
-    return F.conv2d(x, weight, bias).flatten(2).transpose(1, 2)
-
-
-@wrong("02.3", "reshaped instead of transposed")
-def _(x, weight, bias):
-    y = F.conv2d(x, weight, bias, stride=weight.shape[2])
-    return y.view(y.shape[0], -1, y.shape[1])
-
-
-@wrong("02.3", "columns first")
-def _(x, weight, bias):
-    y = F.conv2d(x, weight, bias, stride=weight.shape[2])
-    return y.transpose(2, 3).flatten(2).transpose(1, 2)
-
-
-@wrong("02.3", "channels last")
-def _(x, weight, bias):
-    P = weight.shape[-1]
-    patches = x.unfold(2, P, P).unfold(3, P, P).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
-    return F.linear(patches, weight.flatten(1), bias)
-
-
-@wrong("02.3", "reshaped only")
-def _(x, weight, bias):
-    return F.linear(x.reshape(len(x), -1, weight[0].numel()), weight.flatten(1), bias)
-
-
-@wrong("02.3", "weights reshaped")
-def _(x, weight, bias):
-    patches = F.unfold(x, weight.shape[2:], stride=weight.shape[2]).transpose(1, 2)
-    return patches @ weight.view(-1, weight.shape[0]) + bias
-
-
-# --- 02.4 and 02.5 -----------------------------------------------------------------------------------------------
+# --- 02.4 --------------------------------------------------------------------------------------------------------
 
 
 class Base(nn.Module):
@@ -240,11 +224,9 @@ class Base(nn.Module):
 
 
 right("02.4")(Base)
-right("02.5")(Base)
 
 
 @right("02.4")
-@right("02.5")
 class ByMatrix(Base):
     def forward(self, x):
         patches = F.unfold(x, self.patch_size, stride=self.patch_size).mT
@@ -253,7 +235,6 @@ class ByMatrix(Base):
 
 
 @wrong("02.4", "positions forgotten")
-@wrong("02.5", "positions forgotten")
 class _(Base):
     def forward(self, x):
         return self.patch_embedding(x).flatten(2).transpose(1, 2)
@@ -274,7 +255,6 @@ class _(Base):
 
 
 @wrong("02.4", "reshaped instead of transposed")
-@wrong("02.5", "reshaped instead of transposed")
 class _(Base):
     def forward(self, x):
         x = self.patch_embedding(x)
@@ -282,7 +262,6 @@ class _(Base):
 
 
 @wrong("02.4", "columns first")
-@wrong("02.5", "left: the order")
 class _(Base):
     def forward(self, x):
         x = self.patch_embedding(x).transpose(2, 3).flatten(2).transpose(1, 2)
@@ -290,7 +269,6 @@ class _(Base):
 
 
 @wrong("02.4", "one position for all")
-@wrong("02.5", "left: the places")
 class _(Base):
     def forward(self, x):
         x = self.patch_embedding(x).flatten(2).transpose(1, 2)
@@ -298,7 +276,6 @@ class _(Base):
 
 
 @wrong("02.4", "no bias")
-@wrong("02.5", "left: a tensor")
 class _(Base):
     def forward(self, x):
         x = F.conv2d(x, self.patch_embedding.weight, stride=self.patch_size)
@@ -332,39 +309,71 @@ class _(Base):
         return self.patch_embedding(x).flatten(2) + self.position_embedding(self.position_ids)
 
 
-@wrong("02.5", "3 left")
-class AsPrinted(Base):
-    def forward(self, x):
-        grid = F.conv2d(x, self.patch_embedding.weight, stride=self.patch_size)
-        tokens = grid.permute(0, 3, 2, 1).flatten(1, 2)
-        return tokens + self.position_embedding.weight[:1]
+# --- 02.5 --------------------------------------------------------------------------------------------------------
 
 
-@wrong("02.5", "2 left")
-class _(Base):
-    def forward(self, x):
-        grid = self.patch_embedding(x)
-        return grid.permute(0, 3, 2, 1).flatten(1, 2) + self.position_embedding.weight[:1]
+def like(shape, *values):
+    return torch.tensor(values, dtype=torch.float32).reshape(shape)
 
 
-@wrong("02.5", "2 left")
-class _(Base):
-    def forward(self, x):
-        grid = F.conv2d(x, self.patch_embedding.weight, stride=self.patch_size)
-        return grid.flatten(2).transpose(1, 2) + self.position_embedding.weight[0]
+NOTHING, ONE = torch.zeros(1), torch.ones(1, 1, 1, 1)
+GOOD = {
+    "columns_first": (like((1, 1, 2, 3), 1, 2, 3, 4, 5, 6), ONE, NOTHING, torch.zeros(6, 1)),
+    "one_position": (torch.zeros(1, 1, 1, 2), ONE, NOTHING, like((2, 1), 0, 5)),
+    "no_bias": (torch.zeros(1, 1, 1, 1), ONE, torch.ones(1), torch.zeros(1, 1)),
+    "reshaped": (like((1, 1, 1, 2), 1, 2), like((2, 1, 1, 1), 1, -1), torch.zeros(2), torch.zeros(2, 2)),
+    "filters_turned": (like((1, 1, 2, 2), 1, 2, 3, 4), like((1, 1, 2, 2), 0, 1, 0, 0), NOTHING, torch.zeros(1, 1)),
+}
+right("02.5")(lambda: dict(GOOD))
+right("02.5")(lambda: GOOD | {"no_bias": (torch.zeros(2, 3, 4, 4), torch.ones(1, 3, 2, 2), 2 * torch.ones(1),
+                                          torch.zeros(4, 1))})  # fmt: skip
 
+
+def random_input(batch=1, rows=2, columns=2):
+    draw = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(shape, generator=draw) for shape in
+                 ((batch, 3, 4 * rows, 4 * columns), (5, 3, 4, 4), (5,), (rows * columns, 5)))  # fmt: skip
+
+
+def instead(**changes):
+    return lambda: GOOD | changes
+
+
+wrong("02.5", "exposes others")(lambda: dict.fromkeys(GOOD, random_input()))
+wrong("02.5", "exposes others")(instead(columns_first=random_input(2)))
+wrong("02.5", "not exposed")(instead(columns_first=random_input(1, 1, 3)))
+wrong("02.5", "not exposed")(instead(one_position=(torch.zeros(1, 1, 1, 1), ONE, NOTHING, torch.ones(1, 1))))
+wrong("02.5", "not exposed")(instead(no_bias=(torch.zeros(1, 1, 1, 1), ONE, NOTHING, torch.zeros(1, 1))))
+wrong("02.5", "exposes others")(instead(no_bias=(torch.zeros(1, 1, 1, 2), torch.zeros(2, 1, 1, 1), like((2,), 1, 2),
+                                                 torch.zeros(2, 2))))  # fmt: skip
+wrong("02.5", "not an input")(instead(no_bias=torch.zeros(1, 3, 8, 8)))
+wrong("02.5", "not an input")(instead(no_bias=(torch.zeros(1, 1, 3, 3), torch.ones(1, 1, 2, 2), NOTHING,
+                                               torch.zeros(1, 1))))  # fmt: skip
+wrong("02.5", "not an input")(instead(no_bias=(torch.zeros(1, 1, 1, 1), ONE, NOTHING, torch.zeros(2, 1))))
+wrong("02.5", "structure")(lambda: {"no_bias": GOOD["no_bias"]})
+wrong("02.5", "type")(lambda: tuple(GOOD.values()))
 
 # --- 02.6 --------------------------------------------------------------------------------------------------------
 
+PANELS = {
+    "A": "the picture mirrored",
+    "B": "no positions",
+    "C": "red and blue exchanged",
+    "D": "tokens column by column",
+    "E": "positions in reverse",
+}
 
-class NoPositions(Base):
-    def forward(self, x):
-        return self.patch_embedding(x).flatten(2).transpose(1, 2)
+
+def exchanged(one, other):
+    return lambda: PANELS | {one: PANELS[other], other: PANELS[one]}
 
 
-swap_bank(
-    "02.6",
-    {"SiglipVisionEmbeddings": Base},
-    other={"SiglipVisionEmbeddings": ByMatrix},
-    broken={"SiglipVisionEmbeddings": NoPositions},
-)
+right("02.6")(lambda: PANELS)
+right("02.6")(lambda: dict(reversed(PANELS.items())))
+for pair in ("AD", "BE", "CB", "DE", "AE"):
+    wrong("02.6", "taken for another")(exchanged(*pair))
+wrong("02.6", "not matched")(exchanged("A", "B"))
+wrong("02.6", "a name twice")(lambda: dict.fromkeys("ABCDE", "no positions"))
+wrong("02.6", "unknown name")(lambda: PANELS | {"A": "mirrored"})
+wrong("02.6", "structure")(lambda: {panel.lower(): name for panel, name in PANELS.items()})
+wrong("02.6", "no return")(lambda: None)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import right, swap_bank, wrong
+from . import right, wrong
 
 # --- 03.1 --------------------------------------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ wrong("03.3", "not merged")((split, lambda x: x.permute(0, 2, 1, 3)))
 wrong("03.3", "functions swapped")((merge, split))
 wrong("03.3", "raised")((split, lambda x: x.transpose(1, 2).view(x.size(0), x.size(2), -1)))
 
-# --- 03.4 and 03.5 -----------------------------------------------------------------------------------------------
+# --- 03.4 --------------------------------------------------------------------------------------------------------
 
 
 class Base(nn.Module):
@@ -299,11 +299,9 @@ class Base(nn.Module):
 
 
 right("03.4")(Base)
-right("03.5")(Base)
 
 
 @right("03.4")
-@right("03.5")
 class Loops(Base):
     def forward(self, x):
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
@@ -326,7 +324,6 @@ class Einsum(Base):
 
 
 @wrong("03.4", "scale forgotten")
-@wrong("03.5", "scale forgotten")
 class _(Base):
     scale = lambda self, _: 1.0  # noqa: E731
 
@@ -347,7 +344,6 @@ class _(Base):
 
 
 @wrong("03.4", "softmax over the wrong axis")
-@wrong("03.5", "left: the softmax")
 class _(Base):
     dim = -2
 
@@ -365,7 +361,6 @@ class _(Base):
 
 
 @wrong("03.4", "heads merged without the transpose")
-@wrong("03.5", "left: the merge")
 class _(Base):
     def forward(self, x):
         out, attn = attend(*self.qkv(x))
@@ -382,7 +377,6 @@ class _(Base):
 
 
 @wrong("03.4", "no output projection")
-@wrong("03.5", "no output projection")
 class _(Base):
     def forward(self, x):
         out, attn = attend(*self.qkv(x))
@@ -398,7 +392,6 @@ class _(Base):
 
 
 @wrong("03.4", "keys averaged")
-@wrong("03.5", "left: a projection")
 class _(Base):
     def forward(self, x):
         q, k, v = self.qkv(x)
@@ -456,44 +449,73 @@ class _(Base):
         return self.out_proj(out.transpose(1, 2).view(x.shape)), attn
 
 
-@wrong("03.5", "3 left")
-class AsPrinted(Base):
-    def forward(self, hidden_states):
-        B, N, D = hidden_states.shape
-        q = self.q_proj(hidden_states).view(B, N, self.num_heads, self.head_dim).transpose(1, 2)
-        k = self.k_proj(hidden_states).view(B, N, self.num_heads, self.head_dim).transpose(1, 2)
-        weights = (q @ k.transpose(2, 3) * self.head_dim**-0.5).softmax(dim=2)
-        return self.out_proj((weights @ k).reshape(B, N, D)), weights
+# --- 03.5 --------------------------------------------------------------------------------------------------------
 
 
-@wrong("03.5", "2 left")
-class _(Base):
-    def forward(self, x):
-        q, k, v = self.qkv(x)
-        out, attn = attend(q, k, k)
-        return self.out_proj(out.reshape(x.shape)), attn
+def by_hand(N, back, offset=None, size=200.0, width=None):
+    """Query i is the key of token i - offset, `size` times."""
+    offset = back if offset is None else offset
+    width = width or N
+    names = torch.eye(width)[torch.arange(N) % width]
+    w_q = torch.stack([size * names[(i - offset) % N] for i in range(N)])
+    return torch.eye(N), w_q, names
 
 
-@wrong("03.5", "2 left")
-class _(Base):
-    def forward(self, x):
-        out, attn = attend(*self.qkv(x), dim=-2)
-        return self.out_proj(out.reshape(x.shape)), attn
+@right("03.5")
+def _(N, back):
+    return by_hand(N, back)
 
 
-@wrong("03.5", "2 left")
-class _(Base):
-    def forward(self, x):
-        q, k, v = self.qkv(x)
-        out, attn = attend(q, k, k, dim=-2)
-        return self.out_proj(merge(out)), attn
+@right("03.5")
+def _(N, back):  # angles: two features do, if they are long enough
+    angle = 2 * math.pi * torch.arange(N) / N
+    key = torch.stack([angle.cos(), angle.sin()], dim=1)
+    angle = angle - 2 * math.pi * back / N
+    return torch.eye(N), 1000 * torch.stack([angle.cos(), angle.sin()], dim=1), key
 
+
+@right("03.5")
+def _(N, back):  # the whole of it in the positions: keys in front, what is looked for behind
+    positions = torch.cat([torch.eye(N), torch.eye(N).roll(-back, 1)], dim=1)
+    w_q = torch.cat([torch.zeros(N, N), 100 * torch.eye(N)])
+    return [positions, w_q, torch.cat([torch.eye(N), torch.zeros(N, N)])]
+
+
+wrong("03.5", "ahead")(lambda N, back: by_hand(N, back, -back))
+wrong("03.5", "ahead")(lambda N, back: (by_hand(N, back)[0], *by_hand(N, back)[:0:-1]))
+wrong("03.5", "at itself")(lambda N, back: by_hand(N, back, 0))
+wrong("03.5", "elsewhere")(lambda N, back: by_hand(N, back, back - 1))
+wrong("03.5", "elsewhere")(lambda N, back: by_hand(N, back, 8))
+wrong("03.5", "too soft")(lambda N, back: by_hand(N, back, size=4.0))
+wrong("03.5", "too soft")(lambda N, back: by_hand(N, back, size=10.0))
+wrong("03.5", "elsewhere")(lambda N, back: by_hand(N, back, width=4))
+wrong("03.5", "not finite")(lambda N, back: by_hand(N, back, size=float("inf")))
+wrong("03.5", "shape")(lambda N, back: by_hand(64, back))
+wrong("03.5", "shape")(lambda N, back: (torch.zeros(N), torch.eye(N), torch.eye(N)))
+wrong("03.5", "structure")(lambda N, back: by_hand(N, back)[:2])
+wrong("03.5", "structure")(lambda N, back: torch.eye(N))
 
 # --- 03.6 --------------------------------------------------------------------------------------------------------
 
+PANELS = {
+    "A": "softmax over the queries",
+    "B": "scale left out",
+    "C": "as it should be",
+    "D": "causal",
+    "E": "query and key exchanged",
+    "F": "queries of zero",
+}
 
-class OverQueries(Base):
-    dim = -2
+
+def exchanged(one, other):
+    return lambda: PANELS | {one: PANELS[other], other: PANELS[one]}
 
 
-swap_bank("03.6", {"SiglipAttention": Base}, other={"SiglipAttention": Loops}, broken={"SiglipAttention": OverQueries})
+right("03.6")(lambda: PANELS)
+right("03.6")(lambda: dict(sorted(PANELS.items(), reverse=True)))
+for pair in ("BC", "AE", "AC", "EC", "EB", "DF"):
+    wrong("03.6", "taken for another")(exchanged(*pair))
+wrong("03.6", "not matched")(exchanged("B", "D"))
+wrong("03.6", "a name twice")(lambda: PANELS | {"C": "causal"})
+wrong("03.6", "unknown name")(lambda: PANELS | {"C": "right"})
+wrong("03.6", "type")(lambda: set(PANELS.items()))

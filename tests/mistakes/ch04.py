@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paligemma.modeling_siglip import SiglipAttention, SiglipEncoder, SiglipVisionEmbeddings
+from paligemma.modeling_siglip import SiglipAttention
 from paligemma.modeling_siglip import SiglipMLP as PackageMLP
 
-from . import right, swap_bank, wrong
+from . import right, wrong
 
 # --- 04.1 --------------------------------------------------------------------------------------------------------
 
@@ -102,86 +102,48 @@ def _(x, weight, bias, eps=1e-6):
 # --- 04.2 --------------------------------------------------------------------------------------------------------
 
 
-class Mlp(nn.Module):
-    act = nn.GELU(approximate="tanh")
-
-    def __init__(self, config):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states):
-        hidden_states = self.fc1(hidden_states)
-        hidden_states = self.act(hidden_states)
-        return self.fc2(hidden_states)
+def rows(*values):
+    return torch.tensor(values, dtype=torch.float32)
 
 
-right("04.2")(Mlp)
+ONES, ZEROS, EYE = torch.ones(2), torch.zeros(2), torch.eye(2)
+ONE_TOKEN = rows([3.0, -3.0])
+GOOD = {
+    "bias_first": (rows([5.0, 5.0]), ZEROS, 5 * ONES, 10 * EYE, EYE),
+    "large_eps": (ONE_TOKEN / 20, 0.15 * ONES, ZEROS, 300 * EYE, EYE),
+    "relu": (10 * ONE_TOKEN, 30 * ONES, ZEROS, EYE / 20, EYE),
+    "residual_from_norm": (rows([2.0, 2.0]), ONES, ZEROS, EYE, 0 * EYE),
+    "mean_of_all": (rows([-500.0, 100.0], [500.0, -100.0]), rows(500.0, 100.0), ZEROS, EYE, EYE),
+}
 
 
-@right("04.2")
-class _(Mlp):
-    def act(self, x):
-        return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+def good(**changes):
+    return lambda: GOOD | changes
 
 
-@wrong("04.2", "exact GELU")
-class _(Mlp):
-    act = nn.GELU()
+right("04.2")(good())
+right("04.2")(good(residual_from_norm=(rows([1.0, 2.0, 3.0]), torch.ones(3), torch.zeros(3), torch.zeros(3, 1),
+                                       torch.zeros(1, 3))))  # fmt: skip
 
 
-@wrong("04.2", "other GELU")
-class _(Mlp):
-    def act(self, x):
-        return x * torch.sigmoid(1.702 * x)
+def random_half(tokens=3, scale=1.0):
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias, w1, w2 = (
+        torch.randn(shape, generator=draw) for shape in ((tokens, 4), (4,), (4,), (4, 6), (6, 4))
+    )
+    return scale * x, weight, bias, w1, w2
 
 
-@wrong("04.2", "other bend")
-class _(Mlp):
-    act = nn.ReLU()
-
-
-@wrong("04.2", "other bend")
-class _(Mlp):
-    act = nn.SiLU()
-
-
-@wrong("04.2", "no bend")
-class _(Mlp):
-    act = nn.Identity()
-
-
-@wrong("04.2", "bend in the wrong place")
-class _(Mlp):
-    def forward(self, x):
-        return self.act(self.fc2(self.fc1(x)))
-
-
-@wrong("04.2", "residual inside")
-class _(Mlp):
-    def forward(self, x):
-        return super().forward(x) + x
-
-
-@wrong("04.2", "weights do not fit")
-class _(Mlp):
-    def __init__(self, config):
-        super().__init__(config)
-        self.fc1 = nn.Linear(config.hidden_size, 4 * config.hidden_size)
-
-
-@wrong("04.2", "weights do not fit")
-class _(Mlp):
-    def __init__(self, config):
-        nn.Module.__init__(self)
-        self.net = nn.Sequential(nn.Linear(config.hidden_size, config.intermediate_size), nn.GELU("tanh"),
-                                 nn.Linear(config.intermediate_size, config.hidden_size))  # fmt: skip
-
-
-@wrong("04.2", "no return")
-class _(Mlp):
-    def forward(self, x):
-        self.fc2(self.act(self.fc1(x)))
+wrong("04.2", "exposes others")(lambda: dict.fromkeys(GOOD, random_half()))
+wrong("04.2", "exposes others")(good(relu=random_half(1)))
+wrong("04.2", "not exposed")(lambda: dict.fromkeys(GOOD, (ONE_TOKEN, ONES, ZEROS, 0 * EYE, 0 * EYE)))
+wrong("04.2", "not exposed")(good(large_eps=(100 * ONE_TOKEN, ONES, ZEROS, 30 * EYE, EYE)))
+wrong("04.2", "not exposed")(good(mean_of_all=(ONE_TOKEN * 10, ONES, ZEROS, 30 * EYE, EYE)))
+wrong("04.2", "not an input")(good(relu=(ONE_TOKEN, ONES, ZEROS, EYE)))
+wrong("04.2", "not an input")(good(relu=(ONE_TOKEN[0], ONES, ZEROS, EYE, EYE)))
+wrong("04.2", "not an input")(good(relu=(ONE_TOKEN, torch.ones(3), ZEROS, EYE, EYE)))
+wrong("04.2", "structure")(lambda: {"relu": GOOD["relu"]})
+wrong("04.2", "type")(lambda: GOOD["relu"])
 
 
 # --- 04.3 --------------------------------------------------------------------------------------------------------
@@ -328,174 +290,179 @@ class _(Layer):
 
 
 @right("04.4")
-def _(logits):
+def _(logits, fits):
     n = logits.shape[0]
-    labels = 2 * torch.eye(n) - torch.ones(n, n)
+    labels = torch.where(fits, 1.0, -1.0)
     return torch.sum(F.softplus(-labels * logits)) / n
 
 
 @right("04.4")
-def _(logits):
-    target = torch.eye(len(logits))
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(logits)
+def _(logits, fits):
+    return F.binary_cross_entropy_with_logits(logits, fits.float(), reduction="sum") / len(logits)
 
 
 @right("04.4")
-def _(logits):
+def _(logits, fits):
     total = 0.0
     for i in range(len(logits)):
-        for j in range(len(logits)):
-            total = total - F.logsigmoid(logits[i, j] if i == j else -logits[i, j])
+        for j in range(logits.shape[1]):
+            total = total - F.logsigmoid(logits[i, j] if fits[i, j] else -logits[i, j])
     return total / len(logits)
 
 
 @wrong("04.4", "softmax loss")
-def _(logits):
+def _(logits, fits):
     labels = torch.arange(logits.shape[0])
     return 0.5 * F.cross_entropy(logits, labels) + 0.5 * F.cross_entropy(logits.t(), labels)
 
 
 @wrong("04.4", "softmax loss")
-def _(logits):
+def _(logits, fits):
     return -logits.log_softmax(dim=1).diagonal().mean()
 
 
 @wrong("04.4", "matching pairs only")
-def _(logits):
-    return -F.logsigmoid(torch.diag(logits)).mean()
+def _(logits, fits):
+    return -F.logsigmoid(logits[fits]).sum() / len(logits)
 
 
 @wrong("04.4", "mean over all pairs")
-def _(logits):
-    return F.binary_cross_entropy_with_logits(logits, torch.eye(len(logits)))
+def _(logits, fits):
+    return F.binary_cross_entropy_with_logits(logits, fits.float())
 
 
 @wrong("04.4", "sum over all pairs")
-def _(logits):
-    return F.binary_cross_entropy_with_logits(logits, torch.eye(len(logits)), reduction="sum")
+def _(logits, fits):
+    return F.binary_cross_entropy_with_logits(logits, fits.float(), reduction="sum")
 
 
 @wrong("04.4", "labels upside down")
-def _(logits):
-    labels = 1 - 2 * torch.eye(len(logits))
+def _(logits, fits):
+    labels = 1 - 2 * fits.int()
     return -F.logsigmoid(labels * logits).sum(dim=1).mean()
 
 
 @wrong("04.4", "sign")
-def _(logits):
-    labels = 2 * torch.eye(len(logits)) - 1
+def _(logits, fits):
+    labels = 2 * fits.float() - 1
     return F.logsigmoid(labels * logits).sum(dim=1).mean()
 
 
 @wrong("04.4", "wrong pairs count nothing")
-def _(logits):
-    return -F.logsigmoid(torch.eye(len(logits)) * logits).sum(dim=-1).mean()
+def _(logits, fits):
+    return -F.logsigmoid(fits * logits).sum(dim=-1).mean()
 
 
 @wrong("04.4", "logarithm of zero")
-def _(logits):
-    labels = 2 * torch.eye(len(logits)) - 1
+def _(logits, fits):
+    labels = 2 * fits.float() - 1
     return -torch.log(torch.sigmoid(labels * logits)).sum(dim=1).mean()
 
 
 @wrong("04.4", "shape")
-def _(logits):
-    labels = 2 * torch.eye(len(logits)) - 1
+def _(logits, fits):
+    labels = 2 * fits.float() - 1
     return -F.logsigmoid(labels * logits).sum(dim=-1)
+
+
+@wrong("04.4", "only the diagonal")
+def _(logits, fits):
+    labels = -torch.ones_like(logits)
+    for i in range(len(logits)):
+        labels[i, i] = 1
+    return F.softplus(-labels * logits).sum(1).mean()
+
+
+@wrong("04.4", "mean over the texts")
+def _(logits, fits):
+    return F.softplus(-(2 * fits.float() - 1) * logits).sum(0).mean()
+
+
+@wrong("04.4", "mean over the matching pairs")
+def _(logits, fits):
+    return F.softplus(-(2 * fits.float() - 1) * logits).sum() / fits.sum()
 
 
 # --- 04.5 --------------------------------------------------------------------------------------------------------
 
-
-class Encoder(nn.Module):
-    shared = restarts = no_norm = False
-
-    def __init__(self, config):
-        super().__init__()
-        self.embeddings = SiglipVisionEmbeddings(config)
-        self.encoder = SiglipEncoder(config)
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, pixel_values):
-        x = self.embeddings(pixel_values)
-        start = x
-        for i in range(len(self.encoder.layers)):
-            x = self.encoder.layers[0 if self.shared else i](start if self.restarts else x)
-        return x if self.no_norm else self.post_layernorm(x)
+PANELS = {
+    "A": "every text the same",
+    "B": "untrained image encoder",
+    "C": "texts moved on by one",
+    "D": "as it was trained",
+    "E": "colours left out of the texts",
+}
 
 
-right("04.5")(Encoder)
+def exchanged(one, other):
+    return lambda: PANELS | {one: PANELS[other], other: PANELS[one]}
 
 
-@right("04.5")
-class _(Encoder):
-    def forward(self, pixel_values):
-        return self.post_layernorm(self.encoder(self.embeddings(pixel_values)))
-
-
-@wrong("04.5", "3 left")
-class _(Encoder):
-    shared = restarts = no_norm = True
-
-
-@wrong("04.5", "2 left")
-class _(Encoder):
-    shared = restarts = True
-
-
-@wrong("04.5", "2 left")
-class _(Encoder):
-    restarts = no_norm = True
-
-
-@wrong("04.5", "left: the layers")
-class _(Encoder):
-    shared = True
-
-
-@wrong("04.5", "left: the loop")
-class _(Encoder):
-    restarts = True
-
-
-@wrong("04.5", "left: a part")
-class _(Encoder):
-    no_norm = True
-
-
-@wrong("04.5", "last norm too early")
-class _(Encoder):
-    def forward(self, pixel_values):
-        return self.encoder(self.post_layernorm(self.embeddings(pixel_values)))
-
-
-@wrong("04.5", "last norm in the loop")
-class _(Encoder):
-    def forward(self, x):
-        x = self.embeddings(x)
-        for layer in self.encoder.layers:
-            x = self.post_layernorm(layer(x))
-        return x
-
+right("04.5")(lambda: PANELS)
+right("04.5")(lambda: {panel: PANELS[panel] for panel in "EDCBA"})
+for pair in ("BE", "DE", "CD"):
+    wrong("04.5", "taken for another")(exchanged(*pair))
+wrong("04.5", "not matched")(exchanged("A", "B"))
+wrong("04.5", "a name twice")(lambda: PANELS | {"E": "untrained image encoder"})
+wrong("04.5", "unknown name")(lambda: PANELS | {"E": "no colours"})
+wrong("04.5", "structure")(lambda: PANELS | {"F": "as it was trained"})
 
 # --- 04.6 --------------------------------------------------------------------------------------------------------
 
 
-class OwnLayer(OwnNorms):
-    """With the learner's MLP inside."""
+@right("04.6")
+class _(Layer):
+    def forward(self, x):
+        x = self.layer_norm1(x)
+        x = x + self.self_attn(x)[0]
+        x = self.layer_norm2(x)
+        return x + self.mlp(x)
 
+
+@right("04.6")
+class _(OwnNorms):
+    def forward(self, x):
+        for part, norm in ((lambda y: self.self_attn(y)[0], self.layer_norm1), (self.mlp, self.layer_norm2)):
+            residual = self.norm(norm, x)
+            x = residual + part(residual)
+        return x
+
+
+wrong("04.6", "not broken")(OwnNorms)
+
+
+@wrong("04.6", "one residual")
+class _(Layer):
+    def forward(self, x):
+        x = self.layer_norm1(x)
+        x = x + self.self_attn(x)[0]
+        return x + self.mlp(self.layer_norm2(x))
+
+
+@wrong("04.6", "one residual")
+class _(Layer):
+    def forward(self, x):
+        x = x + self.self_attn(self.layer_norm1(x))[0]
+        x = self.layer_norm2(x)
+        return x + self.mlp(x)
+
+
+@wrong("04.6", "values")
+class _(Layer):
+    def forward(self, x):
+        x = self.self_attn(self.layer_norm1(x))[0]
+        return x + self.mlp(self.layer_norm2(x))
+
+
+@wrong("04.6", "weights do not fit")
+class _(Layer):
     def __init__(self, config):
         super().__init__(config)
-        self.mlp = Mlp(config)
+        self.norm1 = self.layer_norm1
+        del self.layer_norm1
 
 
-class NoBend(Mlp):
-    act = nn.Identity()
-
-
-swap_bank(
-    "04.6",
-    {"SiglipEncoderLayer": Layer, "SiglipMLP": Mlp},
-    other={"SiglipEncoderLayer": OwnLayer, "SiglipMLP": Mlp},
-    broken={"SiglipEncoderLayer": Layer, "SiglipMLP": NoBend},
-)
+@wrong("04.6", "no return")
+class _(Layer):
+    def forward(self, x):
+        self.layer_norm1(x)

@@ -3,60 +3,32 @@
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from . import right, speaks_through, swap_bank, wrong
+from . import right, wrong
 
 # --- 05.1 --------------------------------------------------------------------------------------------------------
 
-
-@right("05.1")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return f"{image_token * image_seq_len}{bos_token}{prefix_prompt}\n"
-
-
-@right("05.1")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return "".join([image_token for _ in range(image_seq_len)] + [bos_token, prefix_prompt, "\n"])
+PANELS = {
+    "A": "loss on padding",
+    "B": "moved twice",
+    "C": "as it should be",
+    "D": "no EOS",
+    "E": "loss on the prompt",
+}
 
 
-@wrong("05.1", "newline forgotten")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return f"{image_token * image_seq_len}{bos_token}{prefix_prompt}"
+def exchanged(one, other):
+    return lambda: PANELS | {one: PANELS[other], other: PANELS[one]}
 
 
-@wrong("05.1", "BOS first")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return bos_token + image_token * image_seq_len + prefix_prompt + "\n"
-
-
-@wrong("05.1", "BOS forgotten")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return image_token * image_seq_len + prefix_prompt + "\n"
-
-
-@wrong("05.1", "one image token")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return f"{image_token}{bos_token}{prefix_prompt}\n"
-
-
-@wrong("05.1", "spaces between")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return " ".join([image_token * image_seq_len, bos_token, prefix_prompt]) + "\n"
-
-
-@wrong("05.1", "name written in")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return "<image>" * image_seq_len + bos_token + prefix_prompt + "\n"
-
-
-@wrong("05.1", "newline too early")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return image_token * image_seq_len + bos_token + "\n" + prefix_prompt
-
-
-@wrong("05.1", "values")
-def _(prefix_prompt, bos_token, image_seq_len, image_token):
-    return image_token * image_seq_len + bos_token + prefix_prompt + "\\n"
-
+right("05.1")(lambda: PANELS)
+right("05.1")(lambda: dict(zip("ECBDA", map(PANELS.get, "ECBDA"), strict=True)))
+wrong("05.1", "taken for another")(exchanged("B", "C"))
+wrong("05.1", "taken for another")(exchanged("C", "D"))
+wrong("05.1", "taken for another")(exchanged("B", "D"))
+wrong("05.1", "not matched")(exchanged("A", "E"))
+wrong("05.1", "a name twice")(lambda: PANELS | {"D": "as it should be"})
+wrong("05.1", "unknown name")(lambda: PANELS | {"D": "EOS"})
+wrong("05.1", "structure")(lambda: dict(enumerate(PANELS.values())))
 
 # --- 05.2 --------------------------------------------------------------------------------------------------------
 
@@ -373,24 +345,46 @@ def _(rows, pad_id):
 # --- 05.6 --------------------------------------------------------------------------------------------------------
 
 
-def my_prompt(prefix_prompt, bos_token, image_seq_len, image_token):
-    return image_token * image_seq_len + bos_token + prefix_prompt + "\n"
+def prompts(**changes):
+    """The four, written with lists; `changes` by the first word of the name."""
+    four = {
+        "newline left out": lambda p, b, n, i: "".join([i] * n + [b, p]),
+        "BOS left out": lambda p, b, n, i: "".join([i] * n + [p, "\n"]),
+        "space after BOS": lambda p, b, n, i: "".join([i] * n + [b, " ", p, "\n"]),
+        "picture after the prompt": lambda p, b, n, i: "".join([b, p] + [i] * n + ["\n"]),
+    }
+    names = {name.split()[0].lower(): name for name in four}
+    return lambda: four | {names[word]: change for word, change in changes.items()}
 
 
-def one_image_token_less(prefix_prompt, bos_token, image_seq_len, image_token):
-    return my_prompt(prefix_prompt, bos_token, image_seq_len - 1, image_token)
+right("05.6")(prompts())
 
 
-swap_bank("05.6", {"add_image_tokens_to_prompt": my_prompt})
-wrong("05.6", "raised")(speaks_through({"add_image_tokens_to_prompt": one_image_token_less}))
+@right("05.6")
+def _():
+    def whole(prompt, bos, count, image):
+        return image * count + bos + prompt + "\n"
 
+    return {
+        "BOS left out": lambda prompt, bos, count, image: whole(prompt, "", count, image),
+        "newline left out": lambda *a: whole(*a)[:-1],
+        "picture after the prompt": lambda prompt, bos, count, image: bos + prompt + count * image + "\n",
+        "space after BOS": lambda prompt, bos, count, image: whole(" " + prompt, bos, count, image),
+    }
+
+
+wrong("05.6", "not broken")(prompts(newline=lambda p, b, n, i: i * n + b + p + "\n"))
+wrong("05.6", "another fault")(prompts(newline=lambda p, b, n, i: i * n + b + p + " "))
+wrong("05.6", "another fault")(prompts(space=lambda p, b, n, i: i * n + " " + b + p + "\n"))
+wrong("05.6", "another fault")(prompts(picture=lambda p, b, n, i: b + p + "\n" + i * n))
+wrong("05.6", "another fault")(prompts(bos=lambda p, b, n, i: b + i * n + p + "\n"))
+wrong("05.6", "another fault")(prompts(bos=lambda p, b, n, i: i * 3 + p + "\n"))
+wrong("05.6", "no return")(prompts(bos=lambda p, b, n, i: None))
+wrong("05.6", "type")(prompts(bos="<image>caption en"))
+wrong("05.6", "structure")(lambda: {"BOS left out": prompts()()["BOS left out"]})
+wrong("05.6", "structure")(lambda: list(prompts()().values()))
 
 # --- Wrong ones that once passed ---------------------------------------------------------------------------------
-
-
-@wrong("05.1", "spaces cut off")
-def _(prompt, bos_token, num_image_tokens, image_token):
-    return image_token * num_image_tokens + bos_token + prompt.strip() + "\n"
 
 
 @wrong("05.2", "id 0 not learned")

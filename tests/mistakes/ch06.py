@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import right, swap_bank, wrong
+from . import right, wrong
 
 # --- 06.1 --------------------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ wrong("06.2", "eps outside the root")(three(
     rms=lambda x: x / (x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5 + 1e-6)))  # fmt: skip
 wrong("06.2", "raised")(three(batch=lambda x: nn.BatchNorm1d(x.shape[-1])(x)))
 
-# --- 06.3 and 06.4 -----------------------------------------------------------------------------------------------
+# --- 06.3 --------------------------------------------------------------------------------------------------------
 
 
 class Base(nn.Module):
@@ -252,7 +252,6 @@ class Base(nn.Module):
 
 
 right("06.3")(Base)
-right("06.4")(Base)
 
 
 @right("06.3")
@@ -271,22 +270,7 @@ class Doubles(Base):
         return y.to(dtype=x.dtype)
 
 
-@right("06.4")
-class Mended(nn.Module):
-    def __init__(self, dim, eps=1e-6):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x):
-        dtype = x.dtype
-        x = x.to(torch.float32)
-        rms = (x.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt()
-        return (x / rms * (1.0 + self.weight)).to(dtype)
-
-
 @wrong("06.3", "weight instead of 1 + weight")
-@wrong("06.4", "weight instead of 1 + weight")
 class _(Base):
     def forward(self, x):
         return (self._norm(x.float()) * self.weight).type_as(x)
@@ -318,7 +302,6 @@ class _(Base):
 
 
 @wrong("06.3", "eps outside the root")
-@wrong("06.4", "left: eps")
 class _(Base):
     def _norm(self, x):
         return x / (x.pow(2).mean(-1, keepdim=True).sqrt() + self.eps)
@@ -337,7 +320,6 @@ class _(Base):
 
 
 @wrong("06.3", "mean over everything")
-@wrong("06.4", "left: a token alone")
 class _(Base):
     def _norm(self, x):
         return x * torch.rsqrt(x.pow(2).mean() + self.eps)
@@ -356,14 +338,12 @@ class _(Base):
 
 
 @wrong("06.3", "computed in half precision")
-@wrong("06.4", "left: float16")
 class _(Base):
     def forward(self, x):
         return (x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * (1.0 + self.weight)).type_as(x)
 
 
 @wrong("06.3", "not cast back")
-@wrong("06.4", "not cast back")
 class _(Base):
     def forward(self, x):
         return self._norm(x.float()) * (1.0 + self.weight)
@@ -411,49 +391,105 @@ class _(nn.Module):
         return x
 
 
-@wrong("06.4", "3 left")
-class AsPrinted(nn.Module):
-    def __init__(self, dim, eps=1e-6):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x):
-        rms = torch.sqrt(x.pow(2).mean()) + self.eps
-        return (x / rms * (1.0 + self.weight)).type_as(x)
+# --- 06.4 --------------------------------------------------------------------------------------------------------
 
 
-@wrong("06.4", "2 left")
-class _(AsPrinted):
-    def forward(self, x):
-        rms = torch.sqrt(x.pow(2).mean(-1, keepdim=True)) + self.eps
-        return (x / rms * (1.0 + self.weight)).type_as(x)
+def rows(*values, dtype=torch.float32):
+    return torch.tensor(values, dtype=dtype)
 
 
-@wrong("06.4", "2 left")
-class _(AsPrinted):
-    def forward(self, x):
-        rms = torch.sqrt(x.pow(2).mean() + self.eps)
-        return (x / rms * (1.0 + self.weight)).type_as(x)
+PLAIN = torch.zeros(2)
+GOOD = {
+    "half_inside": (rows([1000.0, -1000.0], dtype=torch.float16), PLAIN.half()),
+    "mean_subtracted": (rows([4.0, 5.0]), PLAIN),
+    "eps_outside": (rows([2e-4, -2e-4]), PLAIN),
+    "over_all": (rows([1.0, -1.0], [2.0, -2.0], [3.0, -3.0]), PLAIN),
+    "weight_first": (rows([1.0, -1.0, 2.0, -2.0]), torch.tensor([1.0, 1.0, 0.0, 0.0])),
+}
 
 
-@wrong("06.4", "2 left")
-class _(AsPrinted):
-    def forward(self, x):
-        x_ = x.float()
-        rms = torch.sqrt(x_.pow(2).mean()) + self.eps
-        return (x_ / rms * (1.0 + self.weight)).type_as(x)
+def instead(**changes):
+    return lambda: GOOD | changes
 
+
+right("06.4")(instead())
+right("06.4")(instead(over_all=(rows([10.0, -10.0], [0.0, 0.0]), PLAIN), eps_outside=(rows([1e-3, -1e-3]), -PLAIN)))
+
+wrong("06.4", "exposes others")(lambda: dict.fromkeys(GOOD, (rows([500.0, 2.0], [1e-3, 0.0]).half(), torch.ones(2))))
+wrong("06.4", "not exposed")(lambda: dict.fromkeys(GOOD, (rows([1.0, -1.0]), PLAIN)))
+wrong("06.4", "exposes others")(instead(half_inside=(rows([1000.0, 900.0], dtype=torch.float16), PLAIN)))
+wrong("06.4", "not exposed")(instead(half_inside=(rows([1000.0, -1000.0]), PLAIN)))
+wrong("06.4", "not exposed")(instead(eps_outside=(rows([1.0, -1.0]), PLAIN)))
+wrong("06.4", "exposes others")(instead(over_all=(rows([1.0, 2.0], [10.0, 20.0]), PLAIN)))
+wrong("06.4", "not exposed")(instead(weight_first=(rows([1.0, -1.0]), PLAIN)))
+wrong("06.4", "not an input")(instead(weight_first=(rows([1.0, -1.0]), torch.ones(3))))
+wrong("06.4", "not an input")(instead(weight_first=rows([1.0, -1.0])))
+wrong("06.4", "not an input")(instead(weight_first=(torch.tensor([[1, -1]]), PLAIN)))
+wrong("06.4", "structure")(lambda: {})
+wrong("06.4", "type")(lambda: [*GOOD.values()])
 
 # --- 06.5 --------------------------------------------------------------------------------------------------------
 
 
-class NormWithoutOne(Base):
+class Centring(Base):
+    """Layer norm's step in front of the norm."""
+
     def forward(self, x):
-        return (self._norm(x.float()) * self.weight).type_as(x)
+        return super().forward(x.float() - x.float().mean(-1, keepdim=True)).type_as(x)
 
 
-swap_bank("06.5", {"GemmaRMSNorm": Base}, other={"GemmaRMSNorm": Functional}, broken={"GemmaRMSNorm": NormWithoutOne})
+right("06.5")(Centring)
+
+
+@right("06.5")
+class _(Base):
+    def forward(self, x):
+        y = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
+        return (y * (self.weight.float() + 1)).to(x.dtype)
+
+
+wrong("06.5", "no mean subtracted")(Base)
+
+
+@wrong("06.5", "size from before")
+class _(Base):
+    def forward(self, x):
+        y = x.float()
+        size = y.square().mean(-1, keepdim=True).add(self.eps).sqrt()
+        return ((y - y.mean(-1, keepdim=True)) / size * (1 + self.weight)).type_as(x)
+
+
+@wrong("06.5", "subtracted at the end")
+class _(Base):
+    def forward(self, x):
+        y = super().forward(x).float()
+        return (y - y.mean(dim=-1, keepdim=True)).type_as(x)
+
+
+@wrong("06.5", "by one less")
+class _(Base):
+    def forward(self, x):
+        var, mean = torch.var_mean(x.float(), -1, keepdim=True)
+        return ((x.float() - mean) * torch.rsqrt(var + self.eps) * (1 + self.weight)).type_as(x)
+
+
+@wrong("06.5", "weight instead of 1 + weight")
+class _(Base):
+    def forward(self, x):
+        return (F.layer_norm(x.float(), x.shape[-1:], eps=self.eps) * self.weight).type_as(x)
+
+
+@wrong("06.5", "mean over the tokens")
+class _(Base):
+    def forward(self, x):
+        return super().forward(x - x.mean(dim=-2, keepdim=True))
+
+
+@wrong("06.5", "values")
+class _(Base):  # everything in float16
+    def forward(self, x):
+        y = x - x.mean(-1, keepdim=True)
+        return y / (y.square().mean(-1, keepdim=True) + self.eps).sqrt() * (1 + self.weight.type_as(x))
 
 
 # --- Wrong ones that once passed ---------------------------------------------------------------------------------
@@ -470,16 +506,3 @@ class _(nn.Module):
         wide = x.float()
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return (wide * (1 + self.weight.float())).type_as(x)
-
-
-@wrong("06.4", "cast before the weight")
-class _(nn.Module):
-    def __init__(self, dim, eps=1e-6):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x):
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return normed.type_as(x) * (1 + self.weight).type_as(x)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import right, swap_bank, wrong
+from . import right, wrong
 
 # --- 07.1 --------------------------------------------------------------------------------------------------------
 
@@ -504,13 +504,41 @@ def _(query, key, cos, sin):
 # --- 07.5 --------------------------------------------------------------------------------------------------------
 
 
-def apart(query, key, cos, sin):
-    return -2 * query, key
+def hands(d, back, base, size=60.0, layout=torch.cat):
+    """Each pair of the query points to where the key's is `back` positions earlier: arrows (cos, sin)."""
+    angle = -back * base ** -(torch.arange(0, d, 2) / d)
+    query = layout([angle.cos(), angle.sin()])
+    key = layout([torch.ones(d // 2), torch.zeros(d // 2)])
+    return size * query, key
 
 
-swap_bank(
-    "07.5",
-    {"GemmaRotaryEmbedding": Rope, "apply_rotary_pos_emb": good},
-    other={"GemmaRotaryEmbedding": Rope, "rotate_half": halves, "apply_rotary_pos_emb": good},
-    broken={"GemmaRotaryEmbedding": Rope, "apply_rotary_pos_emb": apart},
+@right("07.5")
+def _(d, back, base):
+    return hands(d, back, base, size=200.0)
+
+
+@right("07.5")
+def _(d, back, base):  # the key turned forward
+    key, query = hands(d, -back, base, size=1.0)
+    return 300 * query, key
+
+
+@right("07.5")
+def _(d, back, base):
+    query, key = hands(d, back, base)
+    return [query * 10, key * 10]
+
+
+wrong("07.5", "turned the other way")(lambda d, back, base: hands(d, -back, base, size=200.0))
+wrong("07.5", "elsewhere")(lambda d, back, base: hands(d, 8, base, size=200.0))
+wrong("07.5", "elsewhere")(lambda d, back, base: hands(d, back + 1, base, size=200.0))
+wrong("07.5", "at itself")(lambda d, back, base: (100 * torch.ones(d), torch.ones(d)))
+wrong("07.5", "elsewhere")(
+    lambda d, back, base: hands(d, back, base, size=200.0, layout=lambda parts: torch.stack(parts, -1).flatten())
 )
+wrong("07.5", "too soft")(lambda d, back, base: hands(d, back, base, size=20.0))
+wrong("07.5", "too soft")(lambda d, back, base: hands(d, back, base, size=1.0))
+wrong("07.5", "not finite")(lambda d, back, base: hands(d, back, base, size=float("inf")))
+wrong("07.5", "shape")(lambda d, back, base: hands(32, back, base, size=200.0))
+wrong("07.5", "shape")(lambda d, back, base: tuple(x[None] for x in hands(d, back, base)))
+wrong("07.5", "structure")(lambda d, back, base: torch.stack(hands(d, back, base)))

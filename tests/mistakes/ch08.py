@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from paligemma.modeling_gemma import apply_rotary_pos_emb
 
-from . import right, swap_bank, wrong
+from . import right, wrong
 
 # --- 08.1 --------------------------------------------------------------------------------------------------------
 
@@ -301,7 +301,56 @@ def _(scores, allowed):
 # --- 08.4 --------------------------------------------------------------------------------------------------------
 
 
-@right("08.4")
+def line(*values, heads=1):
+    """[1, T, 1], or [H, 1, 1] for heads."""
+    return torch.tensor(values, dtype=torch.float32).reshape((-1, 1, 1) if heads > 1 else (1, -1, 1))
+
+
+YES = torch.ones(1, 1, dtype=torch.bool)
+GOOD = {
+    "tiled": (torch.ones(6, 1, 1), line(1, 2, 3, heads=3), line(1, 2, 3, heads=3), YES),
+    "mask_transposed": (line(0, 0, 0), line(1, 2, 3), line(1, 2, 3), torch.ones(3, 3).tril() > 0),
+    "no_scale": (torch.ones(1, 1, 9), torch.eye(9)[None, :3] * 3, torch.eye(9)[None, :3] * 3, torch.ones(1, 3) > 0),
+    "always_causal": (line(0, 0), line(5, 7), line(5, 7), torch.ones(2, 2) > 0),
+    "keys_averaged": (line(1), line(1), line(2), YES),
+}
+GOOD["no_scale"] = (GOOD["no_scale"][0] * torch.arange(9), *GOOD["no_scale"][1:])
+
+
+def instead(**changes):
+    return lambda: GOOD | changes
+
+
+right("08.4")(instead())
+right("08.4")(instead(keys_averaged=(torch.zeros(2, 1, 3), torch.ones(1, 1, 3), torch.zeros(1, 1, 3), YES)))
+
+
+def random_groups(H=4, H_kv=2, L=3, T=3, d=5):
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((H, L, d), (H_kv, T, d), (H_kv, T, d))
+    return *(torch.randn(shape, generator=draw) for shape in shapes), torch.tensor(
+        [[1, 1, 0], [0, 1, 1], [1, 0, 1]]
+    ) > 0
+
+
+wrong("08.4", "exposes others")(lambda: dict.fromkeys(GOOD, random_groups()))
+wrong("08.4", "exposes others")(instead(tiled=random_groups()))
+wrong("08.4", "not exposed")(instead(tiled=random_groups(H_kv=1)))
+wrong("08.4", "not exposed")(instead(tiled=(line(1), line(1), line(1), YES)))
+wrong("08.4", "not exposed")(instead(mask_transposed=(line(0, 0), line(1, 2), line(1, 2), torch.eye(2) > 0)))
+wrong("08.4", "exposes others")(
+    instead(mask_transposed=(line(0, 0), line(1, 2), line(1, 2), torch.ones(2, 2).triu() > 0))
+)
+wrong("08.4", "not an input")(instead(keys_averaged=(line(1), line(1), line(2), torch.ones(1, 1))))
+wrong("08.4", "not an input")(instead(keys_averaged=(line(1), line(1), line(2), ~YES)))
+wrong("08.4", "not an input")(instead(keys_averaged=random_groups(H=3)))
+wrong("08.4", "not an input")(instead(keys_averaged=(line(1), line(1), line(2))))
+wrong("08.4", "structure")(lambda: {"tiled": GOOD["tiled"]})
+wrong("08.4", "type")(lambda: [GOOD])
+
+# --- 08.5 --------------------------------------------------------------------------------------------------------
+
+
 def expanded(x, n_rep):
     B, H, T, d = x.shape
     if n_rep == 1:
@@ -309,62 +358,8 @@ def expanded(x, n_rep):
     return x[:, :, None, :, :].expand(B, H, n_rep, T, d).reshape(B, H * n_rep, T, d)
 
 
-@right("08.4")
-def _(x, n_rep):
-    return torch.cat([x[:, h : h + 1] for h in range(x.shape[1]) for _ in range(n_rep)], dim=1)
-
-
-@right("08.4")
-def _(x, n_rep):
-    return torch.stack([x] * n_rep, dim=2).flatten(1, 2)
-
-
-@wrong("08.4", "repeat instead of repeat_interleave")
-def _(x, n_rep):
-    return x.tile(1, n_rep, 1, 1)
-
-
-@wrong("08.4", "repeat instead of repeat_interleave")
 def tiled(x, n_rep):
     return torch.cat([x] * n_rep, dim=1)
-
-
-@wrong("08.4", "wrong axis")
-def _(x, n_rep):
-    return torch.repeat_interleave(x, n_rep, dim=2)
-
-
-@wrong("08.4", "wrong axis")
-def _(x, n_rep):
-    return torch.repeat_interleave(x, n_rep, dim=0)
-
-
-@wrong("08.4", "all axes repeated")
-def _(x, n_rep):
-    return torch.repeat_interleave(x, n_rep)
-
-
-@wrong("08.4", "axes not merged")
-def _(x, n_rep):
-    return torch.stack([x] * n_rep, dim=2)
-
-
-@wrong("08.4", "not repeated")
-def _(x, n_rep):
-    return x
-
-
-@wrong("08.4", "one too many")
-def _(x, n_rep):
-    return expanded(x, n_rep + 1)
-
-
-@wrong("08.4", "no return")
-def _(x, n_rep):
-    x.repeat_interleave(n_rep, dim=1)
-
-
-# --- 08.5 --------------------------------------------------------------------------------------------------------
 
 
 class Attention(nn.Module):
@@ -591,14 +586,41 @@ class _(Attention):
 # --- 08.6 --------------------------------------------------------------------------------------------------------
 
 
-class Unscaled(Attention):
-    def weights(self, q, k, mask):
-        return super().weights(-20 * q, k, mask)
+def masks(**changes):
+    """The three from scratch, by loops and comparisons; `changes` by the first word of the name."""
+
+    def built(see):
+        def function(input_mask, mask_ar, num_queries=None):
+            T = mask_ar.shape[1]
+            step, place = mask_ar.cumsum(1), torch.arange(T)
+            table = see(step[:, :, None], step[:, None, :], place[:, None], place[None, :])
+            table = table.expand(len(mask_ar), T, T) & (input_mask[:, None, :] == 1)
+            return table[:, T - (num_queries or T) :]
+
+        return function
+
+    three = {
+        "causal": built(lambda s, t, i, j: j <= i),
+        "everything": built(lambda s, t, i, j: (j >= 0) & (i >= 0)),
+        "window of 48": built(lambda s, t, i, j: (t <= s) & (j > i - 48)),
+    }
+    names = {name.split()[0]: name for name in three}
+    return lambda: three | {names[word]: change(built) for word, change in changes.items()}
 
 
-swap_bank(
-    "08.6",
-    {"make_attn_mask": rule, "GemmaAttention": Attention},
-    other={"make_attn_mask": rule, "repeat_kv": expanded, "GemmaAttention": Attention},
-    broken={"make_attn_mask": rule, "GemmaAttention": Unscaled},
+right("08.6")(masks())
+right("08.6")(lambda: {name: lambda *a, function=function: function(*a) for name, function in masks()().items()})
+wrong("08.6", "another mask")(masks(window=lambda built: built(lambda s, t, i, j: (t <= s) & (j >= i - 48))))
+wrong("08.6", "another mask")(masks(window=lambda built: built(lambda s, t, i, j: t <= s)))
+wrong("08.6", "another mask")(masks(window=lambda built: built(lambda s, t, i, j: (j <= i) & (j > i - 48))))
+wrong("08.6", "another mask")(masks(causal=lambda built: built(lambda s, t, i, j: t <= s)))
+wrong("08.6", "another mask")(masks(causal=lambda built: built(lambda s, t, i, j: j < i)))
+wrong("08.6", "another mask")(
+    masks(everything=lambda built: lambda m, ar, n=None: torch.ones(len(m), n or m.shape[1], m.shape[1]).bool())
 )
+wrong("08.6", "shape")(
+    masks(everything=lambda built: lambda m, ar, n=None: (m == 1)[:, None].expand(-1, m.shape[1], -1))
+)
+wrong("08.6", "dtype")(masks(causal=lambda built: lambda *a: built(lambda s, t, i, j: j <= i)(*a).long()))
+wrong("08.6", "type")(masks(causal=lambda built: "j <= i"))
+wrong("08.6", "structure")(lambda: {"causal": masks()()["causal"]})

@@ -17,7 +17,7 @@ from ... import modeling_gemma as gemma
 from ... import modeling_siglip as siglip
 from ... import processing_paligemma as processing
 from ..tasks import Case, Mistake, Task, find_task, numbers
-from . import calls, imitations, standins
+from . import calls, early_imitations, imitations, standins
 from .calls import Sizes
 from .modules import Maker, new_cache
 
@@ -182,8 +182,8 @@ def vision_parts(maker: Maker) -> list[Part]:
     return [
         simple(maker, "SiglipVisionEmbeddings", siglip.SiglipVisionEmbeddings, sizes, chapter="02",
                cases=vision_cases(pixels), tasks=("02.4",)),
-        simple(maker, "SiglipMLP", siglip.SiglipMLP, sizes, chapter="04", cases=vision_cases(patches), tasks=("04.2",),
-               mistakes=imitations.IMAGE_MLP),
+        simple(maker, "SiglipMLP", siglip.SiglipMLP, sizes, chapter="04", cases=vision_cases(patches),
+               mistakes=[*imitations.IMAGE_MLP, *early_imitations.IMAGE_MLPS]),
         simple(maker, "SiglipAttention", siglip.SiglipAttention, sizes, chapter="03", cases=vision_cases(patches),
                tasks=("03.4",), places={"scale by the wrong size": r"self\.\w*scale\w* *="}),
         simple(maker, "SiglipEncoderLayer", siglip.SiglipEncoderLayer, sizes, chapter="04",
@@ -192,8 +192,8 @@ def vision_parts(maker: Maker) -> list[Part]:
         simple(maker, "SiglipEncoder", siglip.SiglipEncoder, sizes, chapter="04", cases=vision_cases(patches),
                mistakes=imitations.LAYERS, uses=("SiglipEncoderLayer",)),
         simple(maker, "SiglipVisionTransformer", siglip.SiglipVisionTransformer, sizes, chapter="04",
-               cases=vision_cases(pixels), tasks=("04.5",), uses=("SiglipVisionEmbeddings", "SiglipEncoder"),
-               mistakes=imitations.ENCODERS),
+               cases=vision_cases(pixels), uses=("SiglipVisionEmbeddings", "SiglipEncoder"),
+               mistakes=[*imitations.ENCODERS, *early_imitations.ENCODERS]),
         simple(maker, "SiglipVisionModel", siglip.SiglipVisionModel, sizes, chapter="04", cases=vision_cases(pixels),
                uses=("SiglipVisionTransformer",)),
     ]  # fmt: skip
@@ -236,15 +236,16 @@ def processing_parts() -> list[Part]:
     floats = np.asarray(tall, dtype=np.float32) / 255
     return [
         Part("add_image_tokens_to_prompt", "05", processing.add_image_tokens_to_prompt,
-             [Case(("caption en", "<bos>", 5, "<image>")), Case(("", "<s>", 3, "<patch>"))], prompt, ("05.1",)),
+             [Case(("caption en", "<bos>", 5, "<image>")), Case(("", "<s>", 3, "<patch>"))], prompt,
+             mistakes=early_imitations.PROMPTS),
         Part("resize", "01", processing.resize,
              [Case((wide, (6, 8), Image.Resampling.BICUBIC)), Case((tall, (11, 4), Image.Resampling.NEAREST))], resized,
              mistakes=imitations.SIZES),
         Part("rescale", "01", processing.rescale, [Case((array, 1 / 255.0)), Case((array, 0.25))], rescaled,
-             ("01.1",)),
+             mistakes=early_imitations.RESCALES),
         Part("normalize", "01", processing.normalize,
              [Case((floats, [0.5, 0.5, 0.5], [0.5, 0.5, 0.5])), Case((floats, [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]))],
-             normalized, ("01.2",)),
+             normalized, mistakes=early_imitations.NORMALIZES),
         Part("process_images", "01", processing.process_images,
              [Case(([wide, tall], (6, 8))), Case(([tall], (5, 5)))], processed, ("01.4",),
              uses=("resize", "rescale", "normalize"), places={
@@ -381,7 +382,8 @@ def gemma_parts(maker: Maker) -> list[Part]:
         simple(maker, "GemmaMLP", gemma.GemmaMLP, sizes, chapter="09", cases=text_cases(tokens),
                mistakes=imitations.GATED_MLPS),
         Part("repeat_kv", "08", gemma.repeat_kv, repeat_cases,
-             lambda function, x, n_rep: calls.call(function, {"hidden_states": x, "n_rep": n_rep}), ("08.4",)),
+             lambda function, x, n_rep: calls.call(function, {"hidden_states": x, "n_rep": n_rep}),
+             mistakes=early_imitations.REPEATS),
         Part("GemmaAttention", "08", standins.GemmaAttention, text_cases(attended, **cached),
              stepwise("GemmaAttention", standins.GemmaAttention), ("08.5",), uses=attention,
              fit=maker.fits("GemmaAttention", standins.GemmaAttention, sizes),
