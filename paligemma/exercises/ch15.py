@@ -448,6 +448,7 @@ LAYER = Task(
     minutes=12,
     level="medium",
     importance="deepen",
+    from_memory=True,
     reference=Layer,
     cases=layer_cases,
     see='chapter 15, "What Gemma 2 changed", the table of norms',
