@@ -80,7 +80,7 @@ def test_every_task_is_there_with_its_marks(path):
         importance = f"{task.importance} · " if task.importance else ""
         assert f"*{importance}{task.level} · {task.points} point" in text and f"about {task.minutes} minutes*" in text
         assert task.from_memory == ("**From memory.**" in text), "a task that the chapter prints says so"
-        predicted = [c for c in cells if source(c).startswith(f'predict("{task.id}", ')]
+        predicted = [c for c in cells if re.match(rf'predict\(\s*"{task.id}", *', source(c))]
         assert len(predicted) == (task.prediction is not None)
         assert all(cells.index(heading) < cells.index(c) < cells.index(cell) for c in predicted)
         hints = re.findall(r"<summary>(Hint \d)</summary>", text)

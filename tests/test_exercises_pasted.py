@@ -62,7 +62,7 @@ def passing(chapter: str) -> dict[str, list[str]]:
             pairs = itertools.permutations(tries, len(task.reference))
             tries = [(" and ".join(names), things) for names, things in (zip(*pair, strict=True) for pair in pairs)]
         with undisturbed():
-            passed[task.id] = [name for name, thing in tries if examine(task, thing, seeds=(0, 1, 2)) is None]
+            passed[task.id] = [name for name, thing in tries if examine(task, thing, seeds=(0,)) is None]
     return passed
 
 

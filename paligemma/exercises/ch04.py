@@ -548,7 +548,7 @@ READ = matching_task(
         frozenset({"as it was trained", "texts moved on by one"}): "on the diagonal are a picture and the text of the "
         "same number: where does each picture find its own text, when text 1 stands at place 0?",
     },
-    see='chapter 04, "The game: which caption belongs to which picture?"; the hints of this task',
+    see='chapter 04, "Which caption belongs to which picture?"; the hints of this task',
     reward=lambda solution: print(
         "  the same picture of the numbers, before a loss is looked at: this is where to look"
     ),
@@ -579,6 +579,7 @@ def show_broken(kind):
 
 BROKEN = Task(
     id="04.6",
+    from_memory=True,
     title="break the layer, and measure",
     points=3,
     minutes=10,

@@ -200,7 +200,7 @@ def show_damage(answer=None) -> None:
         print("The trained model is not in assets/tiny-paligemma, so it cannot speak.")
         return
     model, processor = trained()
-    print(f"  whole: {captions_of(model, processor)[2]}")
+    print(f"  whole: {captions_of(model, processor)[5]}")
     for name, parts in BROKEN.items():
         with swap_module.swap(model, **parts) as mine:
             captions = captions_of(mine, processor)
@@ -211,7 +211,7 @@ def show_damage(answer=None) -> None:
             + (f"   {answer()[name]}" if answer else "")
         )
         if answer is None:
-            print(f"     {captions[2]:.84}")
+            print(f"     {captions[5]:.84}")
 
 
 MATCH = matching_task(
@@ -507,11 +507,11 @@ class Whole(nn.Module):
         self.multi_modal_projector = PaliGemmaMultiModalProjector(config)
         self.language_model = GemmaForCausalLM(config.text_config)
 
-    def forward(self, input_ids, pixel_values, attention_mask):
+    def forward(self, input_ids, pixel_values, attention_mask, token_type_ids):
         is_image = input_ids == self.config.image_token_index
         text = self.words(input_ids.masked_fill(is_image, 0))
         merged = text.masked_scatter(is_image[..., None], self.picture(pixel_values))
-        states = self.language_model.model(merged, self.seen(attention_mask), self.types(input_ids))
+        states = self.language_model.model(merged, self.seen(attention_mask), self.types(token_type_ids))
         return self.language_model.lm_head(self.choose(states, attention_mask))
 
     def words(self, ids):
@@ -523,8 +523,8 @@ class Whole(nn.Module):
     def seen(self, attention_mask):
         return attention_mask
 
-    def types(self, input_ids):
-        return torch.zeros_like(input_ids)
+    def types(self, token_type_ids):
+        return token_type_ids
 
     def choose(self, states, attention_mask):
         last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
@@ -555,7 +555,8 @@ def whole_cases(seed):
     ):
         ids = rows_of_ids(seed, *rows)
         real = torch.tensor([[int(kind != "p") for kind in row] for row in rows])
-        yield Case((ids, numbers(seed, len(rows), 3, 8, 8), real), (whole_config(D, D_v, 2),),
+        types = real * (torch.arange(len(rows[0])) > 5)  # an answer has begun
+        yield Case((ids, numbers(seed, len(rows), 3, 8, 8), real, types), (whole_config(D, D_v, 2),),
                    {"B": len(rows), "L": len(rows[0]), "D": D, "V": IMAGE}, note=note)  # fmt: skip
 
 
@@ -574,12 +575,13 @@ def show_whole(kind):
     images = [picture(seed) for seed in (0, 1, 2)]
     inputs = processor(text=[PROMPT] * 3, images=images)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    ended = torch.zeros(3, dtype=torch.bool)
+    types, ended = torch.zeros_like(ids), torch.zeros(3, dtype=torch.bool)
     for _ in range(30):
-        new = mine.eval()(ids, inputs["pixel_values"], mask).argmax(-1)
+        new = mine.eval()(ids, inputs["pixel_values"], mask, types).argmax(-1)
         new = new.masked_fill(ended, model.config.eos_token_id)
         ended |= new == model.config.eos_token_id
-        ids, mask = torch.cat([ids, new[:, None]], 1), torch.cat([mask, torch.ones(3, 1, dtype=mask.dtype)], 1)
+        ids, one = torch.cat([ids, new[:, None]], 1), torch.ones(3, 1, dtype=mask.dtype)
+        mask, types = torch.cat([mask, one], 1), torch.cat([types, one], 1)
         if ended.all():
             break
     start, eos = inputs["input_ids"].shape[1], model.config.eos_token_id
@@ -619,8 +621,10 @@ ASSEMBLE = Task(
                 whole(picture=lambda self, x: Whole.picture(self, x) * self.config.text_config.hidden_size**0.5)),
         Mistake("picture divided", "the image features are divided by the square root of D",
                 whole(picture=lambda self, x: Whole.picture(self, x) / self.config.text_config.hidden_size**0.5)),
+        Mistake("answer seen", "`token_type_ids` has no effect: the tokens of picture and prompt see the answer, and "
+                "those of the answer see what comes after them", whole(types=lambda self, types: types * 0)),
         Mistake("causal", "the tokens of picture and prompt see only what came before: their type is 0, and 1 is the "
-                "answer's", whole(types=lambda self, ids: torch.ones_like(ids))),
+                "answer's", whole(types=lambda self, types: torch.ones_like(types))),
     ],
 )  # fmt: skip
 

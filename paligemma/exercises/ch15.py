@@ -110,7 +110,7 @@ NAMES = Task(
     reference=canonical_name,
     cases=name_cases,
     gradients=False,
-    see='chapter 15, "Four layouts"; the hints of this task',
+    see='chapter 15, "By hand"; the hints of this task',
     reward=show_names,
     mistakes=[
         Mistake("prefixes in the wrong order", "`vision_model.` stands twice: a shorter prefix was tried before the "
@@ -448,6 +448,7 @@ LAYER = Task(
     minutes=12,
     level="medium",
     importance="deepen",
+    from_memory=True,
     reference=Layer,
     cases=layer_cases,
     see='chapter 15, "What Gemma 2 changed", the table of norms',

@@ -279,9 +279,9 @@ class Model(nn.Module):
     def features(self, pixels):
         return self.multi_modal_projector(self.vision_tower(pixels))
 
-    def forward(self, input_ids, pixel_values, attention_mask):
+    def forward(self, input_ids, pixel_values, attention_mask, token_type_ids):
         x = self.embedded(input_ids, pixel_values)
-        states = self.language_model.model(x, attention_mask, torch.zeros_like(attention_mask))
+        states = self.language_model.model(x, attention_mask, token_type_ids)
         return self.end(states, attention_mask)
 
     def end(self, states, mask):
@@ -321,15 +321,22 @@ class _(Model):
 
 @wrong("10.5", "mask forgotten")
 class _(Model):
-    def forward(self, input_ids, pixel_values, attention_mask):
+    def forward(self, input_ids, pixel_values, attention_mask, token_type_ids):
         ones = torch.ones_like(input_ids)
-        states = self.language_model.model(self.embedded(input_ids, pixel_values), ones, ones * 0)
+        states = self.language_model.model(self.embedded(input_ids, pixel_values), ones, token_type_ids)
         return self.end(states, attention_mask)
+
+
+@wrong("10.5", "answer seen")
+class _(Model):
+    def forward(self, input_ids, pixel_values, attention_mask, token_type_ids):
+        x = self.embedded(input_ids, pixel_values)
+        return self.end(self.language_model.model(x, attention_mask, torch.zeros_like(input_ids)), attention_mask)
 
 
 @wrong("10.5", "causal")
 class _(Model):
-    def forward(self, input_ids, pixel_values, attention_mask):
+    def forward(self, input_ids, pixel_values, attention_mask, token_type_ids):
         x = self.embedded(input_ids, pixel_values)
         return self.end(self.language_model.model(x, attention_mask, attention_mask | 1), attention_mask)
 
