@@ -8,10 +8,11 @@ The figures and printed texts stay; a cell that showed only a widget keeps the t
 """
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
+
+from paligemma.files import write_atomically
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # The file extension and the types are what `jupyter nbconvert --to script` goes by.
@@ -64,9 +65,8 @@ def main(paths: list[str]) -> None:
     for path in map(Path, paths):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         text = json.dumps(clean(notebook), indent=1, ensure_ascii=False) + "\n"
-        temporary = path.with_suffix(".ipynb.tmp")
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
+        with write_atomically(path) as partial:
+            partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

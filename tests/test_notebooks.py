@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 CHAPTERS = """00_tour 01_pictures 02_patches 03_attention 04_image_encoder 05_processor 06_rmsnorm 07_rope
     08_masks_and_gqa 09_decoder 10_paligemma 11_generation 12_boxes_and_masks 13_training 14_attention_maps
-    15_published_weights 16_speed""".split()
+    15_published_weights 16_speed 17_your_own_pictures""".split()
 
 chapters = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 exercises = sorted((NOTEBOOKS / "exercises").glob("*.ipynb"))

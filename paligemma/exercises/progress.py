@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..files import write_atomically
 from .tasks import tasks_of
 
 FILE = "exercises-progress.jsonl"  # in the folder that the notebook runs in
@@ -96,6 +97,5 @@ def reset(task_or_chapter: str | None = None) -> None:
     kept = [
         json.dumps(entry) + "\n" for entry in entries() if entry["task"] != what and entry["task"].split(".")[0] != what
     ]
-    temporary = Path(f"{FILE}.{os.getpid()}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    with write_atomically(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")

@@ -4,7 +4,7 @@ Pictures of 96 pixels in patches of 12 make 64 image tokens, as many as the tiny
 the same; the larger patches cost the encoder next to nothing, and the drawings keep their faces.
 """
 
-from ..modeling_gemma import GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from ..modeling_gemma import PaliGemmaForConditionalGeneration
 from ..modeling_siglip import SiglipVisionConfig
 from ..processing_paligemma import PaliGemmaProcessor
 from ..world.tiny_model import build_processor, new_model
@@ -33,17 +33,4 @@ def vision_config() -> SiglipVisionConfig:
 
 def build_sticker_model(processor: PaliGemmaProcessor, seed: int = 0) -> PaliGemmaForConditionalGeneration:
     """An untrained sticker model that fits the processor, with weights drawn by `seed`."""
-    config = PaliGemmaConfig(
-        vision_config=vision_config(),
-        text_config=GemmaConfig(
-            vocab_size=len(processor.tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=3 * TEXT_WIDTH,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=TEXT_WIDTH // 4,
-        ),
-        image_token_index=processor.image_token_id,
-    )
-    return new_model(config, processor.tokenizer, seed)
+    return new_model(vision_config(), processor, TEXT_WIDTH, seed)

@@ -95,34 +95,38 @@ def build_processor(
 
 def build_model(processor: PaliGemmaProcessor, seed: int = 0, width: int = WIDTH) -> PaliGemmaForConditionalGeneration:
     """An untrained tiny PaliGemma that fits the processor, with weights drawn by `seed`."""
-    config = PaliGemmaConfig(
-        vision_config=SiglipVisionConfig(
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            image_size=processor.image_size,
-            patch_size=PATCH_SIZE,
-        ),
-        text_config=GemmaConfig(
-            vocab_size=len(processor.tokenizer),
-            hidden_size=width,
-            intermediate_size=3 * width,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=width // 4,
-        ),
-        image_token_index=processor.image_token_id,
+    vision_config = SiglipVisionConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=processor.image_size,
+        patch_size=PATCH_SIZE,
     )
-    return new_model(config, processor.tokenizer, seed)
+    return new_model(vision_config, processor, width, seed)
 
 
-def new_model(config: PaliGemmaConfig, tokenizer, seed: int) -> PaliGemmaForConditionalGeneration:
-    """An untrained model of this configuration, with weights drawn by `seed` and location tokens that start smooth."""
-    model = PaliGemmaForConditionalGeneration(config)
+def new_model(
+    vision_config: SiglipVisionConfig, processor: PaliGemmaProcessor, width: int, seed: int
+) -> PaliGemmaForConditionalGeneration:
+    """An untrained model with this image encoder and a decoder of this width and four layers.
+
+    Its weights are drawn by `seed`; those of the location tokens start smooth.
+    """
+    text_config = GemmaConfig(
+        vocab_size=len(processor.tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=width // 4,
+    )
+    model = PaliGemmaForConditionalGeneration(
+        PaliGemmaConfig(vision_config, text_config, image_token_index=processor.image_token_id)
+    )
     initialise(model, seed)
-    smooth_locations(model.language_model.model.embed_tokens.weight, tokenizer, seed)
+    smooth_locations(model.language_model.model.embed_tokens.weight, processor.tokenizer, seed)
     return model
 
 
