@@ -530,7 +530,7 @@ EXPOSE = exposing_task(
     reference=exposing_norms,
     usable=not_for_a_norm,
     tolerance=1e-3,
-    see='chapter 06, "Why float32" and "The place of $\\epsilon$"; the hints of this task',
+    see='chapter 06, "Why float32" and "Where $\\epsilon$ goes"; the hints of this task',
     reward=lambda solution: print("  one token of ordinary size, in float32, with weights of zero exposes at most one"),
 )
 
