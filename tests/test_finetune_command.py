@@ -13,6 +13,7 @@ from paligemma import ASSETS, generate, load_pretrained
 from paligemma.checkpoint import read_config
 from paligemma.finetune import Plan, load_adapter, recipe
 from paligemma.finetune.__main__ import main
+from paligemma.finetune.drawings import main as make_folder
 from paligemma.finetune.folder import Example, read_folder
 from paligemma.modeling_gemma import PaliGemmaConfig
 from paligemma.published import PUBLISHED
@@ -59,6 +60,26 @@ def run(folder, tmp_path_factory):
 def ask(model, processor, folder):
     pictures = [Image.open(folder / f"valid/{name}3.png") for name in COLOURS]
     return generate(model, processor, pictures, ["caption ko"] * 4, max_new_tokens=8)
+
+
+def test_the_four_examples_that_are_drawn_show_both_questions(tmp_path, monkeypatch):
+    """`finetune.drawings` asks each picture for its name and its box, in turn: both are to be seen in examples.png."""
+    (tmp_path / "drawings").mkdir()
+    for name in ("dog", "cat"):
+        picture = Image.new("RGB", (40, 40), "white")
+        picture.paste("red", (10, 10, 30, 30))
+        picture.save(tmp_path / "drawings" / f"{name}.png")
+    assert make_folder([str(tmp_path / "drawings"), str(tmp_path / "own"), "--per-drawing", "8"]) == 0
+    drawn = []
+    monkeypatch.setattr("paligemma.finetune.__main__.draw_examples", lambda examples, *_: drawn.extend(examples))
+    assert main([str(tmp_path / "own"), "--check", "--out", str(tmp_path / "run")]) == 0
+    assert len(drawn) == 4 and {one.prompt.split()[0] for one in drawn} == {"answer", "detect"}
+
+
+def test_a_long_answer_is_told_in_part():
+    example = Example(ASSETS / "cat.jpg", "caption en", "a cat", "line 1")
+    assert "'a cat'" in recipe.told_answer(example, "a cat") and "…" not in recipe.told_answer(example, "x" * 200)
+    assert len(recipe.told_answer(example, "square" * 300)) < 300
 
 
 def test_it_learns_and_leaves_a_model_that_opens(run, folder):

@@ -83,7 +83,8 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
     if errors:
         return 1
     if is_main_process():
-        shown = [found.splits["train"][i * len(found.splits["train"]) // 4] for i in range(4)]
+        last = len(found.splits["train"]) - 1
+        shown = [found.splits["train"][i * last // 3] for i in range(4)]  # the first, the last, and two between
         draw_examples(list(dict.fromkeys(shown)), processor.image_size, out / "examples.png")
         say(f"four examples, as the model sees them: {out / 'examples.png'}")
     plan = Plan(

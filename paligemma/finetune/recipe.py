@@ -267,6 +267,7 @@ def answer_line(example: Example, said: str) -> str:
 def told_answer(example: Example, said: str) -> str:
     is_right = said == example.answer
     expected = "" if is_right else f", expected {example.answer!r}"
+    said = said if len(said) <= 200 else said[:199] + "…"  # an answer without an end would fill the screen
     return f"    {'right' if is_right else 'wrong'}  {example.image.name}  {example.prompt!r}: {said!r}{expected}"
 
 
