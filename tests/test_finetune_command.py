@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import reference
@@ -122,6 +123,32 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(run, folder, tmp_path, m
 def test_other_options_in_the_same_folder_are_refused(run, folder, capsys):
     assert main(arguments(folder, run, "--lr", "0.001")) == 1
     assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_changed_examples_in_the_same_folder_are_refused(run, folder, tmp_path, capsys):
+    """As many examples as before, but one has another answer, or another picture: that is another run."""
+    for change in ("answer", "picture"):
+        other = tmp_path / change
+        shutil.copytree(folder, other)
+        if change == "answer":
+            path = other / "train/annotations.jsonl"
+            path.write_text(path.read_text(encoding="utf-8").replace('"red"', '"pink"'), encoding="utf-8")
+        else:
+            Image.new("RGB", (40, 30), (1, 2, 3)).save(other / "train/red0.png")
+        assert main(arguments(other, run)) == 1
+        assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_names_are_counted_apart_from_boxes(tiny, monkeypatch):
+    """`exact` counts all answers; `exact words` those without location tokens, where there are both kinds."""
+    box = "<loc0100><loc0100><loc0900><loc0900> cat"
+    examples = [Example(ASSETS / "cat.jpg", "p", answer, "line") for answer in ("cat", "dog", box, box)]
+    said = ["cat", "cat", "<loc0101><loc0100><loc0900><loc0900> cat", ""]
+    monkeypatch.setattr(recipe, "generate", lambda *_, **__: (said, [[1.0]] * 4))
+    figures, _ = recipe.validate(*tiny, examples, recipe.Plan())
+    assert figures["exact"] == 0.25 and figures["exact words"] == 0.5
+    monkeypatch.setattr(recipe, "generate", lambda *_, **__: (said[:2], [[1.0]] * 2))
+    assert "exact words" not in recipe.validate(*tiny, examples[:2], recipe.Plan())[0]
 
 
 def test_lora_leaves_an_adapter_and_the_merged_model(folder, tmp_path):

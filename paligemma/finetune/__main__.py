@@ -158,7 +158,11 @@ def draw_curves(out: Path, lines: list[dict]) -> None:
     losses = [line["step"] for line in log], [line["loss"] for line in log]
     show_curves({"loss": losses}, title="training", ylabel="loss", logy=True, ax=axes[0])
     steps = [line["step"] for line in lines]
-    shares = {name: (steps, [line[name] for line in lines]) for name in ("exact", "mean IoU") if name in lines[0]}
+    shares = {
+        name: (steps, [line[name] for line in lines])
+        for name in ("exact", "exact words", "mean IoU")
+        if name in lines[0]
+    }
     if shares:
         show_curves(shares, title=f"validation: {', '.join(shares)}", ylabel="share", ax=axes[1])
     save_figure(figure, out / "curves.png")
