@@ -364,7 +364,7 @@ def test_a_check_undoes_what_the_code_does(deed, monkeypatch):
     monkeypatch.setitem(sys.modules, "linecache", linecache)
     undisturbed_module.ORIGINALS.remember_package()
     with undisturbed():  # the same settings before and after, whatever other tests have left
-        before = undisturbed_module.settings()
+        before, detours = undisturbed_module.settings(), torch._C._len_torch_function_stack()
         for _ in range(2):
 
             def solution(x, eps=1e-6):
@@ -385,6 +385,7 @@ def test_a_check_undoes_what_the_code_does(deed, monkeypatch):
                 before.pop(name, None), after.pop(name)
             assert after == before
         assert not undisturbed_module.ORIGINALS.replaced()
+    assert torch._C._len_torch_function_stack() == detours, "a device that was set is in the way of all of torch"
 
 
 def test_what_was_replaced_before_is_told_and_comes_back(capsys, monkeypatch):

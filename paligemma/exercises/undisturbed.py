@@ -140,7 +140,8 @@ def set_all(wanted: dict) -> None:
     if torch.get_default_dtype() != wanted["dtype"]:
         torch.set_default_dtype(wanted["dtype"])
     if torch.get_default_device() != wanted["device"]:
-        torch.set_default_device(wanted["device"])
+        # None is the CPU without a detour: any other value stays in the way of every later call of torch.
+        torch.set_default_device(None if wanted["device"] == torch.device("cpu") else wanted["device"])
     for kind, enabled in wanted["autocast"].items():
         if torch.is_autocast_enabled(kind) != enabled:
             torch.set_autocast_enabled(kind, enabled)
