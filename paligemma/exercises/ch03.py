@@ -1,14 +1,13 @@
 """Chapter 03: attention."""
 
 import inspect
-import itertools
 
 import torch
 
 from ..modeling_siglip import SiglipAttention, SiglipVisionConfig
 from .exposing import matching_task
 from .tasks import Case, Finding, Found, Mistake, Prediction, Task, larger, numbers, written_by_hand
-from .watching import taken
+from .watching import draw_in_hundredths, taken
 
 # --- 03.1 --------------------------------------------------------------------------------------------------------
 
@@ -689,20 +688,7 @@ def weights_of(name: str) -> torch.Tensor:
 
 def show_maps() -> None:
     """Draw the weights of one head six times, with and without faults: panels A to F, in hundredths."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 3, figsize=(7.4, 5.4), layout="constrained")
-    for ax, (panel, name) in zip(axes.flat, MAPS.items(), strict=True):
-        weights = weights_of(name)
-        ax.imshow(weights, cmap="cividis", vmin=0, vmax=1)
-        for row, column in itertools.product(range(6), range(6)):
-            value = float(weights[row, column])
-            color = "black" if value > 0.55 else "white"
-            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
-        ax.set(title=panel, xticks=[], yticks=[])
-    figure.supxlabel("key")
-    figure.supylabel("query")
-    plt.show()
+    draw_in_hundredths({panel: weights_of(name) for panel, name in MAPS.items()}, "query", "key")
 
 
 READ = matching_task(

@@ -1,7 +1,6 @@
 """Chapter 04: the image encoder, and how it was trained."""
 
 import functools
-import itertools
 
 import torch
 from torch.nn import functional as F
@@ -11,7 +10,7 @@ from ..world.contrastive import load_tiny_siglip, text_ids
 from ..world.scenes import COLOURS, caption, draw
 from .exposing import exposing_task, matching_task
 from .tasks import Case, Finding, Mistake, Prediction, Task, larger, numbers, written_by_hand
-from .watching import KINDS, PROMPT, scenes, show_words_kept, taken, trained, words_kept
+from .watching import KINDS, PROMPT, draw_in_hundredths, scenes, show_words_kept, taken, trained, words_kept
 
 # --- 04.1 --------------------------------------------------------------------------------------------------------
 
@@ -513,21 +512,7 @@ def show_matrices() -> None:
     if trained() is None:
         print("The trained model is not in assets/tiny-paligemma, so its image encoder cannot be asked.")
         return
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 3, figsize=(7.4, 5.4), layout="constrained")
-    axes.flat[-1].axis("off")
-    for ax, (panel, name) in zip(axes.flat, MATRICES.items(), strict=False):
-        matrix = probabilities(name)
-        ax.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
-        for row, column in itertools.product(range(6), range(6)):
-            value = float(matrix[row, column])
-            color = "black" if value > 0.55 else "white"
-            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
-        ax.set(title=panel, xticks=[], yticks=[])
-    figure.supxlabel("text")
-    figure.supylabel("picture")
-    plt.show()
+    draw_in_hundredths({panel: probabilities(name) for panel, name in MATRICES.items()}, "picture", "text")
 
 
 READ = matching_task(

@@ -362,3 +362,22 @@ def noting(function, name: str, ran: set[str], kind: type | None = None):
         return function(*arguments, **named)
 
     return wrapped
+
+
+def draw_in_hundredths(panels: dict[str, torch.Tensor], rows: str, columns: str) -> None:
+    """Draw up to six matrices of numbers from 0 to 1, each number written into its cell in hundredths."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(7.4, 5.4), layout="constrained")
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    for ax, (panel, matrix) in zip(axes.flat, panels.items(), strict=False):
+        ax.imshow(matrix, cmap="cividis", vmin=0, vmax=1)
+        for row, column in itertools.product(*map(range, matrix.shape)):
+            value = float(matrix[row, column])
+            color = "black" if value > 0.55 else "white"
+            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
+        ax.set(title=panel, xticks=[], yticks=[])
+    figure.supxlabel(columns)
+    figure.supylabel(rows)
+    plt.show()

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from ..locations import box_to_tokens
 from ..processing_paligemma import to_rgb
-from ..stickers.scenes import ground
+from ..stickers.scenes import ground, visible_box
 from .folder import JSONL, PICTURES
 
 HELD_OUT = "held-out"
@@ -76,7 +76,7 @@ def without_paper(picture: Image.Image) -> Image.Image:
         paper = (np.asarray(marked) == (255, 0, 254)).all(axis=-1)
         drawing = framed.convert("RGBA")
         drawing.putalpha(Image.fromarray(np.where(paper, 0, 255).astype(np.uint8)))
-    box = drawing.getchannel("A").point(lambda alpha: 255 * (alpha > 40)).getbbox()
+    box = visible_box(drawing)
     if box is None:
         raise ValueError("nothing is drawn on it, expected a drawing on white paper or on a transparent ground")
     return drawing.crop(box)
@@ -92,7 +92,7 @@ def place(drawing: Image.Image, seed: int, size: int = SIZE) -> tuple[Image.Imag
     if rng.random() < 0.5:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     drawing = drawing.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
-    drawing = drawing.crop(drawing.getchannel("A").point(lambda alpha: 255 * (alpha > 40)).getbbox())
+    drawing = drawing.crop(visible_box(drawing))
     scale = size * rng.uniform(0.27, 0.67) / max(drawing.size)
     width, height = (max(1, round(side * scale)) for side in drawing.size)
     x, y = int(rng.integers(size - width + 1)), int(rng.integers(size - height + 1))

@@ -187,7 +187,12 @@ def cutout(cut: Cut) -> Image.Image:
         picture = picture.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     if cut.rim:
         picture = _with_rim(picture, cut.rim)
-    return picture.crop(picture.getchannel("A").point(lambda alpha: 255 * (alpha > 40)).getbbox())
+    return picture.crop(visible_box(picture))
+
+
+def visible_box(picture: Image.Image) -> tuple[int, int, int, int] | None:
+    """The box (left, upper, right, lower) of what can be seen of an RGBA picture; None where nothing can."""
+    return picture.getchannel("A").point(lambda alpha: 255 * (alpha > 40)).getbbox()
 
 
 def _with_rim(picture: Image.Image, width: int) -> Image.Image:
