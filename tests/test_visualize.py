@@ -653,6 +653,20 @@ def test_architecture_text_stays_inside_its_box():
                 assert box.y0 <= extent.y0 and extent.y1 <= box.y1, f"{name}: {label!r} is too high"
 
 
+def test_what_is_written_beside_the_boxes_of_the_map_touches_no_box_and_no_arrow():
+    ax = vis.architecture([*model_map._BOXES])  # highlighted boxes have bold text and the thickest lines
+    ax.figure.canvas.draw()
+    renderer = ax.figure.canvas.get_renderer()
+    frames = {name for name, (*_, family, _output) in model_map._BOXES.items() if family == "frame"}
+    beside = [text for text in ax.texts if text.get_text() in {"layer × 27", "layer × 18", "merge", "next\ntoken"}]
+    others = [patch for patch in ax.patches if patch.get_gid() not in frames]
+    assert len(beside) == 4
+    for text in beside:
+        extent = text.get_window_extent(renderer)
+        for patch in others:
+            assert not patch.get_window_extent(renderer).overlaps(extent), f"{text.get_text()!r} touches {patch}"
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
