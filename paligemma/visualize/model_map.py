@@ -16,9 +16,9 @@ _BOXES = {
     "patch_embeddings": (168, 196, 64, 64, "patches\n+\npositions", "vision", ""),
     "siglip_layers": (248, 158, 88, 134, "layer × 27", "frame", ""),
     "siglip_norm": (255, 164, 74, 22, "LayerNorm", "vision", ""),
-    "siglip_attention": (255, 192, 74, 26, "attention", "vision", ""),
-    "siglip_norm_2": (255, 224, 74, 22, "LayerNorm", "vision", ""),
-    "siglip_mlp": (255, 252, 74, 26, "MLP", "vision", ""),
+    "siglip_attention": (255, 190, 74, 26, "attention", "vision", ""),
+    "siglip_norm_2": (255, 220, 74, 22, "LayerNorm", "vision", ""),
+    "siglip_mlp": (255, 246, 74, 26, "MLP", "vision", ""),
     "siglip_final_norm": (350, 176, 24, 104, "LayerNorm", "vision", ""),
     "projector": (400, 176, 28, 104, "projector", "vision", "[B, N, D]"),
     "prompt": (0, 50, 86, 36, "“caption en”", "data", "prompt"),
@@ -30,7 +30,7 @@ _BOXES = {
     "gemma_norm": (518, 74, 79, 34, "RMSNorm", "decoder", ""),
     "gemma_attention": (518, 116, 79, 62, "attention\n+ RoPE\n+ KV cache", "decoder", ""),
     "gemma_norm_2": (518, 186, 79, 34, "RMSNorm", "decoder", ""),
-    "gemma_mlp": (518, 228, 79, 48, "gated MLP", "decoder", ""),
+    "gemma_mlp": (518, 228, 79, 44, "gated MLP", "decoder", ""),
     "gemma_final_norm": (616, 100, 22, 156, "RMSNorm", "decoder", ""),
     "lm_head": (662, 100, 24, 156, "LM head", "decoder", "[B, L, V]"),
     "tokens": (704, 160, 36, 36, "“cat”", "data", "next\ntoken"),
@@ -44,7 +44,7 @@ _GROUPS = {
 }
 _HIGHLIGHT = YELLOW
 _PAGE = (-4, 744), (0, 328)  # left and right, bottom and top
-_ROW = 54  # height of a row of steps in an open box
+_ROW = 56  # height of a row of steps in an open box
 
 # What is inside a box: columns of steps from left to right. A step is (label, what comes out of it), or None where a
 # line goes straight on; the arrows between two columns are pairs of places, or None for the usual ones (each to the
@@ -65,23 +65,24 @@ _INSIDE = {
     "siglip": ([[("pixels", "[B, 3, H, W]")], [("patches +\npositions", "[B, N, D]")], [("LayerNorm", "")],
                 [("attention", "")], [("+ x", "[B, N, D]")], [("LayerNorm", "")], [("MLP", "")], [("+ x", "[B, N, D]")],
                 [("LayerNorm", "[B, N, D]")]], {}),
-    "projector": ([[("image\nfeatures", "[B, N, D vision]")], [("Linear", "")],
+    "projector": ([[("image\nfeatures", "[B, N, D$_v$]")], [("Linear", "")],
                    [("image tokens\nof the decoder", "[B, N, D]")]], {}),
     "processor": ([[("picture", "any size"), ("prompt", "text")],
                    [("resize, rescale,\nnormalize", ""), ("<image> × N, <bos>,\nprompt, newline", "text")],
-                   [("pixel values", "[B, 3, H, W]"), ("tokenizer", "[B, L]")]], {}),
+                   [("pixel values", "[B, 3, H, W]"), ("token ids", "[B, L]")]], {}),
     "tokenizer": ([[("“caption en\\n”", "text")], [("pieces", "caption · ▁en · \\n")], [("ids", "[B, L]")]], {}),
     "embedding": ([[("ids", "[B, L]")], [("one row of the\ntable each", "[B, L, D]")], [("× √D", "[B, L, D]")]], {}),
     "merge": ([[("image tokens", "[B, N, D]"), ("text tokens", "[B, L, D]")],
                [("image tokens take the\nplaces of <image>", "[B, L, D]")]], {}),
-    "gemma_norm": ([[("x", "[B, L, D]")], [("mean of\nsquares", "[B, L, 1]")], [("x / its\nroot", "[B, L, D]")],
+    "gemma_norm": ([[("x", "[B, L, D]")], [("mean of\nsquares", "[B, L, 1]")], [("x / √(mean + ε)", "[B, L, D]")],
                     [("× (1 + weight)", "[B, L, D]")]], {}),
     "gemma_attention": ([[("x", "[B, L, D]")], [("query", ""), ("key", ""), ("value", "")],
                          [("RoPE", "[B, H, L, d]"), ("RoPE", ""), None],
-                         [None, ("KV cache", ""), ("KV cache", "[B, H kv, T, d]")],
+                         [None, ("KV cache", "[B, H$_{kv}$, T, d]"), ("KV cache", "[B, H$_{kv}$, T, d]")],
+                         [None, ("repeat\nheads", "[B, H, T, d]"), ("repeat\nheads", "[B, H, T, d]")],
                          [("query · key\n/ √d", "[B, H, L, T]"), None], [("mask,\nsoftmax", "[B, H, L, T]"), None],
                          [("weights\n× values", "[B, H, L, d]")], [("output\nmatrix", "[B, L, D]")]],
-                        {3: [(0, 0), (1, 0), (2, 1)]}),
+                        {4: [(0, 0), (1, 0), (2, 1)]}),
     "gemma_mlp": ([[("x", "[B, L, D]")], [("gate", "[B, L, F]"), ("up", "[B, L, F]")], [("GELU", ""), None],
                    [("gate × up", "[B, L, F]")], [("down", "[B, L, D]")]], {}),
     "gemma": ([[("sequence", "[B, L, D]")], [("RMSNorm", "")], [("attention", "")], [("+ x", "[B, L, D]")],
@@ -92,6 +93,8 @@ _INSIDE = {
                     [("logits of the\nlast place", "[B, V]")], [("next token", "[B]")],
                     [("one decoding step\nwith the new token", "again, until <eos>")]], {}),
 }  # fmt: skip
+# The steps of an open box that are repeated: the first and last column, and how often.
+_REPEATED = {"siglip": (2, 7, "layer × 27"), "gemma": (1, 6, "layer × 18")}
 # Other names for the same inside.
 _SAME = {
     "siglip_layers": "siglip",
@@ -154,7 +157,8 @@ def _drawer(name: str | None) -> int:
     if name is None:
         return 0
     columns, _ = _INSIDE[_SAME.get(name, name)]
-    return 46 + _ROW * max(len(column) for column in columns)
+    frame = 26 if _SAME.get(name, name) in _REPEATED else 0
+    return 46 + frame + _ROW * max(len(column) for column in columns)
 
 
 def _draw_box(ax: Axes, name: str, on: bool) -> None:
@@ -202,7 +206,7 @@ def _draw_sequence(ax: Axes, on: bool) -> None:
         colour = TOKEN_COLOURS["image" if i >= 4 else "prompt"][0]
         corner = (left + 6, bottom + 6 + i * 17.3)
         ax.add_patch(Rectangle(corner, width - 12, 14, facecolor=colour, edgecolor="white", linewidth=0.5, zorder=3))
-    write(ax, left + width / 2, bottom + height + 8, "merge", bold=on)
+    write(ax, left + width / 2, bottom + height + 12, "merge", bold=on)
 
 
 def _draw_arrows(ax: Axes) -> None:
@@ -214,7 +218,7 @@ def _draw_arrows(ax: Axes) -> None:
     }.items():
         for start, end in stretches:
             arrow(ax, (start, lane), (end, lane))
-    arrow(ax, (722, 130), (722, 12), (336, 12), (336, 28), colour=GREY, dashed=True)
+    arrow(ax, (722, 122), (722, 12), (336, 12), (336, 28), colour=GREY, dashed=True)
     write(ax, 560, 20, "append the token and run again", colour=GREY, italic=True)
 
 
@@ -229,8 +233,15 @@ def _draw_inside(ax: Axes, name: str) -> None:
     ax.add_patch(fan)
     box(ax, *page, fill="#FFFDF2", edge=BLACK, line=1.2, rounding=8, zorder=1)
     step = page[2] / len(columns)
-    width, height = min(142, step - 14), 32
+    width, height = min(142, step - 11), 36
     middle = page[1] + page[3] / 2 + 5  # what comes out of a step is written below it
+    if _SAME.get(name, name) in _REPEATED:
+        first, last, times = _REPEATED[_SAME.get(name, name)]
+        start, end = step * first + 1, step * (last + 1) - 1
+        around = start, page[1] + 6, end - start, page[3] - 12
+        box(ax, *around, fill="none", edge="#9A9A9A", dashed=True, gid="repeated", zorder=1.5)
+        write(ax, (start + end) / 2, edge - 16, times, bold=True)
+        middle -= 10
     # Rows of two or three steps lie one above the other; places[column][row] is the middle of each.
     places = [
         [(step * (c + 0.5), middle + ((len(column) - 1) / 2 - r) * _ROW) for r in range(len(column))]
