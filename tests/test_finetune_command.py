@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import PaliGemmaForConditionalGeneration as Reference
 
 from paligemma import ASSETS, generate, load_pretrained
-from paligemma.checkpoint import read_config
+from paligemma.checkpoint import EMBEDDING, read_config
 from paligemma.finetune import Plan, load_adapter, recipe
 from paligemma.finetune.__main__ import main
 from paligemma.finetune.drawings import main as make_folder
@@ -162,6 +162,25 @@ def test_lora_leaves_an_adapter_and_the_merged_model(folder, tmp_path):
     assert ask(model, processor, folder) == ask(merged, processor, folder)
 
 
+def test_lora_with_embeddings_leaves_an_adapter_that_holds_them(folder, tmp_path, capsys):
+    assert main(arguments(folder, tmp_path, "--lora", "4", "--train-embeddings")) == 0
+    assert "that the model was never taught begin with fresh embeddings" in capsys.readouterr().out
+    lines = epochs(tmp_path)
+    assert lines[-1]["exact"] >= 0.75
+    state = torch.load(tmp_path / "state.pt", weights_only=True)["model"]
+    assert [name for name in state if "lora_" not in name] == [f"model.{EMBEDDING}"]
+    model, processor = load_pretrained(TINY)
+    load_adapter(model, tmp_path / "adapter")
+    assert sum(a == b for a, b in zip(ask(model, processor, folder), COLOURS, strict=True)) == 4 * lines[-1]["exact"]
+
+
+def test_a_part_and_the_embeddings_are_trained():
+    model, _ = load_pretrained(TINY)
+    recipe.prepare(model, Plan(part="projector", train_embeddings=True))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {EMBEDDING, "multi_modal_projector.linear.weight", "multi_modal_projector.linear.bias"}
+
+
 def test_only_a_part_is_trained(folder, tmp_path):
     assert main(arguments(folder, tmp_path, "--part", "attention", "--epochs", "1")) == 0
     before, after = (load_pretrained(path)[0].state_dict() for path in (TINY, tmp_path / "model"))
@@ -245,6 +264,8 @@ def test_the_memory_of_a_large_model_is_computed_before_it_is_loaded():
     assert 5.8 < whole["weights"] < 5.9 and whole["gradients"] == whole["weights"]
     lora = recipe.memory(config, Plan(lora=8, part="decoder"), torch.bfloat16)
     assert lora["gradients"] * 1e9 == 4 * 9_805_824 and lora["optimiser"] == 2 * lora["gradients"]
+    table = recipe.memory(config, Plan(lora=8, part="decoder", train_embeddings=True), torch.bfloat16)
+    assert (table["gradients"] - lora["gradients"]) * 1e9 == pytest.approx(257_216 * 2_048 * 2)
     assert lora["weights"] == pytest.approx(whole["weights"] + lora["gradients"], abs=1e-6)
     assert recipe.memory(read_config(TINY), Plan(), torch.float32)["weights"] < 0.01
 

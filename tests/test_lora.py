@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PaliGemmaForConditionalGeneration as Reference
 
 from paligemma import ASSETS, generate, load_pretrained, save_pretrained
+from paligemma.checkpoint import EMBEDDING
 from paligemma.finetune import add_lora, load_adapter, merge_lora, save_adapter
 from paligemma.finetune.lora import PARTS, linear_maps, lora_maps, transformers_name
 from paligemma.training import finetune
@@ -41,6 +42,11 @@ def fill(model, seed=1, scale=0.05):
         layer.lora_B.data.normal_(std=scale, generator=generator)
 
 
+def move_embeddings(table, seed=2):
+    """Change the table in place, as training would."""
+    table.data.add_(0.02 * torch.randn(table.shape, generator=torch.Generator().manual_seed(seed)))
+
+
 def logits(model, inputs):
     """Of the real tokens: what stands at padding is nobody's business."""
     with torch.no_grad():
@@ -70,6 +76,12 @@ def test_a_part_is_covered_whole_and_nothing_else_is_trained(model, part, maps):
     assert len(names) == maps and set(names) == set(lora_maps(model))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {f"{name}.{half}" for name in names for half in ("lora_A", "lora_B")}
+
+
+def test_the_embeddings_are_trained_on_request(model):
+    names = add_lora(model, rank=2, part="attention", train_embeddings=True)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {EMBEDDING} | {f"{name}.{half}" for name in names for half in ("lora_A", "lora_B")}
 
 
 def test_all_means_every_linear_map_of_the_layers(model):
@@ -104,6 +116,53 @@ def test_an_adapter_comes_back(model, shipped, inputs, tmp_path):
     assert torch.equal(logits(again, inputs), logits(model, inputs))
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text(encoding="utf-8"))
     assert config["r"] == 4 and config["lora_alpha"] == 8 and config["base_model_name_or_path"] == str(TINY)
+
+
+def test_an_adapter_with_embeddings_comes_back_and_is_saved_again(model, shipped, inputs, tmp_path):
+    add_lora(model, rank=4, train_embeddings=True)
+    fill(model)
+    lora_alone = logits(model, inputs)
+    move_embeddings(model.get_parameter(EMBEDDING))
+    assert (logits(model, inputs) - lora_alone).abs().max() > 0.1
+    save_adapter(model, tmp_path / "first")
+    first, second = copy.deepcopy(shipped[0]), copy.deepcopy(shipped[0])
+    load_adapter(first, tmp_path / "first")
+    assert torch.equal(logits(first, inputs), logits(model, inputs))
+    save_adapter(first, tmp_path / "second")
+    load_adapter(second, tmp_path / "second")
+    assert torch.equal(logits(second, inputs), logits(model, inputs))
+    assert not torch.equal(shipped[0].get_parameter(EMBEDDING), model.get_parameter(EMBEDDING))
+    merge_lora(model)
+    save_pretrained(model, shipped[1], tmp_path / "merged")
+    torch.testing.assert_close(
+        logits(load_pretrained(tmp_path / "merged")[0], inputs), logits(first, inputs), atol=2e-4, rtol=1e-4
+    )
+
+
+def test_embeddings_that_do_not_fit_are_refused(model, shipped, tmp_path):
+    add_lora(model, rank=2, part="projector", train_embeddings=True)
+    save_adapter(model, tmp_path)
+    plain = copy.deepcopy(shipped[0])
+    config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    embeddings, head = (f"base_model.model.{name}.weight" for name in ("model.language_model.embed_tokens", "lm_head"))
+    for change, message in (
+        ({embeddings: weights[embeddings][:, :3].clone()}, r"expected \[1706, 128\], found \[1706, 3\]"),
+        ({embeddings: None, head: None}, "found none"),
+        ({embeddings: None}, "found none"),
+        ({head: None}, "has a head that is not its embedding table"),
+        ({head: weights[head] + 1}, "has a head that is not its embedding table"),
+    ):
+        changed = {name: tensor for name, tensor in {**weights, **change}.items() if tensor is not None}
+        save_file(changed, tmp_path / "adapter_model.safetensors")
+        with pytest.raises(ValueError, match=message):
+            load_adapter(plain, tmp_path)
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    changed = {**config, "modules_to_save": ["multi_modal_projector"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(ValueError, match="modules_to_save holds 'multi_modal_projector', expected embed_tokens"):
+        load_adapter(plain, tmp_path)
+    assert not lora_maps(plain) and torch.equal(plain.get_parameter(EMBEDDING), shipped[0].get_parameter(EMBEDDING))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -169,10 +228,13 @@ def theirs():
     return Reference.from_pretrained(TINY).eval()
 
 
-def test_peft_opens_the_adapter_and_says_the_same(model, theirs, inputs, tmp_path):
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_peft_opens_the_adapter_and_says_the_same(model, theirs, inputs, tmp_path, embeddings):
     peft = pytest.importorskip("peft")
-    add_lora(model, rank=4, part="all")
+    add_lora(model, rank=4, part="all", train_embeddings=embeddings)
     fill(model)
+    if embeddings:
+        move_embeddings(model.get_parameter(EMBEDDING))
     save_adapter(model, tmp_path, base=TINY)
     adapted = peft.PeftModel.from_pretrained(copy.deepcopy(theirs), tmp_path).eval()
     assert (logits(adapted, inputs) - logits(theirs, inputs)).abs().max() > 0.1
@@ -201,3 +263,30 @@ def test_pefts_adapter_opens_here_with_the_same_outputs_and_gradients(model, the
         for half in ("lora_A", "lora_B"):
             expected = gradients[f"base_model.model.{transformers_name(name)}.{half}.default.weight"]
             torch.testing.assert_close(getattr(layer, half).grad, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_pefts_embeddings_open_here_with_the_same_outputs_and_gradients(model, theirs, inputs, tmp_path):
+    peft = pytest.importorskip("peft")
+    modules = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **modules)
+    adapted = peft.get_peft_model(copy.deepcopy(theirs), config)
+    table = adapted.base_model.model.get_input_embeddings().weight
+    move_embeddings(table)
+    adapted.save_pretrained(tmp_path)
+    load_adapter(model, tmp_path)
+    ours = model.get_parameter(EMBEDDING)
+    assert torch.equal(ours, table) and ours.requires_grad
+    loss, their_loss = model(**inputs).loss, adapted(**inputs).loss
+    torch.testing.assert_close(loss, their_loss, atol=1e-6, rtol=1e-6)
+    loss.backward()
+    their_loss.backward()
+    torch.testing.assert_close(ours.grad, table.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_pefts_embeddings_without_the_head_are_refused(model, theirs, tmp_path):
+    """peft's own default: the embeddings are trained, and the head stays the old table."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", modules_to_save=["embed_tokens"])
+    peft.get_peft_model(copy.deepcopy(theirs), config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="ensure_weight_tying=True"):
+        load_adapter(model, tmp_path)

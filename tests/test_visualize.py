@@ -534,6 +534,9 @@ def test_show_tokens_shortens_long_runs_only():
     kinds = ["image"] * 64 + ["bos", "prompt", "prompt", "newline"]
     ax = vis.show_tokens(tokens, kinds)
     assert texts(ax) == ["<image>", "<image>", "… 61 more …", "<image>", "<bos>", "caption", "en", "\\n"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["image", "BOS", "prompt", "newline"]
+    legend = vis.show_tokens(["<bos>", "<eos>"], ["bos", "eos"]).get_legend()  # one colour, one entry
+    assert [t.get_text() for t in legend.get_texts()] == ["BOS, EOS"]
     for field, kind in zip(ax.patches, ["image"] * 4 + kinds[64:]):
         assert field.get_facecolor() == to_rgba(vis.TOKEN_COLOURS[kind][0])
     with pytest.raises(ValueError, match="unknown kinds"):
@@ -616,6 +619,18 @@ def test_an_open_box_shows_its_steps_inside_the_drawer(name):
             assert not one.get_window_extent(renderer).overlaps(other.get_window_extent(renderer)), (one, other)
 
 
+@pytest.mark.parametrize("name", ["siglip", "gemma_layers"])
+def test_a_frame_holds_the_steps_that_every_layer_repeats(name):
+    ax = vis.architecture(open=name)
+    ax.figure.canvas.draw()
+    below = [text for text in ax.texts if text.get_position()[1] < 0]
+    (frame,) = (patch.get_window_extent() for patch in ax.patches if patch.get_gid() == "repeated")
+    inside = [t.get_text() for t in below if frame.contains(*t.get_window_extent().get_points().mean(axis=0))]
+    assert inside.count("+ x") == 2 and sum(text.startswith("layer ×") for text in inside) == 1
+    assert sum("Norm" in text for text in inside) == 2  # the last norm stands outside
+    assert sum("Norm" in text.get_text() for text in below) == 3
+
+
 def test_what_cannot_be_opened_is_named():
     with pytest.raises(ValueError, match="'tokens' cannot be opened; these can: .*gemma_mlp"):
         vis.architecture(open="tokens")
@@ -657,6 +672,20 @@ def test_no_text_of_the_map_touches_an_edge_or_an_arrow(name):
             assert inside or not extent.overlaps(box), f"{text.get_text()!r} touches the edge of a box"
         for line in lines:
             assert not MplPath(line).intersects_bbox(extent, filled=False), f"an arrow crosses {text.get_text()!r}"
+
+
+def test_what_is_written_beside_the_boxes_of_the_map_touches_no_box_and_no_arrow():
+    ax = vis.architecture([*model_map._BOXES])  # highlighted boxes have bold text and the thickest lines
+    ax.figure.canvas.draw()
+    renderer = ax.figure.canvas.get_renderer()
+    frames = {name for name, (*_, family, _output) in model_map._BOXES.items() if family == "frame"}
+    beside = [text for text in ax.texts if text.get_text() in {"layer × 27", "layer × 18", "merge", "next\ntoken"}]
+    others = [patch for patch in ax.patches if patch.get_gid() not in frames]
+    assert len(beside) == 4
+    for text in beside:
+        extent = text.get_window_extent(renderer)
+        for patch in others:
+            assert not patch.get_window_extent(renderer).overlaps(extent), f"{text.get_text()!r} touches {patch}"
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -781,6 +810,7 @@ def test_clock_hands_point_where_the_angle_says():
     ends = [ax.lines[1].get_xydata()[1] for ax in axes[0]]
     np.testing.assert_allclose(ends, [[1, 0], [0, 1]], atol=1e-12)
     assert axes[0, 0].get_ylabel() == "fast" and axes[0, 1].get_title() == "1"
+    assert [text.get_text() for text in axes[0, 0].texts] == ["position"]
 
 
 def test_attention_matrix_leaves_out_what_is_forbidden():
@@ -823,7 +853,8 @@ def test_similarity_puts_texts_in_rows_and_outlines_the_diagonal(picture):
 
 def test_feature_colours_show_the_picture_and_then_every_layer(picture):
     colours = np.random.default_rng(0).random((2, 3, 4, 4, 3))
-    axes = vis.show_feature_colours(colours, ["first", "second", "third"], [picture, picture])
+    axes = vis.show_feature_colours(colours, ["first", "second", "third"], [picture, picture], ["one", "two"])
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["one", "two"]
     assert axes.shape == (2, 4)
     np.testing.assert_allclose(axes[1, 2].images[0].get_array(), colours[1, 1])
     assert [ax.get_title() for ax in axes[0]] == ["picture", "first", "second", "third"]
@@ -845,6 +876,8 @@ def test_batch_keeps_every_row_and_panel_in_its_place():
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["short", "long"]
     with pytest.raises(ValueError, match="labels"):
         vis.show_batch(kinds, {"labels": real[:1]})
+    long = vis.show_batch([["image"] * 90], {}, first=13)  # round positions
+    assert [label.get_text() for label in long[0].get_xticklabels()] == [str(n) for n in range(20, 103, 10)]
 
 
 def test_roofline_draws_limit_and_points_where_they_are():

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from .. import ASSETS
-from ..checkpoint import find_folder, load_pretrained, load_processor, read_config
+from ..checkpoint import EMBEDDING, find_folder, load_pretrained, load_processor, read_config
 from ..locations import box_to_pixels, parse_detections
 from ..segmentation import load_mask_tokenizer
 from ..training import read_log, redraw_collapsed_embeddings
@@ -42,6 +42,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", default="runs/finetune", help="folder of the run (default: %(default)s)")
     parser.add_argument("--lora", type=whole, default=0, metavar="RANK", help="train LoRA changes of this rank")
     parser.add_argument("--part", choices=list(PARTS), help="what is trained (default: all, with --lora the decoder)")
+    parser.add_argument(
+        "--train-embeddings", action="store_true", help="with --lora or --part: for words that are new to the model"
+    )
     parser.add_argument("--epochs", type=whole, default=10)
     parser.add_argument("--batch", type=whole, default=16, help="examples a step; in parts when memory is short")
     parser.add_argument("--lr", type=number, help="(default: 4e-3 for a small model, else LoRA 2e-4, all weights 1e-5)")
@@ -98,7 +101,7 @@ def run(args: argparse.Namespace, device: torch.device) -> int:
 
     model, processor = load_pretrained(source, dtype=DTYPES[args.dtype], device=device)
     prepare(model, plan)
-    if model.language_model.model.embed_tokens.weight.requires_grad:
+    if model.get_parameter(EMBEDDING).requires_grad:
         texts = [text for one in found.splits["train"] for text in (one.prompt, one.answer)]
         redrawn = redraw_collapsed_embeddings(model, processor.tokenizer, texts, seed=plan.seed)
         say(f"{len(redrawn)} tokens that the model was never taught begin with fresh embeddings")

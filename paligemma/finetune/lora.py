@@ -3,9 +3,10 @@
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1: W x becomes W x + (alpha / r) B A x
 with A [r, in] and B [out, r]. For r = 8 and a map of 2,048 x 2,048 that is 32,768 trained weights in place of four
 million, and the optimiser's memory shrinks with them. B starts at zero, so training starts at the model itself.
+`train_embeddings=True` trains the embedding table beside them, for words that the model was never taught.
 
     names = add_lora(model, rank=8)          # which maps have one
-    ...                                      # train: only lora_A and lora_B require a gradient
+    ...                                      # train: lora_A and lora_B alone require a gradient
     save_adapter(model, "my-adapter")        # in peft's format; load_adapter opens it, and so does peft
     merge_lora(model)                        # W + (alpha / r) B A: the plain model again, as fast as before
 """
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..checkpoint import canonical_name, read_json
+from ..checkpoint import EMBEDDING, HEAD_NAMES, canonical_name, read_json
 from ..files import write_files_atomically
 from ..modeling_gemma import PaliGemmaForConditionalGeneration
 
@@ -82,8 +83,12 @@ def add_lora(
     alpha: float | None = None,
     part: str = "decoder",
     seed: int = 0,
+    train_embeddings: bool = False,
 ) -> list[str]:
     """Freeze the model and give the linear maps of `part` a change of this rank, in place; returns their names.
+
+    With `train_embeddings` the embedding table, which is the head as well, stays trainable: a frozen one keeps the
+    vectors that it has, and for a word that no training has seen these say nothing about the word.
 
     `alpha` is twice the rank unless given. A is drawn as peft and `nn.Linear` draw theirs, uniform in
     +-1 / sqrt(in), so the two halves of a product start alike however wide the map is. Raises ValueError for a rank
@@ -102,6 +107,7 @@ def add_lora(
         start = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
         layer.lora_A.data.copy_(start)
         put(model, name, layer)
+    model.get_parameter(EMBEDDING).requires_grad_(train_embeddings)
     return list(maps)
 
 
@@ -130,6 +136,10 @@ def transformers_name(name: str) -> str:
 def save_adapter(model: nn.Module, folder: str | Path, base: str = "") -> None:
     """Write adapter_config.json and adapter_model.safetensors as peft does; `base` names the model they belong to.
 
+    An embedding table that requires a gradient is written whole, twice: as the embeddings and as the tied head, which
+    is how peft saves a model with `modules_to_save` and `ensure_weight_tying`. (Older versions of peft, which do not
+    know the latter, then open it with the same numbers.)
+
     Raises ValueError for a model without LoRA, OSError when the folder cannot be written.
     """
     maps = lora_maps(model)
@@ -154,6 +164,11 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str = "") -> None:
         for half in ("lora_A", "lora_B"):
             key = f"base_model.model.{transformers_name(name)}.{half}.weight"
             weights[key] = getattr(layer, half).detach().cpu().contiguous()
+    table = model.get_parameter(EMBEDDING)
+    if table.requires_grad:
+        config |= {"modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}
+        for name in (transformers_name(EMBEDDING), HEAD_NAMES[0]):
+            weights[f"base_model.model.{name}"] = table.detach().cpu().clone()  # a safetensors file shares no memory
     with write_files_atomically(folder) as fresh:
         (fresh / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(weights, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -161,6 +176,8 @@ def save_adapter(model: nn.Module, folder: str | Path, base: str = "") -> None:
 
 def load_adapter(model: PaliGemmaForConditionalGeneration, folder: str | Path) -> list[str]:
     """Put an adapter in peft's format on the model it was trained from, in place; returns the names of its maps.
+
+    Where the adapter has embeddings of its own, they replace the model's.
 
     Raises FileNotFoundError when a file is missing, ValueError for an adapter of another kind (its message names what
     is different) or of another model.
@@ -175,6 +192,7 @@ def load_adapter(model: PaliGemmaForConditionalGeneration, folder: str | Path) -
         weights = load_file(weights_path)
     except SafetensorError as error:
         raise ValueError(f"{weights_path} is damaged: {error}") from error
+    table = take_embeddings(weights, model.get_parameter(EMBEDDING), config, weights_path)
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in weights.items():
         match = re.fullmatch(r"base_model\.model\.(.+)\.(lora_A|lora_B)\.weight", key)
@@ -196,7 +214,35 @@ def load_adapter(model: PaliGemmaForConditionalGeneration, folder: str | Path) -
         layer.lora_A.data.copy_(pair["lora_A"])
         layer.lora_B.data.copy_(pair["lora_B"])
         put(model, name, layer)
+    if table is not None:
+        model.get_parameter(EMBEDDING).requires_grad_(True).data.copy_(table)
     return list(halves)
+
+
+def take_embeddings(
+    weights: dict[str, torch.Tensor], model_table: torch.Tensor, config: dict, path: Path
+) -> torch.Tensor | None:
+    """Take the embedding table [V, D] and the head out of an adapter's weights; None where it has neither.
+
+    Raises ValueError for a table that does not fit `model_table`, and for a head that is not the same table: peft
+    separates the two unless it is told otherwise, and a PaliGemma has one table for both.
+    """
+    names = {key: canonical_name(key.removeprefix("base_model.model.")) for key in weights}
+    saved = {name: weights.pop(key) for key, name in names.items() if name == EMBEDDING or name in HEAD_NAMES}
+    if not config.get("modules_to_save") and not saved:
+        return None
+    table = saved.pop(EMBEDDING, None)
+    if table is None or table.shape != model_table.shape:
+        raise ValueError(
+            f"{path} has embeddings that do not fit this model: expected {list(model_table.shape)}, found "
+            f"{'none' if table is None else list(table.shape)}"
+        )
+    if not any(torch.equal(head, table) for head in saved.values()):
+        raise ValueError(
+            f"{path} has a head that is not its embedding table, expected one table for both: train with "
+            "LoraConfig(modules_to_save=['embed_tokens'], ensure_weight_tying=True)"
+        )
+    return table
 
 
 def check_adapter_config(config: dict, path: Path) -> None:
@@ -209,11 +255,16 @@ def check_adapter_config(config: dict, path: Path) -> None:
         "rank_pattern": {},
         "alpha_pattern": {},
         "fan_in_fan_out": False,
-        "modules_to_save": None,
     }
     for key, value in usual.items():
         if config.get(key, value) not in (value, None):
             raise ValueError(f"{path}: {key} is {config[key]!r}, expected {value!r}: that kind is not supported")
+    for name in config.get("modules_to_save") or []:
+        if str(name).rpartition(".")[2] not in ("embed_tokens", "lm_head"):
+            raise ValueError(
+                f"{path}: modules_to_save holds {name!r}, expected embed_tokens and lm_head at most: other modules are "
+                "not supported"
+            )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1:
         raise ValueError(f"{path}: r is {rank!r}, expected a whole number of 1 or more")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..checkpoint import save_pretrained
+from ..checkpoint import EMBEDDING, save_pretrained
 from ..files import write_atomically
 from ..generation import generate
 from ..modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
@@ -34,6 +34,7 @@ class Plan:
     lr: float | None = None  # None: by the model's size, see `rates`
     lora: int = 0  # the rank; 0 trains the weights themselves
     part: str = "all"  # which part of the model is trained, see lora.PARTS
+    train_embeddings: bool = False  # the embedding table beside the part or the LoRA changes
     max_answer: int = 256
     seed: int = 0
     checkpointing: bool = False
@@ -41,11 +42,12 @@ class Plan:
 
 
 def prepare(model: PaliGemmaForConditionalGeneration, plan: Plan) -> None:
-    """Freeze what is not trained: all but the LoRA changes, or all but the decoder's attention, or nothing."""
+    """Freeze what is not trained: all but the LoRA changes, or all but a part, or nothing; embeddings on request."""
     if plan.lora:
-        add_lora(model, plan.lora, part=plan.part, seed=plan.seed)
+        add_lora(model, plan.lora, part=plan.part, seed=plan.seed, train_embeddings=plan.train_embeddings)
     elif plan.part != "all":
         model.requires_grad_(False)
+        model.get_parameter(EMBEDDING).requires_grad_(plan.train_embeddings)
         for layer in linear_maps(model, plan.part).values():
             layer.requires_grad_(True)
 

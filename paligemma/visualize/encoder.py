@@ -107,7 +107,7 @@ def show_similarity(
         inset.imshow(to_picture(image))
         inset.set(xticks=[], yticks=[])
         frame(inset)
-    ax.set_yticks(range(len(texts)), ["\n".join(textwrap.wrap(plain(text), 36)) for text in texts])
+    ax.set_yticks(range(len(texts)), ["\n".join(textwrap.wrap(plain(text), 40)) for text in texts])
     ax.set_xticks([])
     ax.tick_params(length=0)
     frame(ax)
@@ -117,12 +117,16 @@ def show_similarity(
 
 
 def show_feature_colours(
-    colours: np.ndarray | torch.Tensor, names: Sequence[str], pictures: Sequence[Picture]
+    colours: np.ndarray | torch.Tensor,
+    names: Sequence[str],
+    pictures: Sequence[Picture],
+    rows: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Features as colours: a row for each picture, the picture first, then one patch grid a layer.
 
     Args:
         colours: [pictures, layers, rows, columns, 3] from 0 to 1. names: of the layers. pictures: as many as rows.
+        rows: what to write beside the rows.
     Returns an array of Axes [pictures, layers + 1].
     """
     colours = to_array(colours)
@@ -140,4 +144,6 @@ def show_feature_colours(
             ax.set(xticks=[], yticks=[])
     for ax, name in zip(axes[0], ["picture", *names]):
         ax.set_title(name, fontsize=8)
+    for ax, name in zip(axes[:, 0], rows or []):
+        ax.set_ylabel(plain(name), fontweight="bold")
     return axes

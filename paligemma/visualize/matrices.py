@@ -214,7 +214,7 @@ def show_clock_hands(
 
     Args:
         angles: [frequencies, positions] in radians, counted anticlockwise from the right, as in mathematics.
-        positions: what to write above the columns. names: what to write beside the rows.
+        positions: what to write above the columns, after the word "position". names: what to write beside the rows.
     """
     angles = to_array(angles)
     rows, columns = angles.shape
@@ -233,4 +233,5 @@ def show_clock_hands(
             ax.set_title(str(positions[c]), fontweight="normal")
         if c == 0:
             ax.set_ylabel(names[r], rotation=0, ha="right", va="center")
+    axes[0, 0].annotate("position", (0, 1), (-6, 6), "axes fraction", textcoords="offset points", ha="right")
     return axes

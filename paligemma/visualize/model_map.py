@@ -44,7 +44,7 @@ _GROUPS = {
 }
 _HIGHLIGHT = YELLOW
 _PAGE = (-4, 744), (0, 328)  # left and right, bottom and top
-_ROW = 54  # height of a row of steps in an open box
+_ROW = 56  # height of a row of steps in an open box
 
 # What is inside a box: columns of steps from left to right. A step is (label, what comes out of it), or None where a
 # line goes straight on; the arrows between two columns are pairs of places, or None for the usual ones (each to the
@@ -66,23 +66,24 @@ _INSIDE = {
     "siglip": ([[("pixels", "[B, 3, H, W]")], [("patches +\npositions", "[B, N, D]")], [("LayerNorm", "")],
                 [("attention", "")], [("+ x", "[B, N, D]")], [("LayerNorm", "")], [("MLP", "")], [("+ x", "[B, N, D]")],
                 [("LayerNorm", "[B, N, D]")]], {}),
-    "projector": ([[("image\nfeatures", "[B, N, D vision]")], [("Linear", "")],
+    "projector": ([[("image\nfeatures", "[B, N, D$_v$]")], [("Linear", "")],
                    [("image tokens\nof the decoder", "[B, N, D]")]], {}),
     "processor": ([[("picture", "any size"), ("prompt", "text")],
                    [("resize, rescale,\nnormalize", ""), ("<image> × N, <bos>,\nprompt, newline", "text")],
-                   [("pixel values", "[B, 3, H, W]"), ("tokenizer", "[B, L]")]], {}),
+                   [("pixel values", "[B, 3, H, W]"), ("token ids", "[B, L]")]], {}),
     "tokenizer": ([[("“caption en\\n”", "text")], [("pieces", "caption · ▁en · \\n")], [("ids", "[B, L]")]], {}),
     "embedding": ([[("ids", "[B, L]")], [("one row of the\ntable each", "[B, L, D]")], [("× √D", "[B, L, D]")]], {}),
     "merge": ([[("image tokens", "[B, N, D]"), ("text tokens", "[B, L, D]")],
                [("image tokens take the\nplaces of <image>", "[B, L, D]")]], {}),
-    "gemma_norm": ([[("x", "[B, L, D]")], [("mean of\nsquares", "[B, L, 1]")], [("x / its\nroot", "[B, L, D]")],
+    "gemma_norm": ([[("x", "[B, L, D]")], [("mean of\nsquares", "[B, L, 1]")], [("x / √(mean + ε)", "[B, L, D]")],
                     [("× (1 + weight)", "[B, L, D]")]], {}),
     "gemma_attention": ([[("x", "[B, L, D]")], [("query", ""), ("key", ""), ("value", "")],
                          [("RoPE", "[B, H, L, d]"), ("RoPE", ""), None],
-                         [None, ("KV cache", ""), ("KV cache", "[B, H kv, T, d]")],
-                         [("query · key\n/ √d", "[B, H, L, T]"), None], [("mask,\nsoftmax", "[B, H, L, T]"), None],
+                         [None, ("KV cache", "[B, H$_{kv}$, T, d]"), ("KV cache", "[B, H$_{kv}$, T, d]")],
+                         [None, ("repeat\nheads", "[B, H, T, d]"), ("repeat\nheads", "[B, H, T, d]")],
+                         [("query ·\nkey / √d", "[B, H, L, T]"), None], [("mask,\nsoftmax", "[B, H, L, T]"), None],
                          [("weights\n× values", "[B, H, L, d]")], [("output\nmatrix", "[B, L, D]")]],
-                        {3: [(0, 0), (1, 0), (2, 1)]}),
+                        {4: [(0, 0), (1, 0), (2, 1)]}),
     "gemma_mlp": ([[("x", "[B, L, D]")], [("gate", "[B, L, F]"), ("up", "[B, L, F]")], [("GELU", ""), None],
                    [("gate × up", "[B, L, F]")], [("down", "[B, L, D]")]], {}),
     "gemma": ([[("sequence", "[B, L, D]")], [("RMSNorm", "")], [("attention", "")], [("+ x", "[B, L, D]")],
@@ -93,6 +94,8 @@ _INSIDE = {
                     [("logits of the\nlast place", "[B, V]")], [("next token", "[B]")],
                     [("one decoding step\nwith the new token", "again, until <eos>")]], {}),
 }  # fmt: skip
+# The steps of an open box that are repeated: the first and last column, and how often.
+_REPEATED = {"siglip": (2, 7, "layer × 27"), "gemma": (1, 6, "layer × 18")}
 # Other names for the same inside.
 _SAME = {
     "siglip_layers": "siglip",
@@ -155,7 +158,8 @@ def _drawer(name: str | None) -> int:
     if name is None:
         return 0
     columns, _ = _INSIDE[_SAME.get(name, name)]
-    return 46 + _ROW * max(len(column) for column in columns)
+    frame = 26 if _SAME.get(name, name) in _REPEATED else 0
+    return 46 + frame + _ROW * max(len(column) for column in columns)
 
 
 def _draw_box(ax: Axes, name: str, on: bool) -> None:
@@ -230,8 +234,15 @@ def _draw_inside(ax: Axes, name: str) -> None:
     ax.add_patch(fan)
     box(ax, *page, fill="#FFFDF2", edge=BLACK, line=1.2, rounding=8, zorder=1)
     step = page[2] / len(columns)
-    width, height = min(142, step - 12), 34
+    width, height = min(142, step - 11), 34
     middle = page[1] + page[3] / 2 + 5  # what comes out of a step is written below it
+    if _SAME.get(name, name) in _REPEATED:
+        first, last, times = _REPEATED[_SAME.get(name, name)]
+        start, end = step * first + 1, step * (last + 1) - 1
+        around = start, page[1] + 6, end - start, page[3] - 12
+        box(ax, *around, fill="none", edge="#9A9A9A", dashed=True, gid="repeated", zorder=1.5)
+        write(ax, (start + end) / 2, edge - 16, times, bold=True)
+        middle -= 10
     # Rows of two or three steps lie one above the other; places[column][row] is the middle of each.
     places = [
         [(step * (c + 0.5), middle + ((len(column) - 1) / 2 - r) * _ROW) for r in range(len(column))]

@@ -30,6 +30,15 @@ from .style import (
 
 LINE_UNITS = 18  # the width of a line of tokens; a letter is 0.2 units wide at 8 points
 MOST_CELLS = 400  # a strip of more is cut in its middle
+# What the legend says for a kind, where it is not the kind's own name.
+KIND_NAMES = {
+    "bos": "BOS",
+    "eos": "EOS",
+    "suffix": "answer word",
+    "loc": "location",
+    "seg": "segment",
+    "pad": "padding",
+}
 
 
 def show_tokens(
@@ -70,16 +79,25 @@ def show_tokens(
     ax.set(xlim=(0, total), ylim=(len(lines), 0), xticks=[], yticks=[], title=plain(title or ""), xlabel="", ylabel="")
     for spine in ax.spines.values():
         spine.set_visible(False)
-    present = [kind for kind in TOKEN_COLOURS if kind in set(kinds)]
+    handles = _legend_handles(set(kinds))
     ax.legend(
-        handles=[Patch(facecolor=TOKEN_COLOURS[kind][0], label=kind) for kind in present],
+        handles=handles,
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
-        ncols=len(present),
+        ncols=len(handles),
         handlelength=1.0,
         columnspacing=1.2,
     )
     return ax
+
+
+def _legend_handles(kinds: set[str]) -> list[Patch]:
+    """A patch for each colour; kinds of one colour (BOS and EOS) share it."""
+    names = {}
+    for kind, (fill, _) in TOKEN_COLOURS.items():
+        if kind in kinds:
+            names.setdefault(fill, []).append(KIND_NAMES.get(kind, kind))
+    return [Patch(facecolor=fill, label=", ".join(several)) for fill, several in names.items()]
 
 
 def _shortened(tokens: Sequence[str], kinds: Sequence[str], longest_run: int) -> list[tuple[str, str]]:
@@ -141,8 +159,8 @@ def show_batch(
     palette = ListedColormap([TOKEN_COLOURS[kind][0] for kind in present])
     axes[0].imshow(index, cmap=palette, vmin=-0.5, vmax=len(present) - 0.5, aspect="auto")
     axes[0].set_title(plain(title or "tokens by kind", lines=1))
-    handles = [Patch(facecolor=TOKEN_COLOURS[kind][0], label=kind) for kind in present]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(present), handlelength=1.0)
+    handles = _legend_handles(set(present))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handlelength=1.0)
     for ax, (name, panel) in zip(axes[1:], panels.items()):
         ax.imshow(to_array(panel).astype(int), cmap=ListedColormap(["#F4F4F4", BLUE]), vmin=0, vmax=1, aspect="auto")
         ax.set_title(plain(name, lines=1))
@@ -153,8 +171,9 @@ def show_batch(
         ax.tick_params(which="both", length=0)
         ax.set_yticks(range(count), [name_of(row) for row in rows])
         frame(ax)
-    step = max(1, length // 12)
-    axes[-1].set_xticks(range(0, length, step), range(first, first + length, step))
+    step = next(size * 10**k for k in range(9) for size in (1, 2, 5) if size * 10**k * 12 >= length)
+    places = range(-first % step, length, step)  # of the round positions
+    axes[-1].set_xticks(places, [first + place for place in places])
     axes[-1].set_xlabel("position in the sequence")
     return axes
 
