@@ -527,6 +527,7 @@ def test_show_curves():
 def test_many_curves_never_share_both_colour_and_line():
     ax = vis.show_curves({str(i): [i, i] for i in range(7)})
     assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 7
+    assert len({line.get_linestyle() for line in ax.lines[:4]}) == 4  # up to four can be told apart without colour
 
 
 def test_show_tokens_shortens_long_runs_only():
