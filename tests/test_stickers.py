@@ -411,9 +411,10 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     start = torch.load(encoder / "state.pt", weights_only=True)["model"]
     assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in start.items() if "vision" in name)
     assert not torch.equal(frozen["model.multi_modal_projector.linear.weight"], torch.zeros(()))
-    assert run("export", tmp_path / "parts", "--out", tmp_path / "export", "--masks", masks_folder) == 0
+    kept = ["--masks", masks_folder, "--encoder-runs", encoder]
+    assert run("export", tmp_path / "parts", "--out", tmp_path / "export", *kept) == 0
     short = (tmp_path / "export/training.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["step"] for line in short] == [2]
+    assert [(line["stage"], line["step"]) for line in map(json.loads, short)] == [("encoder", 2), ("model", 2)]
 
     mine, my_processor = load_pretrained(tmp_path / "export")
     assert mine.dtype == torch.bfloat16
@@ -440,7 +441,7 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
 
 def test_commands_say_what_is_missing(tmp_path, capsys):
     assert run("export", tmp_path / "nothing", "--out", tmp_path / "x", "--masks", ASSETS / "mask-tokenizer") == 1
-    assert "state.pt is missing" in capsys.readouterr().err
+    assert "log.jsonl is missing" in capsys.readouterr().err
     assert run("evaluate", tmp_path / "nothing", "--splits", "everybody") == 1
     assert "'everybody', expected one of train, choice, unseen" in capsys.readouterr().err
     for arguments in (("--cycles", "many"), ("--per-step", 0), ("--pictures", -1), ("--device", "abacus")):
@@ -544,11 +545,28 @@ def test_scores_of_perfect_and_empty_answers():
 def test_a_shortened_log_has_the_means():
     log = [{"step": 10 * i, "seconds": float(i), "loss": float(i)} for i in range(1, 13)]
     log[3]["segment"] = 0.5  # not every line has every task
-    short = recipe.shorten(log)
+    short = recipe.shorten(log, "model")
     assert short == [
-        {"step": 100, "seconds": 10.0, "loss": 5.5, "segment": 0.5},
-        {"step": 120, "seconds": 12.0, "loss": 11.5},
+        {"stage": "model", "step": 100, "seconds": 10.0, "loss": 5.5, "segment": 0.5},
+        {"stage": "model", "step": 120, "seconds": 12.0, "loss": 11.5},
     ]
+
+
+def test_the_card_draws_the_log_and_the_mistakes(tmp_path, capsys):
+    """Two runs of the encoder follow one another; a mistake that is no name of the world is left out."""
+    log = [{"stage": "encoder", "step": step, "patch name": 0.5} for step in (10, 20, 10, 20)]
+    log += [{"stage": "model", "step": step, "caption": 0.5, "is there": 0.7} for step in (10, 20)]
+    recipe.write_log(tmp_path / "training.jsonl", log)
+    mistakes = [["dog", "cat", 3], ["pizza", "piz", 2], ["tram", "car", 1]]
+    (tmp_path / "figures.json").write_text(json.dumps({"confused": {"unseen": mistakes}}), encoding="utf-8")
+    assert run("card", tmp_path) == 0
+    for name in ("curves.png", "confusions.png"):
+        picture = np.asarray(Image.open(tmp_path / name).convert("L"))
+        assert (picture < 128).sum() > 500, name  # something is drawn
+    right = picture[:, picture.shape[1] // 2 :]
+    assert (right < 250).sum() == 0  # two mistakes fill two of eight columns
+    assert run("card", tmp_path / "none") == 1
+    assert "none" in capsys.readouterr().err
 
 
 def test_the_held_out_loss_is_the_loss_of_those_pictures(pictures):
