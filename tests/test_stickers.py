@@ -557,7 +557,7 @@ def test_the_card_draws_the_log_and_the_mistakes(tmp_path, capsys):
     log = [{"stage": "encoder", "step": step, "patch name": 0.5} for step in (10, 20, 10, 20)]
     log += [{"stage": "model", "step": step, "caption": 0.5, "is there": 0.7} for step in (10, 20)]
     recipe.write_log(tmp_path / "training.jsonl", log)
-    mistakes = [["dog", "cat", 3], ["pizza", "piz", 2], ["tram", "car", 1]]
+    mistakes = [["dog", "cat", 3], ["pizza", "piz", 2], ["tractor", "car", 1]]
     (tmp_path / "figures.json").write_text(json.dumps({"confused": {"unseen": mistakes}}), encoding="utf-8")
     assert run("card", tmp_path) == 0
     for name in ("curves.png", "confusions.png"):
