@@ -413,8 +413,9 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     assert not torch.equal(frozen["model.multi_modal_projector.linear.weight"], torch.zeros(()))
     kept = ["--masks", masks_folder, "--encoder-runs", encoder]
     assert run("export", tmp_path / "parts", "--out", tmp_path / "export", *kept) == 0
-    short = (tmp_path / "export/training.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [(line["stage"], line["step"]) for line in map(json.loads, short)] == [("encoder", 2), ("model", 2)]
+    for name in ("training.jsonl", "encoder-training.jsonl"):
+        short = (tmp_path / "export" / name).read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["step"] for line in short] == [2]
 
     mine, my_processor = load_pretrained(tmp_path / "export")
     assert mine.dtype == torch.bfloat16
@@ -545,18 +546,20 @@ def test_scores_of_perfect_and_empty_answers():
 def test_a_shortened_log_has_the_means():
     log = [{"step": 10 * i, "seconds": float(i), "loss": float(i)} for i in range(1, 13)]
     log[3]["segment"] = 0.5  # not every line has every task
-    short = recipe.shorten(log, "model")
+    short = recipe.shorten(log)
     assert short == [
-        {"stage": "model", "step": 100, "seconds": 10.0, "loss": 5.5, "segment": 0.5},
-        {"stage": "model", "step": 120, "seconds": 12.0, "loss": 11.5},
+        {"step": 100, "seconds": 10.0, "loss": 5.5, "segment": 0.5},
+        {"step": 120, "seconds": 12.0, "loss": 11.5},
     ]
 
 
 def test_the_card_draws_the_log_and_the_mistakes(tmp_path, capsys):
     """Two runs of the encoder follow one another; a mistake that is no name of the world is left out."""
-    log = [{"stage": "encoder", "step": step, "patch name": 0.5} for step in (10, 20, 10, 20)]
-    log += [{"stage": "model", "step": step, "caption": 0.5, "is there": 0.7} for step in (10, 20)]
-    recipe.write_log(tmp_path / "training.jsonl", log)
+    log = [{"step": step, "patch name": 0.5} for step in (10, 20, 10, 20)]
+    recipe.write_log(tmp_path / "encoder-training.jsonl", log)
+    recipe.write_log(
+        tmp_path / "training.jsonl", [{"step": step, "caption": 0.5, "is there": 0.7} for step in (10, 20)]
+    )
     mistakes = [["dog", "cat", 3], ["pizza", "piz", 2], ["tractor", "car", 1]]
     (tmp_path / "figures.json").write_text(json.dumps({"confused": {"unseen": mistakes}}), encoding="utf-8")
     assert run("card", tmp_path) == 0

@@ -1,6 +1,6 @@
 """The two pictures of a sticker model's card: how it was trained, and what it takes for what.
 
-python -m paligemma.stickers card FOLDER      curves.png and confusions.png, from training.jsonl and figures.json
+python -m paligemma.stickers card FOLDER      curves.png and confusions.png, from its logs and figures.json
 """
 
 import json
@@ -18,16 +18,16 @@ PAIRS = 8  # pairs of names in the picture of confusions
 
 
 def draw_curves(folder: Path) -> Path:
-    """Draw FOLDER/training.jsonl, as `export` writes it, into FOLDER/curves.png: a panel a stage. Returns its path."""
-    lines = read_log(folder / "training.jsonl")
+    """Draw the two logs that `export` writes into FOLDER/curves.png, a panel a stage. Returns its path."""
     stages = (
-        ("encoder", "the image encoder alone", ("patch name",)),
-        ("model", "the decoder reads it", ("caption", "is there", "detect", "segment")),
+        ("encoder-training.jsonl", "the image encoder alone", ("patch name",)),
+        ("training.jsonl", "the decoder reads it", ("caption", "is there", "detect", "segment")),
     )
-    stages = [stage for stage in stages if stage[0] in {line["stage"] for line in lines}]
+    stages = [(read_log(folder / name), title, shares) for name, title, shares in stages if (folder / name).exists()]
+    if not stages:
+        raise FileNotFoundError(f"{folder / 'training.jsonl'} is missing, expected a folder that `export` wrote.")
     figure, axes = plt.subplots(1, len(stages), figsize=(4.5 * len(stages), 3.2), layout="constrained", squeeze=False)
-    for ax, (stage, title, shares) in zip(axes.flat, stages, strict=True):
-        of = [line for line in lines if line["stage"] == stage]
+    for ax, (of, title, shares) in zip(axes.flat, stages, strict=True):
         # Runs follow one another, each counting its steps from 1.
         each = np.diff([line["step"] for line in of], prepend=0)
         steps = np.where(each > 0, each, [line["step"] for line in of]).cumsum()

@@ -367,8 +367,9 @@ def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path)
 def export(run: Path, masks: Path, folder: Path, encoder_runs: tuple[Path, ...] = ()) -> int:
     """Write the model of a run's state.pt, finished or not, in bfloat16; returns the steps it has had.
 
-    With it go the mask tokenizer, as `mask-tokenizer/`, and in short the logs of the encoder's runs and of this one,
-    `training.jsonl`. Raises FileNotFoundError when a run has no state or log yet or `masks` holds no mask tokenizer.
+    With it go the mask tokenizer, as `mask-tokenizer/`, and in short the run's log, `training.jsonl`, and those of the
+    encoder's runs one after another, `encoder-training.jsonl`. Raises FileNotFoundError when a run has no state or log
+    yet or `masks` holds no mask tokenizer.
     """
     mask_tokenizer = load_mask_tokenizer(masks)
     *logs, log = (read_run(each) for each in (*encoder_runs, run))
@@ -376,8 +377,9 @@ def export(run: Path, masks: Path, folder: Path, encoder_runs: tuple[Path, ...] 
     stage.load_state_dict(read_weights(run / "state.pt"))
     save_half(stage.model, processor, folder)
     save_mask_tokenizer(mask_tokenizer, folder / "mask-tokenizer")
-    lines = [line for earlier in logs for line in shorten(earlier, "encoder")]
-    write_log(folder / "training.jsonl", lines + shorten(log, "model"))
+    if logs:
+        write_log(folder / "encoder-training.jsonl", [line for earlier in logs for line in shorten(earlier)])
+    write_log(folder / "training.jsonl", shorten(log))
     return log[-1]["step"]
 
 
@@ -388,8 +390,8 @@ def read_run(run: Path) -> list[dict]:
     return read_log(path)
 
 
-def shorten(log: list[dict], stage: str, lines: int = 10) -> list[dict]:
-    """One line for every `lines` of a stage's log: the last one's step and seconds, the mean of everything else."""
+def shorten(log: list[dict], lines: int = 10) -> list[dict]:
+    """One line for every `lines` of a log: the last one's step and seconds, the mean of everything else."""
     short = []
     for first in range(0, len(log), lines):
         part = log[first : first + lines]
@@ -397,7 +399,7 @@ def shorten(log: list[dict], stage: str, lines: int = 10) -> list[dict]:
         for name in dict.fromkeys(name for line in part for name in line):
             values = [line[name] for line in part if name in line]
             means[name] = round(sum(values) / len(values), 5)
-        short.append({"stage": stage, **means, "step": part[-1]["step"], "seconds": part[-1]["seconds"]})
+        short.append({**means, "step": part[-1]["step"], "seconds": part[-1]["seconds"]})
     return short
 
 
