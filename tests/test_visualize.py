@@ -14,6 +14,8 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path as MplPath
 from PIL import Image
 
 from paligemma import visualize as vis
@@ -525,6 +527,7 @@ def test_show_curves():
 def test_many_curves_never_share_both_colour_and_line():
     ax = vis.show_curves({str(i): [i, i] for i in range(7)})
     assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 7
+    assert len({line.get_linestyle() for line in ax.lines[:4]}) == 4  # up to four can be told apart without colour
 
 
 def test_show_tokens_shortens_long_runs_only():
@@ -651,6 +654,25 @@ def test_architecture_text_stays_inside_its_box():
             if box.contains(*middle):
                 assert box.x0 <= extent.x0 and extent.x1 <= box.x1, f"{name}: {label!r} is too wide"
                 assert box.y0 <= extent.y0 and extent.y1 <= box.y1, f"{name}: {label!r} is too high"
+
+
+@pytest.mark.parametrize("name", [None, *model_map._INSIDE])
+def test_no_text_of_the_map_touches_an_edge_or_an_arrow(name):
+    ax = vis.architecture(open=name)
+    ax.figure.canvas.draw()
+    renderer = ax.figure.canvas.get_renderer()
+    near = 0.7 * ax.figure.dpi / 72  # a little more than half of an edge's width
+    boxes = [p.get_window_extent(renderer) for p in ax.patches if isinstance(p, FancyBboxPatch)]
+    arrows = [p for p in ax.patches if isinstance(p, FancyArrowPatch)]
+    lines = [line for p in arrows for line in p.get_path().to_polygons(p.get_transform(), closed_only=False)]
+    assert len(boxes) > 20 and len(lines) > 15
+    for text in ax.texts:
+        extent = text.get_window_extent(renderer).padded(near)
+        for box in boxes:
+            inside = box.x0 <= extent.x0 and extent.x1 <= box.x1 and box.y0 <= extent.y0 and extent.y1 <= box.y1
+            assert inside or not extent.overlaps(box), f"{text.get_text()!r} touches the edge of a box"
+        for line in lines:
+            assert not MplPath(line).intersects_bbox(extent, filled=False), f"an arrow crosses {text.get_text()!r}"
 
 
 def test_what_is_written_beside_the_boxes_of_the_map_touches_no_box_and_no_arrow():
