@@ -406,7 +406,13 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     )
     more = torch.load(tmp_path / "more/state.pt", weights_only=True)["model"]
     assert all(torch.equal(tensor, states[0]["model"][name]) for name, tensor in more.items())
-    assert run(*model, "--out", tmp_path / "frozen", "--cycles", "1x1.0", "--freeze-encoder") == 0
+    weights = ",".join(f"{task}={3 if task == 'detect' else 0}" for task in TASKS)
+    options = ["--cycles", "1x1.0", "--freeze-encoder", "--weights", weights]
+    assert run(*model, "--out", tmp_path / "frozen", *options) == 0
+    line = json.loads((tmp_path / "frozen/log.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert "detect" in line and not set(TASKS) - {"detect"} & set(line)
+    with pytest.raises(SystemExit):
+        run(*model, "--out", tmp_path / "none", "--weights", "dance=1")
     frozen = torch.load(tmp_path / "frozen/state.pt", weights_only=True)["model"]
     start = torch.load(encoder / "state.pt", weights_only=True)["model"]
     assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in start.items() if "vision" in name)

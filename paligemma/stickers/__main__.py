@@ -3,16 +3,18 @@ card`, and of the capstone: `folder | score`."""
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..segmentation import load_mask_tokenizer
 from ..training import Schedule
-from ..training.__main__ import available_device, cycles, number, seed, whole
+from ..training.__main__ import available_device, cycles, number, seed, task_weights, whole
 from . import capstone, evaluation
 from .card import draw_confusions, draw_curves
 from .recipe import ENCODER_CYCLES, MODEL_CYCLES, export, open_pictures, train_encoder, train_masks, train_model
+from .tasks import TASKS
 
 RUNS = Path("runs/stickers")
 SHIPPED = "assets/sticker-paligemma"
@@ -50,6 +52,9 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         sub.add_argument("--device", type=available_device, default="cuda" if torch.cuda.is_available() else "cpu")
     stages[1].add_argument("--encoder", type=Path, default=RUNS / "encoder/state.pt", help="the encoder's run")
     stages[1].add_argument("--freeze-encoder", action="store_true", help="train all but the image encoder")
+    stages[1].add_argument(
+        "--weights", type=partial(task_weights, tasks=TASKS), default={}, help="of tasks, such as detect=3,relation=1"
+    )
     sub = command("export", "write what a run of `model` has come to as a folder in bfloat16", seeded=False)
     sub.add_argument("run", type=Path, nargs="?", default=RUNS / "model", help="folder of the run")
     sub.add_argument("--out", type=Path, default=RUNS / "export", help="folder to write (default %(default)s)")
@@ -116,6 +121,7 @@ def main(arguments=None) -> int:
                     args.start,
                     args.stop_at,
                     args.freeze_encoder,
+                    args.weights,
                 )
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
