@@ -866,8 +866,8 @@ def test_feature_colours_show_the_picture_and_then_every_layer(picture):
 def test_batch_keeps_every_row_and_panel_in_its_place():
     kinds = [["pad", "image", "bos", "prompt"], ["image", "bos", "prompt", "suffix"]]
     real = np.array([[0, 1, 1, 1], [1, 1, 1, 1]], dtype=bool)
-    axes = vis.show_batch(kinds, {"attention_mask": real}, rows=["short", "long"], first=60)
-    assert [label.get_text() for label in axes[-1].get_xticklabels()] == ["60", "61", "62", "63"]
+    axes = vis.show_batch(kinds, {"attention_mask": real}, rows=["short", "long"])
+    assert [label.get_text() for label in axes[-1].get_xticklabels()] == ["0", "1", "2", "3"]
     drawn = axes[0].images[0]
     colours = drawn.cmap(drawn.norm(drawn.get_array()))  # [B, L, 4]
     for row, names in zip(colours, kinds, strict=True):
@@ -877,8 +877,8 @@ def test_batch_keeps_every_row_and_panel_in_its_place():
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["short", "long"]
     with pytest.raises(ValueError, match="labels"):
         vis.show_batch(kinds, {"labels": real[:1]})
-    long = vis.show_batch([["image"] * 90], {}, first=13)  # round positions
-    assert [label.get_text() for label in long[0].get_xticklabels()] == [str(n) for n in range(20, 103, 10)]
+    long = vis.show_batch([["image"] * 90], {})  # round positions
+    assert [label.get_text() for label in long[0].get_xticklabels()] == [str(n) for n in range(0, 90, 10)]
 
 
 def test_roofline_draws_limit_and_points_where_they_are():
