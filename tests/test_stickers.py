@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from paligemma import ASSETS
+from paligemma import ASSETS, record_attention
 from paligemma.finetune import read_folder
 from paligemma.locations import box_iou, parse_detections
 from paligemma.stickers import __main__ as command
@@ -478,6 +478,51 @@ def test_mixture_is_the_loss_of_the_model_itself(pictures, processor):
     (first, metrics), (second, _) = mixed(0), mixed(0)
     assert torch.equal(first, second)  # a function of the seed and the step alone
     assert sum(metric.count for name, metric in metrics.items() if not name.startswith("patch")) == 12
+
+
+def test_word_loss_is_cross_entropy_over_the_names(processor):
+    """By the definition: patch by patch, form by form; patches beside the stickers do not count."""
+    torch.manual_seed(0)
+    features, words = torch.randn(2, 5, 8), torch.randn(3, 4, 8)
+    names = torch.tensor([[0, 1, 4, 4, 0], [2, 0, 0, 0, 3]])
+    losses = [
+        -(words[form] @ features[p, n]).log_softmax(0)[names[p, n] - 1]
+        for form in range(3)
+        for p, n in names.nonzero().tolist()
+    ]
+    loss, metric = recipe.word_loss(features, words, names)
+    assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5) and metric.count == 5
+    ids = recipe.word_ids(processor.tokenizer)
+    assert processor.tokenizer.convert_ids_to_tokens(ids[:, NAMES.index("dog")].tolist()) == ["▁dog", "dog", "▁개"]
+
+
+def test_grounding_is_the_attention_of_the_models_own_first_head(pictures, processor):
+    """As recorded while the model reads `detect NAME`: to the patches of that name, or to itself where it is absent."""
+    model = build_sticker_model(processor).eval()
+    words = model.language_model.model.embed_tokens.weight[recipe.word_ids(processor.tokenizer)[0]]
+    labels = pictures.labels(range(3))["name"]  # [P, N], 0 is no sticker
+    asked = labels.unique()[1:].tolist()
+    present, absent = [], []
+    for p in range(3):
+        for number in asked:
+            batch = collate(processor.tokenizer, [f"detect {NAMES[number - 1]}"], [""], 64)
+            with record_attention(model) as maps, torch.inference_mode():
+                model(pixel_values=pictures.batch([p]), **batch)
+            row = maps["language_model.model.layers.0.self_attn"][0][0, 0, 66]  # 64 image tokens, <bos>, detect, NAME
+            its_own, mine = row[66].item(), row[:64][labels[p] == number].sum().item()
+            total = row[:64].sum().item() + its_own
+            (present if (labels[p] == number).any() else absent).append((mine or its_own) / total)
+    assert len(present) >= 3 and len(absent) >= 3
+
+    class FirstPlace:
+        def integers(self, high):
+            return 0
+
+    with torch.no_grad():
+        features = model.get_image_features(pictures.batch(range(3)))
+        loss, metric = recipe.grounding_loss(model, features, words, labels, FirstPlace())
+    assert metric.count == len(present) and metric.total == pytest.approx(sum(present), abs=1e-4)
+    assert loss.item() == pytest.approx(-0.5 * (np.log(present).mean() + np.log(absent).mean()), abs=1e-4)
 
 
 def test_scores_of_perfect_and_empty_answers():

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ..checkpoint import save_pretrained
-from ..modeling_gemma import PaliGemmaForConditionalGeneration
+from ..modeling_gemma import PaliGemmaForConditionalGeneration, apply_rotary_pos_emb
 from ..processing_paligemma import PaliGemmaProcessor
 from ..segmentation import (
     MaskTokenizer,
@@ -34,6 +35,7 @@ from ..segmentation import (
 )
 from ..training import (
     AnswerLoss,
+    Metric,
     ModelWithPatchHeads,
     Schedule,
     autocast,
@@ -44,7 +46,7 @@ from ..training import (
 )
 from ..world.pictures import draw_questions
 from ..world.tiny_model import initialise
-from .atlas import artists, drawn_by
+from .atlas import THINGS, artists, drawn_by
 from .encoder import EncoderStage, PatchHeads, freeze_patches, whiten_patches
 from .pictures import Pictures
 from .scenes import cutout, random_cut
@@ -59,6 +61,8 @@ PER_PICTURE = 3  # questions about each picture
 EASY_STEPS = 300  # the first steps of a new model see pictures of one or two stickers only
 HELD_OUT = 64  # pictures by the artist of `choice`, whose loss is logged
 HEADS_WEIGHT = 0.3  # of the labels for each patch, beside the answers
+WORDS_WEIGHT = 0.3  # of `word_loss`
+GROUNDING_WEIGHT = 0.3  # of `grounding_loss`
 
 # How often each task is asked. Naming is what this world is about; it happens in captions most.
 TASK_WEIGHTS = {
@@ -181,6 +185,70 @@ def options(pictures: Pictures, per_step: int, start: Path | None) -> dict:
 # --------------------------------------------------------------------------------------------- the whole model
 
 
+def word_ids(tokenizer) -> torch.Tensor:
+    """The token that each name begins with, inside a sentence, at the start of an answer, and in Korean: [3, names]."""
+    forms = ([f" {t.name}" for t in THINGS], [t.name for t in THINGS], [f" {t.korean}" for t in THINGS])
+    return torch.tensor(
+        [[ids[0] for ids in tokenizer(names, add_special_tokens=False)["input_ids"]] for names in forms]
+    )
+
+
+def word_loss(features: torch.Tensor, words: torch.Tensor, names: torch.Tensor) -> tuple[torch.Tensor, Metric]:
+    """Cross-entropy of each patch's name, read with the word embeddings as the classifier.
+
+    SigLIP's features arrive aligned with text, from billions of captions. Here the alignment is a loss of its own: the
+    features [P, N, D] of a patch on a sticker are to have their largest product with the embedding of its name, among
+    the embeddings `words` [forms, W, D] of all names. `names` [P, N] counts from 1; 0 is no sticker.
+    """
+    inside = names > 0
+    logits = torch.einsum("td,fnd->ftn", features[inside].float(), words.float())  # [forms, patches, W]
+    targets = (names[inside] - 1).expand(len(words), -1)  # [forms, patches]
+    right = (logits[0].argmax(-1) == targets[0]).sum().item()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), Metric(right, targets.shape[1])
+
+
+def grounding_loss(
+    model: PaliGemmaForConditionalGeneration, features: torch.Tensor, words: torch.Tensor, names: torch.Tensor, rng
+) -> tuple[torch.Tensor, Metric]:
+    """Where the first head of the first layer looks from a name in the prompt: at its sticker, or at itself.
+
+    The contrastive alignment of words and regions of MDETR (Kamath et al. 2021, section 3.2), with the query and key
+    of a head in place of a projection of their own. No prompt is needed, since the first layer sees each token before
+    anything has been mixed into it: features [P, N, D] of the pictures, embeddings `words` [W, D] of all names, and
+    labels `names` [P, N] (0 is no sticker). Every name that any of these pictures holds is asked of each; where it is
+    absent, the head is to stay at the name's own key, so that "nothing here" can be told.
+    """
+    layer = model.language_model.model.layers[0]
+    attention, d = layer.self_attn, layer.self_attn.head_dim
+    N = features.shape[1]
+    asked = names.unique()
+    asked = asked[asked > 0]  # [A]
+    text = layer.input_layernorm(words[asked - 1] * words.shape[1] ** 0.5)  # [A, D], scaled as `embed` does
+    place = N + 3 + int(rng.integers(8))  # of the name: after <bos> and a few words
+    positions = torch.cat([torch.arange(1, N + 1), torch.tensor([place])])[None].to(features.device)
+    cos, sin = model.language_model.model.rotary_emb(features.float(), positions)  # [1, N + 1, d]
+    picture, text_place = (cos[:, :N], sin[:, :N]), (cos[:, N:], sin[:, N:])
+
+    keys = F.linear(layer.input_layernorm(features.float()), attention.k_proj.weight[:d])[:, None]  # [P, 1, N, d]
+    keys, _ = apply_rotary_pos_emb(keys, keys, *picture)
+    query, own = (
+        F.linear(text, weight[:d])[None, :, None] for weight in (attention.q_proj.weight, attention.k_proj.weight)
+    )
+    query, own = apply_rotary_pos_emb(query, own, *text_place)  # [1, A, 1, d] each
+    scores = torch.einsum("xayd,pzmd->pam", query, keys)  # [P, A, N]
+    itself = (query * own).sum(-1).expand(len(features), -1, 1)  # [P, A, 1]
+    log_share = (torch.cat([scores, itself], dim=-1) * d**-0.5).log_softmax(dim=-1)  # [P, A, N + 1]
+
+    patches = names[:, None, :] == asked[:, None]  # [P, A, N]: those of the sticker asked for
+    there = patches.any(dim=-1)  # [P, A]
+    target = torch.cat([patches, ~there[..., None]], dim=-1)
+    losses = -log_share.masked_fill(~target, float("-inf")).logsumexp(dim=-1)  # [P, A]
+    found = losses[there].neg().exp()  # the share of attention that falls on the sticker
+    # Most names asked for are absent; present and absent ones weigh the same.
+    loss = 0.5 * losses[there].mean() + 0.5 * losses[~there].mean()
+    return loss, Metric(found.sum().item(), found.numel())
+
+
 def mixture_loss(
     stage: ModelWithPatchHeads,
     tokenizer,
@@ -194,11 +262,13 @@ def mixture_loss(
 ) -> Callable:
     """The function that `train` calls: all tasks mixed, PER_PICTURE questions about each of `per_step` pictures.
 
-    The first `easy_steps` see pictures of one or two stickers only: which word belongs to which sticker is learned
-    sooner where there is little to confuse.
+    Beside the answers, the patches are aligned with the words (`word_loss`) and a head with the stickers
+    (`grounding_loss`). The first `easy_steps` see pictures of one or two stickers only: which word belongs to which
+    sticker is learned sooner where there is little to confuse.
     """
     answer_loss = AnswerLoss(tokenizer).to(device)
     model = stage.model
+    its_words = word_ids(tokenizer).to(device)
 
     def batch_loss(step: int):
         rng = np.random.default_rng([seed, 1, step])
@@ -218,6 +288,10 @@ def mixture_loss(
             patches = model.vision_tower(pictures.batch(indices).to(device))  # [P, N, D_image]
             features = model.multi_modal_projector(patches)  # [P, N, D]
             loss, metrics = questions_loss(model, tokenizer, answer_loss, features, rows)
+        words = model.language_model.model.embed_tokens.weight[its_words]  # [forms, W, D]
+        aligned, metrics["patch word"] = word_loss(features, words, labels["name"])
+        grounded, metrics["patch found"] = grounding_loss(model, features, words[0], labels["name"], rng)
+        loss = loss + WORDS_WEIGHT * aligned + GROUNDING_WEIGHT * grounded
         if not heads_weight:
             return loss, metrics
         dense, patch_metrics = stage.heads.loss(patches.float(), labels)

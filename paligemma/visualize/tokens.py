@@ -137,14 +137,12 @@ def show_batch(
     panels: Mapping[str, np.ndarray | torch.Tensor],
     rows: Sequence[str] | None = None,
     title: str | None = None,
-    first: int = 0,
 ) -> np.ndarray:
     """A batch of token sequences, one strip of cells a row, and its masks below in the same places.
 
     Args:
         kinds: [B][L] keys of TOKEN_COLOURS. panels: {name: bool array [B, L]}, True is drawn dark.
-        rows: names of the rows. All L places are drawn: leave out of all rows alike what need not be seen.
-        first: the position of the first place that is drawn, for the numbers along the bottom.
+        rows: names of the rows.
     Returns an array of Axes: the kinds first, then the panels in order.
     """
     count, length = len(kinds), len(kinds[0])
@@ -173,8 +171,7 @@ def show_batch(
         ax.set_yticks(range(count), [name_of(row) for row in rows])
         frame(ax)
     step = next(size * 10**k for k in range(9) for size in (1, 2, 5) if size * 10**k * 12 >= length)
-    places = range(-first % step, length, step)  # of the round positions
-    axes[-1].set_xticks(places, [first + place for place in places])
+    axes[-1].set_xticks(range(0, length, step))
     axes[-1].set_xlabel("position in the sequence")
     return axes
 
