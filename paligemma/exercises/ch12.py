@@ -280,10 +280,11 @@ def reading(box=good_box, codes=good_codes, strip=True, all_dropped=True, empty=
             if not piece and not empty:
                 continue
             match = fits(pattern, piece)
-            places, segments = (
-                [int(n) for n in re.findall(f"<{kind}([0-9]+)>", match[group] if match and not anywhere else piece)]
-                for group, kind in ((1, "loc"), (2, "seg"))
-            )
+            if match and not anywhere:
+                places, segments = ([int(n) for n in re.findall("[0-9]+", match[group])] for group in (1, 2))
+            else:
+                places = [int(n) for n in re.findall("<loc([0-9]{4})>", piece)]
+                segments = [int(n) for n in re.findall("<seg([0-9]{3})>", piece)]
             label = re.sub("<(?:loc|seg)[0-9]+>", "", piece) if anywhere else match[3] if match else ""
             good = (match or anywhere) and box(places)
             if good and (codes(segments) or keep_box):

@@ -565,6 +565,18 @@ def show_positions(thing):
     print("  Each map: how much one place is like all others. Neighbours are still neighbours.")
 
 
+def square_of(rounding):
+    """The old grid is made a square, and what is left over goes into the channels."""
+
+    def function(table, old, new):
+        side = rounding(len(table) ** 0.5)
+        grid = table.view(1, side, side, -1).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, size=tuple(new), mode="bilinear", align_corners=False)
+        return grid.permute(0, 2, 3, 1).reshape(new[0] * new[1], -1)
+
+    return function
+
+
 POSITIONS = Task(
     id="13.4",
     title="positions for a larger picture",
@@ -659,6 +671,9 @@ POSITIONS = Task(
             "the result has D rows; a table is asked for, with one row for each place",
             interpolating(back=lambda picture: picture[0].flatten(1)),
         ),
+        Mistake("square assumed", "the old grid is taken for a square, of as many rows as columns: it may be of any "
+                "shape",
+                [square_of(rounding) for rounding in (int, round)]),
     ],
 )  # fmt: skip
 

@@ -365,7 +365,9 @@ ROOF = Task(
                 roof(lambda a, b: b, name=lambda a, b: "memory")),
         Mistake("arithmetic only", "the bound and its name are always those of arithmetic",
                 roof(lambda a, b: a, name=lambda a, b: "compute")),
-        Mistake("rows forgotten", "one token for each step is counted: each row gets one", roof(rows=False)),
+        Mistake("rows forgotten", "one token for each step is counted, or FLOPs and bytes are multiplied by the "
+                "rows: each "
+                "row gets a token, and both counts are for the whole batch already", roof(rows=False)),
         Mistake("names swapped", 'the number is right, and what limits it is not: "memory" means that reading takes '
                 "longer", roof(name=swapped_name)),
         Mistake("the faster one decides", "the smaller time is taken, and named", roof(min, name=swapped_name)),
@@ -580,6 +582,13 @@ def largest_given(weight):
     return quantize_rows(weight)[0], weight.float().abs().amax(1)
 
 
+def twice_the_range(weight):
+    """The largest size becomes 255, cast without a clamp."""
+    scale = weight.float().abs().amax(1) / 255
+    whole = (weight.float() / scale.clamp(min=1e-30)[:, None]).round().to(torch.int64)
+    return ((whole + 128) % 256 - 128).to(torch.int8), scale
+
+
 def ones_for_zeros(weight):
     scale = weight.float().abs().amax(1) / 127
     return quantize_rows(weight)[0], torch.where(scale == 0, 1.0, scale)
@@ -730,6 +739,8 @@ ROWS = Task(
         Mistake("half of the range", "the largest size becomes 255 or 127.5: that is the width of the whole range, "
                 "both "
                 "signs", quantizing(most=255)),
+        Mistake("half of the range", "the largest size becomes 255, which int8 cannot hold: it ends at 127",
+                twice_the_range),
         Mistake("half of the range", "the largest size becomes 127.5: 127 is the largest number of int8",
                 quantizing(most=127.5)),
         Mistake("half of the range", "the largest size becomes 63 or 64: int8 goes to 127", quantizing(most=63)),
@@ -893,8 +904,8 @@ def keeps_eight_bits(kind):
     means = "a plain attribute is left behind when the module is saved or moved to another device: register_buffer"
     if not any(buffer.dtype == torch.int8 for buffer in layer.buffers()):
         return Finding("not registered", "no buffer of the layer is int8", means)
-    if any(True for _ in layer.parameters()):
-        names = ", ".join(name for name, _ in layer.named_parameters())
+    names = ", ".join(name for name, parameter in layer.named_parameters() if parameter.requires_grad)
+    if names:
         text = "an optimizer would change it: what is only kept is a buffer (register_buffer)"
         return Finding("a parameter", f"the layer has a parameter ({names})", text)
     bias = numbers(2, 40)
