@@ -788,19 +788,18 @@ def loss_of_afterwards(model, optimizer, batch, clip=1.0):
     return model(**batch).loss.item()
 
 
-def no_tensors_kept(thing) -> Finding | None:
-    """A tensor in a list of losses holds on to everything that it was computed from."""
+def gives_a_number(step) -> Finding | None:
+    """A loss with its graph holds on to everything that it was computed from; a detached one does no harm."""
     seed, batches, clip = next(iter(step_cases(0))).inputs
-    return told_as_numbers(use_step(thing, seed, batches[:1], clip)["losses"])
+    loss = use_step(step, seed, batches[:1], clip)["losses"][0]
+    return tensor_given("the loss") if isinstance(loss, torch.Tensor) and loss.requires_grad else None
 
 
-def told_as_numbers(losses) -> Finding | None:
-    if not any(isinstance(loss, torch.Tensor) for loss in losses):
-        return None
+def tensor_given(what: str) -> Finding:
     return Finding(
         "tensor instead of a number",
-        "a loss comes back as a tensor",
-        "a number is asked for: a tensor keeps all that it was computed from in memory",
+        f"{what} comes back as a tensor",
+        "a number is asked for: a tensor may keep all that it was computed from in memory",
     )
 
 
@@ -834,7 +833,7 @@ STEP = Task(
     gradients=False,
     see='chapter 13, "The batch" and "Break it"; the order of the five lines of a step',
     reward=show_step,
-    extra=[no_tensors_kept],
+    extra=[gives_a_number],
     mistakes=[
         *faults_left(STEP_FAULTS, lambda some: functools.partial(training_step, faults=some)),
         Mistake("causal", "everything counts as the answer, so that no token of the prompt sees those after it: the "
@@ -918,7 +917,8 @@ def use_teach(thing, seed, new, old, steps):
 
 def list_of_numbers(thing) -> Finding | None:
     seed, new, old, _ = next(iter(teach_cases(0))).inputs
-    return told_as_numbers(use_teach(thing, seed, new, old, 1)["losses"])
+    losses = use_teach(thing, seed, new, old, 1)["losses"]
+    return tensor_given("a loss of the list") if any(isinstance(loss, torch.Tensor) for loss in losses) else None
 
 
 def noting(which):
