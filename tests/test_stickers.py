@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from paligemma import ASSETS
+from paligemma import ASSETS, record_attention
 from paligemma.finetune import read_folder
 from paligemma.locations import box_iou, parse_detections
 from paligemma.stickers import __main__ as command
@@ -406,14 +406,22 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     )
     more = torch.load(tmp_path / "more/state.pt", weights_only=True)["model"]
     assert all(torch.equal(tensor, states[0]["model"][name]) for name, tensor in more.items())
-    assert run(*model, "--out", tmp_path / "frozen", "--cycles", "1x1.0", "--freeze-encoder") == 0
+    weights = ",".join(f"{task}={3 if task == 'detect' else 0}" for task in TASKS)
+    options = ["--cycles", "1x1.0", "--freeze-encoder", "--weights", weights]
+    assert run(*model, "--out", tmp_path / "frozen", *options) == 0
+    line = json.loads((tmp_path / "frozen/log.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert "detect" in line and not set(TASKS) - {"detect"} & set(line)
+    with pytest.raises(SystemExit):
+        run(*model, "--out", tmp_path / "none", "--weights", "dance=1")
     frozen = torch.load(tmp_path / "frozen/state.pt", weights_only=True)["model"]
     start = torch.load(encoder / "state.pt", weights_only=True)["model"]
     assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in start.items() if "vision" in name)
     assert not torch.equal(frozen["model.multi_modal_projector.linear.weight"], torch.zeros(()))
-    assert run("export", tmp_path / "parts", "--out", tmp_path / "export", "--masks", masks_folder) == 0
-    short = (tmp_path / "export/training.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["step"] for line in short] == [2]
+    kept = ["--masks", masks_folder, "--encoder-runs", encoder]
+    assert run("export", tmp_path / "parts", "--out", tmp_path / "export", *kept) == 0
+    for name in ("training.jsonl", "encoder-training.jsonl"):
+        short = (tmp_path / "export" / name).read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["step"] for line in short] == [2]
 
     mine, my_processor = load_pretrained(tmp_path / "export")
     assert mine.dtype == torch.bfloat16
@@ -440,7 +448,7 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
 
 def test_commands_say_what_is_missing(tmp_path, capsys):
     assert run("export", tmp_path / "nothing", "--out", tmp_path / "x", "--masks", ASSETS / "mask-tokenizer") == 1
-    assert "state.pt is missing" in capsys.readouterr().err
+    assert "log.jsonl is missing" in capsys.readouterr().err
     assert run("evaluate", tmp_path / "nothing", "--splits", "everybody") == 1
     assert "'everybody', expected one of train, choice, unseen" in capsys.readouterr().err
     for arguments in (("--cycles", "many"), ("--per-step", 0), ("--pictures", -1), ("--device", "abacus")):
@@ -480,6 +488,51 @@ def test_mixture_is_the_loss_of_the_model_itself(pictures, processor):
     assert sum(metric.count for name, metric in metrics.items() if not name.startswith("patch")) == 12
 
 
+def test_word_loss_is_cross_entropy_over_the_names(processor):
+    """By the definition: patch by patch, form by form; patches beside the stickers do not count."""
+    torch.manual_seed(0)
+    features, words = torch.randn(2, 5, 8), torch.randn(3, 4, 8)
+    names = torch.tensor([[0, 1, 4, 4, 0], [2, 0, 0, 0, 3]])
+    losses = [
+        -(words[form] @ features[p, n]).log_softmax(0)[names[p, n] - 1]
+        for form in range(3)
+        for p, n in names.nonzero().tolist()
+    ]
+    loss, metric = recipe.word_loss(features, words, names)
+    assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5) and metric.count == 5
+    ids = recipe.word_ids(processor.tokenizer)
+    assert processor.tokenizer.convert_ids_to_tokens(ids[:, NAMES.index("dog")].tolist()) == ["▁dog", "dog", "▁개"]
+
+
+def test_grounding_is_the_attention_of_the_models_own_first_head(pictures, processor):
+    """As recorded while the model reads `detect NAME`: to the patches of that name, or to itself where it is absent."""
+    model = build_sticker_model(processor).eval()
+    words = model.language_model.model.embed_tokens.weight[recipe.word_ids(processor.tokenizer)[0]]
+    labels = pictures.labels(range(3))["name"]  # [P, N], 0 is no sticker
+    asked = labels.unique()[1:].tolist()
+    present, absent = [], []
+    for p in range(3):
+        for number in asked:
+            batch = collate(processor.tokenizer, [f"detect {NAMES[number - 1]}"], [""], 64)
+            with record_attention(model) as maps, torch.inference_mode():
+                model(pixel_values=pictures.batch([p]), **batch)
+            row = maps["language_model.model.layers.0.self_attn"][0][0, 0, 66]  # 64 image tokens, <bos>, detect, NAME
+            its_own, mine = row[66].item(), row[:64][labels[p] == number].sum().item()
+            total = row[:64].sum().item() + its_own
+            (present if (labels[p] == number).any() else absent).append((mine or its_own) / total)
+    assert len(present) >= 3 and len(absent) >= 3
+
+    class FirstPlace:
+        def integers(self, high):
+            return 0
+
+    with torch.no_grad():
+        features = model.get_image_features(pictures.batch(range(3)))
+        loss, metric = recipe.grounding_loss(model, features, words, labels, FirstPlace())
+    assert metric.count == len(present) and metric.total == pytest.approx(sum(present), abs=1e-4)
+    assert loss.item() == pytest.approx(-0.5 * (np.log(present).mean() + np.log(absent).mean()), abs=1e-4)
+
+
 def test_scores_of_perfect_and_empty_answers():
     from paligemma.segmentation import load_mask_tokenizer
 
@@ -504,6 +557,25 @@ def test_a_shortened_log_has_the_means():
         {"step": 100, "seconds": 10.0, "loss": 5.5, "segment": 0.5},
         {"step": 120, "seconds": 12.0, "loss": 11.5},
     ]
+
+
+def test_the_card_draws_the_log_and_the_mistakes(tmp_path, capsys):
+    """Two runs of the encoder follow one another; a mistake that is no name of the world is left out."""
+    log = [{"step": step, "patch name": 0.5} for step in (10, 20, 10, 20)]
+    recipe.write_log(tmp_path / "encoder-training.jsonl", log)
+    recipe.write_log(
+        tmp_path / "training.jsonl", [{"step": step, "caption": 0.5, "is there": 0.7} for step in (10, 20)]
+    )
+    mistakes = [["dog", "cat", 3], ["pizza", "piz", 2], ["tractor", "car", 1]]
+    (tmp_path / "figures.json").write_text(json.dumps({"confused": {"unseen": mistakes}}), encoding="utf-8")
+    assert run("card", tmp_path) == 0
+    for name in ("curves.png", "confusions.png"):
+        picture = np.asarray(Image.open(tmp_path / name).convert("L"))
+        assert (picture < 128).sum() > 500, name  # something is drawn
+    right = picture[:, picture.shape[1] // 2 :]
+    assert (right < 250).sum() == 0  # two mistakes fill two of eight columns
+    assert run("card", tmp_path / "none") == 1
+    assert "none" in capsys.readouterr().err
 
 
 def test_the_held_out_loss_is_the_loss_of_those_pictures(pictures):

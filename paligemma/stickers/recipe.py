@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ..checkpoint import save_pretrained
-from ..modeling_gemma import PaliGemmaForConditionalGeneration
+from ..modeling_gemma import PaliGemmaForConditionalGeneration, apply_rotary_pos_emb
 from ..processing_paligemma import PaliGemmaProcessor
 from ..segmentation import (
     MaskTokenizer,
@@ -34,6 +35,7 @@ from ..segmentation import (
 )
 from ..training import (
     AnswerLoss,
+    Metric,
     ModelWithPatchHeads,
     Schedule,
     autocast,
@@ -44,7 +46,7 @@ from ..training import (
 )
 from ..world.pictures import draw_questions
 from ..world.tiny_model import initialise
-from .atlas import artists, drawn_by
+from .atlas import THINGS, artists, drawn_by
 from .encoder import EncoderStage, PatchHeads, freeze_patches, whiten_patches
 from .pictures import Pictures
 from .scenes import cutout, random_cut
@@ -59,6 +61,8 @@ PER_PICTURE = 3  # questions about each picture
 EASY_STEPS = 300  # the first steps of a new model see pictures of one or two stickers only
 HELD_OUT = 64  # pictures by the artist of `choice`, whose loss is logged
 HEADS_WEIGHT = 0.3  # of the labels for each patch, beside the answers
+WORDS_WEIGHT = 0.3  # of `word_loss`
+GROUNDING_WEIGHT = 0.3  # of `grounding_loss`
 
 # How often each task is asked. Naming is what this world is about; it happens in captions most.
 TASK_WEIGHTS = {
@@ -181,6 +185,70 @@ def options(pictures: Pictures, per_step: int, start: Path | None) -> dict:
 # --------------------------------------------------------------------------------------------- the whole model
 
 
+def word_ids(tokenizer) -> torch.Tensor:
+    """The token that each name begins with, inside a sentence, at the start of an answer, and in Korean: [3, names]."""
+    forms = ([f" {t.name}" for t in THINGS], [t.name for t in THINGS], [f" {t.korean}" for t in THINGS])
+    return torch.tensor(
+        [[ids[0] for ids in tokenizer(names, add_special_tokens=False)["input_ids"]] for names in forms]
+    )
+
+
+def word_loss(features: torch.Tensor, words: torch.Tensor, names: torch.Tensor) -> tuple[torch.Tensor, Metric]:
+    """Cross-entropy of each patch's name, read with the word embeddings as the classifier.
+
+    SigLIP's features arrive aligned with text, from billions of captions. Here the alignment is a loss of its own: the
+    features [P, N, D] of a patch on a sticker are to have their largest product with the embedding of its name, among
+    the embeddings `words` [forms, W, D] of all names. `names` [P, N] counts from 1; 0 is no sticker.
+    """
+    inside = names > 0
+    logits = torch.einsum("td,fnd->ftn", features[inside].float(), words.float())  # [forms, patches, W]
+    targets = (names[inside] - 1).expand(len(words), -1)  # [forms, patches]
+    right = (logits[0].argmax(-1) == targets[0]).sum().item()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), Metric(right, targets.shape[1])
+
+
+def grounding_loss(
+    model: PaliGemmaForConditionalGeneration, features: torch.Tensor, words: torch.Tensor, names: torch.Tensor, rng
+) -> tuple[torch.Tensor, Metric]:
+    """Where the first head of the first layer looks from a name in the prompt: at its sticker, or at itself.
+
+    The contrastive alignment of words and regions of MDETR (Kamath et al. 2021, section 3.2), with the query and key
+    of a head in place of a projection of their own. No prompt is needed, since the first layer sees each token before
+    anything has been mixed into it: features [P, N, D] of the pictures, embeddings `words` [W, D] of all names, and
+    labels `names` [P, N] (0 is no sticker). Every name that any of these pictures holds is asked of each; where it is
+    absent, the head is to stay at the name's own key, so that "nothing here" can be told.
+    """
+    layer = model.language_model.model.layers[0]
+    attention, d = layer.self_attn, layer.self_attn.head_dim
+    N = features.shape[1]
+    asked = names.unique()
+    asked = asked[asked > 0]  # [A]
+    text = layer.input_layernorm(words[asked - 1] * words.shape[1] ** 0.5)  # [A, D], scaled as `embed` does
+    place = N + 3 + int(rng.integers(8))  # of the name: after <bos> and a few words
+    positions = torch.cat([torch.arange(1, N + 1), torch.tensor([place])])[None].to(features.device)
+    cos, sin = model.language_model.model.rotary_emb(features.float(), positions)  # [1, N + 1, d]
+    picture, text_place = (cos[:, :N], sin[:, :N]), (cos[:, N:], sin[:, N:])
+
+    keys = F.linear(layer.input_layernorm(features.float()), attention.k_proj.weight[:d])[:, None]  # [P, 1, N, d]
+    keys, _ = apply_rotary_pos_emb(keys, keys, *picture)
+    query, own = (
+        F.linear(text, weight[:d])[None, :, None] for weight in (attention.q_proj.weight, attention.k_proj.weight)
+    )
+    query, own = apply_rotary_pos_emb(query, own, *text_place)  # [1, A, 1, d] each
+    scores = torch.einsum("xayd,pzmd->pam", query, keys)  # [P, A, N]
+    itself = (query * own).sum(-1).expand(len(features), -1, 1)  # [P, A, 1]
+    log_share = (torch.cat([scores, itself], dim=-1) * d**-0.5).log_softmax(dim=-1)  # [P, A, N + 1]
+
+    patches = names[:, None, :] == asked[:, None]  # [P, A, N]: those of the sticker asked for
+    there = patches.any(dim=-1)  # [P, A]
+    target = torch.cat([patches, ~there[..., None]], dim=-1)
+    losses = -log_share.masked_fill(~target, float("-inf")).logsumexp(dim=-1)  # [P, A]
+    found = losses[there].neg().exp()  # the share of attention that falls on the sticker
+    # Most names asked for are absent; present and absent ones weigh the same.
+    loss = 0.5 * losses[there].mean() + 0.5 * losses[~there].mean()
+    return loss, Metric(found.sum().item(), found.numel())
+
+
 def mixture_loss(
     stage: ModelWithPatchHeads,
     tokenizer,
@@ -191,14 +259,17 @@ def mixture_loss(
     device: torch.device,
     easy_steps: int = 0,
     heads_weight: float = HEADS_WEIGHT,
+    task_weights: dict[str, float] = TASK_WEIGHTS,
 ) -> Callable:
     """The function that `train` calls: all tasks mixed, PER_PICTURE questions about each of `per_step` pictures.
 
-    The first `easy_steps` see pictures of one or two stickers only: which word belongs to which sticker is learned
-    sooner where there is little to confuse.
+    Beside the answers, the patches are aligned with the words (`word_loss`) and a head with the stickers
+    (`grounding_loss`). The first `easy_steps` see pictures of one or two stickers only: which word belongs to which
+    sticker is learned sooner where there is little to confuse.
     """
     answer_loss = AnswerLoss(tokenizer).to(device)
     model = stage.model
+    its_words = word_ids(tokenizer).to(device)
 
     def batch_loss(step: int):
         rng = np.random.default_rng([seed, 1, step])
@@ -212,12 +283,16 @@ def mixture_loss(
         known = mask_tokenizer.encode(pictures.mask(indices)).tolist()
         for scene, number, its_codes in zip(scenes, pictures.truth["segmented"][indices], known, strict=True):
             codes[scene.things[number]] = its_codes
-        rows = draw_questions(scenes, TASK_WEIGHTS, PER_PICTURE, rng, codes.get, ask)
+        rows = draw_questions(scenes, task_weights, PER_PICTURE, rng, codes.get, ask)
         labels = {name: tensor.to(device) for name, tensor in pictures.labels(indices).items()}
         with autocast(device):
             patches = model.vision_tower(pictures.batch(indices).to(device))  # [P, N, D_image]
             features = model.multi_modal_projector(patches)  # [P, N, D]
             loss, metrics = questions_loss(model, tokenizer, answer_loss, features, rows)
+        words = model.language_model.model.embed_tokens.weight[its_words]  # [forms, W, D]
+        aligned, metrics["patch word"] = word_loss(features, words, labels["name"])
+        grounded, metrics["patch found"] = grounding_loss(model, features, words[0], labels["name"], rng)
+        loss = loss + WORDS_WEIGHT * aligned + GROUNDING_WEIGHT * grounded
         if not heads_weight:
             return loss, metrics
         dense, patch_metrics = stage.heads.loss(patches.float(), labels)
@@ -249,13 +324,15 @@ def train_model(
     start: Path | None = None,
     stop_at: int | None = None,
     freeze_encoder: bool = False,
+    weights: dict[str, float] | None = None,
 ) -> None:
     """The second stage: the whole model on all tasks, from the encoder's state.pt or from that of an earlier run.
 
     With `freeze_encoder` the image encoder stays as it is and the decoder learns to read it, which is quicker and does
-    not spoil it: the first gradients of an untrained decoder mean little. Writes cycle1, cycle2 ... as folders in
-    bfloat16.
+    not spoil it: the first gradients of an untrained decoder mean little. `weights` of tasks replace those of
+    TASK_WEIGHTS. Writes cycle1, cycle2 ... as folders in bfloat16.
     """
+    weights = weights or {}
     stage, processor = new_stage(schedule.seed)
     if start is None:
         start_from_encoder(stage, read_weights(encoder))
@@ -276,12 +353,13 @@ def train_model(
         device,
         easy_steps=EASY_STEPS if start is None else 0,
         heads_weight=0 if freeze_encoder else HEADS_WEIGHT,
+        task_weights=TASK_WEIGHTS | weights,
     )
 
     def finish(cycle: int) -> None:
         save_half(stage.model, processor, out / f"cycle{cycle}")
 
-    settings = options(pictures, per_step, start or encoder) | {"freeze encoder": freeze_encoder}
+    settings = options(pictures, per_step, start or encoder) | {"freeze encoder": freeze_encoder, "weights": weights}
     train(stage, batch_loss, schedule, out, finish, stop_at, settings)
 
 
@@ -290,20 +368,30 @@ def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path)
     save_pretrained(copy.deepcopy(model).to(torch.bfloat16), processor, folder)
 
 
-def export(run: Path, masks: Path, folder: Path) -> int:
+def export(run: Path, masks: Path, folder: Path, encoder_runs: tuple[Path, ...] = ()) -> int:
     """Write the model of a run's state.pt, finished or not, in bfloat16; returns the steps it has had.
 
-    With it go the mask tokenizer, as `mask-tokenizer/`, and the run's log in short, `training.jsonl`. Raises
-    FileNotFoundError when the run has no state yet or `masks` holds no mask tokenizer.
+    With it go the mask tokenizer, as `mask-tokenizer/`, and in short the run's log, `training.jsonl`, and those of the
+    encoder's runs one after another, `encoder-training.jsonl`. Raises FileNotFoundError when a run has no state or log
+    yet or `masks` holds no mask tokenizer.
     """
     mask_tokenizer = load_mask_tokenizer(masks)
+    *logs, log = (read_run(each) for each in (*encoder_runs, run))
     stage, processor = new_stage()
     stage.load_state_dict(read_weights(run / "state.pt"))
     save_half(stage.model, processor, folder)
     save_mask_tokenizer(mask_tokenizer, folder / "mask-tokenizer")
-    log = read_log(run / "log.jsonl")
+    if logs:
+        write_log(folder / "encoder-training.jsonl", [line for earlier in logs for line in shorten(earlier)])
     write_log(folder / "training.jsonl", shorten(log))
     return log[-1]["step"]
+
+
+def read_run(run: Path) -> list[dict]:
+    """The lines of a run's log. Raises FileNotFoundError when there is none."""
+    if not (path := run / "log.jsonl").is_file():
+        raise FileNotFoundError(f"{path} is missing, expected the log of a run: is {run} its folder?")
+    return read_log(path)
 
 
 def shorten(log: list[dict], lines: int = 10) -> list[dict]:

@@ -12,6 +12,7 @@ from .tasks import sentences
 
 IMAGE_SIZE, PATCH_SIZE = 96, 12
 VISION_WIDTH, TEXT_WIDTH = 192, 128
+HEAD_DIM = 64  # a name has to find its patches among 128 names; 32 numbers, half of which RoPE turns, are few
 
 
 def build_sticker_processor() -> PaliGemmaProcessor:
@@ -33,4 +34,4 @@ def vision_config() -> SiglipVisionConfig:
 
 def build_sticker_model(processor: PaliGemmaProcessor, seed: int = 0) -> PaliGemmaForConditionalGeneration:
     """An untrained sticker model that fits the processor, with weights drawn by `seed`."""
-    return new_model(vision_config(), processor, TEXT_WIDTH, seed)
+    return new_model(vision_config(), processor, TEXT_WIDTH, seed, HEAD_DIM)

@@ -103,7 +103,7 @@ def show_curves(
             xs = np.arange(len(ys)) if x is None else to_array(x)
         if len(xs) != len(ys):
             raise ValueError(f"show_curves: {name} has {len(xs)} x values but {len(ys)} y values")
-        style = LINE_STYLES[(i // 2 + i) % len(LINE_STYLES)]
+        style = LINE_STYLES[i % len(LINE_STYLES)]
         ax.plot(xs, ys, label=name_of(name), color=CYCLE[i % len(CYCLE)], linestyle=style, marker=marker)
     if logx:
         ax.set_xscale("log")
@@ -112,7 +112,7 @@ def show_curves(
     ax.grid(True, axis="y")
     ax.set(title=plain(title or ""), xlabel=xlabel, ylabel=ylabel)
     if len(curves) > 1:
-        ax.legend()
+        ax.legend(handlelength=4.0 if marker else 2.6)  # long enough to show the dashes, a marker in their middle too
     return ax
 
 

@@ -201,8 +201,10 @@ def show_codebook(
         ax.plot(*zip(vector, codes[k]), color=GREY, linewidth=0.6)
     ax.scatter(*vectors.T, s=14, color=BLACK, zorder=3, label="vector")
     for k, code in enumerate(codes):
-        box = {"boxstyle": "square,pad=0.25", "facecolor": CYCLE[k % len(CYCLE)], "edgecolor": "white"}
-        ax.text(*code, str(k), color="white", fontsize=8, fontweight="bold", ha="center", va="center", bbox=box)
+        colour = CYCLE[k % len(CYCLE)]
+        box = {"boxstyle": "square,pad=0.25", "facecolor": colour, "edgecolor": "white"}
+        ink = text_colour(matplotlib.colors.to_rgb(colour))
+        ax.text(*code, str(k), color=ink, fontsize=8, fontweight="bold", ha="center", va="center", bbox=box)
     ax.set(title=plain(title or ""), xlabel="first number", ylabel="second number")
     return ax
 

@@ -187,7 +187,7 @@ def show_boxes(
                 textcoords="offset points",
                 xytext=(0, 3),
                 fontsize=SMALL,
-                color="white",
+                color=text_colour(matplotlib.colors.to_rgb(colour)),
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": colour, "edgecolor": "none"},
                 annotation_clip=False,
             )
@@ -220,7 +220,8 @@ def show_masks(
             ax.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
     handles = [Patch(facecolor=CYCLE[i % len(CYCLE)], label=name_of(label)) for i, label in enumerate(labels)]
     if handles:
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=min(3, len(handles)))
+        ncols = min(int(ax.figure.get_figwidth() / 1.2), len(handles))
+        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, ncols=ncols)
     return ax
 
 

@@ -107,9 +107,13 @@ def build_model(processor: PaliGemmaProcessor, seed: int = 0, width: int = WIDTH
 
 
 def new_model(
-    vision_config: SiglipVisionConfig, processor: PaliGemmaProcessor, width: int, seed: int
+    vision_config: SiglipVisionConfig,
+    processor: PaliGemmaProcessor,
+    width: int,
+    seed: int,
+    head_dim: int | None = None,
 ) -> PaliGemmaForConditionalGeneration:
-    """An untrained model with this image encoder and a decoder of this width and four layers.
+    """An untrained model with this image encoder and a decoder of this width, four layers and four heads of `head_dim`.
 
     Its weights are drawn by `seed`; those of the location tokens start smooth.
     """
@@ -120,7 +124,7 @@ def new_model(
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=width // 4,
+        head_dim=head_dim or width // 4,
     )
     model = PaliGemmaForConditionalGeneration(
         PaliGemmaConfig(vision_config, text_config, image_token_index=processor.image_token_id)
