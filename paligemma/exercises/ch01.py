@@ -368,6 +368,15 @@ def letterbox(images, size):
     return process_images(images, size)
 
 
+def in_proportion(images, size):
+    """Each as large as fits into the size, with its own proportions."""
+    results = []
+    for image in map(to_rgb, images):
+        image.thumbnail(size[::-1], Image.Resampling.BICUBIC)
+        results += process_images([image], image.size[::-1])
+    return results
+
+
 def reshaped(images, size):
     return [array.transpose(1, 2, 0).reshape(array.shape) for array in process_images(images, size)]
 
@@ -455,6 +464,8 @@ WHOLE = Task(
                 "them differently and moves none", reshaped),
         Mistake("cropped", "your pictures are cut to the proportions: here they are stretched, as in training",
                 centre_crop),
+        Mistake("in proportion", "your pictures keep their proportions, and so do not get the size that is asked for "
+                "(`thumbnail` does that): here they are stretched, as in training", in_proportion),
         Mistake("padded", "your pictures have bars beside them: here they are stretched, as in training", letterbox),
         Mistake("one array", "one array comes back for all pictures: a list with an array for each is asked for",
                 lambda images, size: np.stack(process_images(images, size))),

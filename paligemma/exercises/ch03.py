@@ -239,7 +239,11 @@ def scores_too_large(case, got, want) -> Finding | None:
     mine, theirs = (pair[1].clamp(min=1e-30).log() for pair in (got, want))
     mine, theirs = (logs - logs.mean(-1, keepdim=True) for logs in (mine, theirs))  # scores, but for a number per row
     ratio = float((mine * theirs).sum() / theirs.square().sum())
-    if got[1].min() <= 1e-30 or not torch.allclose(mine, ratio * theirs, atol=1e-3 * max(abs(ratio), 1)):
+    if (
+        got[1].min() <= 1e-30
+        or abs(ratio - 1) < 1e-2
+        or not torch.allclose(mine, ratio * theirs, atol=1e-3 * max(abs(ratio), 1))
+    ):
         return None
     seen = f"the weights are those of scores that are {ratio:.4g} times the right ones"
     return Finding("scale", seen, "by what are the scores divided? By the square root of d, the length of one query")
@@ -686,7 +690,8 @@ MODULE = Task(
         Mistake("query and key swapped", "your scores are those of the keys as queries: the weights are of the "
                 "transposed scores", QueryKey),
         Mistake("keys averaged", "what you average is the keys, not the values", KeyForValue),
-        Mistake("one head", "your numbers are those of a single head as wide as the model", OneHead),
+        Mistake("one head", "your numbers are those of a single head as wide as the model",
+                [OneHead, type("Wide", (OneHead,), {"factor": ScaleOfAll.factor})]),
         Mistake("heads and features exchanged", "the heads are laid between each other when they are merged: they are "
                 "to lie side by side", MergeInterleaved),
         Mistake("heads fixed", "the number of heads is fixed: it stands in the configuration",
@@ -748,7 +753,7 @@ def where_it_looks(case, got, want) -> Finding | None:
     if uniform:
         text = f"token {back + uniform[0]} gives each of the {N} tokens the same weight"
         return Finding("no preference", text, "all its scores are equal: is its query set, and not zero?")
-    if (seen == -back).all():
+    if ((seen + back) % N == 0).all():  # the last ones look ahead beyond the end, and so at the beginning
         return Finding("ahead", f"every query looks {back} tokens ahead", "query and key are exchanged")
     if (seen == 0).all():
         return Finding("at itself", "every query looks at itself", "queries and keys of one token are alike: shift one")
