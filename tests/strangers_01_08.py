@@ -699,7 +699,7 @@ change("02.4", "one position for all", "every token gets the vector of place 0",
 change("02.4", "column by column", "your tokens run down the columns: they count row by", P24, "x = x.flatten(2).transpose(1, 2)", "x = x.transpose(2, 3).flatten(2).transpose(1, 2)")
 change("02.4", "positions from the end", "the positions count from the end", P24, "return x + self.position_embedding.weight", "return x + self.position_embedding.weight.flip(0)")
 change("02.4", "a row for a class token", "`position_embedding.weight` has shape [10, 6],", P24, "nn.Embedding(config.num_image_tokens, config.hidden_size)", "nn.Embedding(config.num_image_tokens + 1, config.hidden_size)")
-change("02.4", "scaled by sqrt(D)", "largest difference 5.4 (allowed 1e-04), at [0, 6,", P24, "return x + self.position_embedding.weight", "return (x + self.position_embedding.weight) * x.shape[-1] ** 0.5")
+change("02.4", "scaled by sqrt(D)", "that is the square root of D", P24, "return x + self.position_embedding.weight", "return (x + self.position_embedding.weight) * x.shape[-1] ** 0.5")
 change("02.4", "three channels", "`patch_embedding.weight` has shape [10, 3, 5, 5],", P24, "nn.Conv2d(config.num_channels,", "nn.Conv2d(3,")
 change("02.4", "Parameter, .weight of it", "yours has a parameter `position_embedding` [9, 6]", P24, "nn.Embedding(config.num_image_tokens, config.hidden_size)", "nn.Parameter(torch.zeros(config.num_image_tokens, config.hidden_size))")
 change("02.4", "relu", "nothing is below zero before the positions are", P24, "x = self.patch_embedding(pixel_values)", "x = F.relu(self.patch_embedding(pixel_values))")
@@ -913,7 +913,7 @@ def attention(query, key, value):
     weights = scores / scores.sum(-1, keepdim=True)
     return weights @ value, weights
 """)
-change("03.2", "keys from the end", "`[0]` largest difference 2.1 (allowed 1e-05), at", A32, "query @ key.transpose(-2, -1)", "(key @ query.transpose(-2, -1)).transpose(-2, -1) @ torch.eye(key.shape[-2]).flip(0)")
+change("03.2", "keys from the end", "largest difference", A32, "query @ key.transpose(-2, -1)", "(key @ query.transpose(-2, -1)).transpose(-2, -1) @ torch.eye(key.shape[-2]).flip(0)")
 
 # --- 03.3 ---------------------------------------------------------------------------------------------------------
 

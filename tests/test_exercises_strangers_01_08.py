@@ -3,9 +3,11 @@
 import collections
 
 import pytest
+import torch
 from strangers_01_08 import HEADS, SOLUTIONS, SOLVES
 
-from paligemma.exercises.checking import examine
+from paligemma.exercises import check
+from paligemma.exercises.checking import examine, explain_error
 from paligemma.exercises.tasks import find_task
 from paligemma.exercises.undisturbed import undisturbed
 
@@ -30,3 +32,24 @@ def test_wrong_ones_are_named_and_right_ones_accepted(task_id, tmp_path, monkeyp
         elif phrase not in " ".join(f"{finding.observed} {finding.explanation}".split()):
             faults.append(f"{title}: {phrase!r} is not in {finding.observed!r}, {finding.explanation!r}")
     assert not faults, "\n".join(faults)
+
+
+def test_a_solution_that_overwrites_its_own_tensors_passes_and_is_told(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def softmax(x, dim):
+        shifted = x - x.amax(dim, keepdim=True)
+        shifted.exp_()
+        return shifted.div_(shifted.sum(dim, keepdim=True))
+
+    check("03.1", softmax)
+    assert "passed" in (said := capsys.readouterr().out) and "training would stop here" in said
+
+
+def test_what_einsum_says_of_an_ellipsis_is_no_line_left_to_write():
+    with pytest.raises(RuntimeError) as raised:
+        torch.einsum("bnd->bn", torch.ones(2, 3))
+    assert explain_error(raised.value).name == "raised"
+    with pytest.raises(TypeError) as raised:
+        torch.ones(2) + ...
+    assert explain_error(raised.value).name == "not started"
