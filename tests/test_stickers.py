@@ -406,14 +406,22 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     )
     more = torch.load(tmp_path / "more/state.pt", weights_only=True)["model"]
     assert all(torch.equal(tensor, states[0]["model"][name]) for name, tensor in more.items())
-    assert run(*model, "--out", tmp_path / "frozen", "--cycles", "1x1.0", "--freeze-encoder") == 0
+    weights = ",".join(f"{task}={3 if task == 'detect' else 0}" for task in TASKS)
+    options = ["--cycles", "1x1.0", "--freeze-encoder", "--weights", weights]
+    assert run(*model, "--out", tmp_path / "frozen", *options) == 0
+    line = json.loads((tmp_path / "frozen/log.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert "detect" in line and not set(TASKS) - {"detect"} & set(line)
+    with pytest.raises(SystemExit):
+        run(*model, "--out", tmp_path / "none", "--weights", "dance=1")
     frozen = torch.load(tmp_path / "frozen/state.pt", weights_only=True)["model"]
     start = torch.load(encoder / "state.pt", weights_only=True)["model"]
     assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in start.items() if "vision" in name)
     assert not torch.equal(frozen["model.multi_modal_projector.linear.weight"], torch.zeros(()))
-    assert run("export", tmp_path / "parts", "--out", tmp_path / "export", "--masks", masks_folder) == 0
-    short = (tmp_path / "export/training.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["step"] for line in short] == [2]
+    kept = ["--masks", masks_folder, "--encoder-runs", encoder]
+    assert run("export", tmp_path / "parts", "--out", tmp_path / "export", *kept) == 0
+    for name in ("training.jsonl", "encoder-training.jsonl"):
+        short = (tmp_path / "export" / name).read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["step"] for line in short] == [2]
 
     mine, my_processor = load_pretrained(tmp_path / "export")
     assert mine.dtype == torch.bfloat16
@@ -440,7 +448,7 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
 
 def test_commands_say_what_is_missing(tmp_path, capsys):
     assert run("export", tmp_path / "nothing", "--out", tmp_path / "x", "--masks", ASSETS / "mask-tokenizer") == 1
-    assert "state.pt is missing" in capsys.readouterr().err
+    assert "log.jsonl is missing" in capsys.readouterr().err
     assert run("evaluate", tmp_path / "nothing", "--splits", "everybody") == 1
     assert "'everybody', expected one of train, choice, unseen" in capsys.readouterr().err
     for arguments in (("--cycles", "many"), ("--per-step", 0), ("--pictures", -1), ("--device", "abacus")):
@@ -549,6 +557,25 @@ def test_a_shortened_log_has_the_means():
         {"step": 100, "seconds": 10.0, "loss": 5.5, "segment": 0.5},
         {"step": 120, "seconds": 12.0, "loss": 11.5},
     ]
+
+
+def test_the_card_draws_the_log_and_the_mistakes(tmp_path, capsys):
+    """Two runs of the encoder follow one another; a mistake that is no name of the world is left out."""
+    log = [{"step": step, "patch name": 0.5} for step in (10, 20, 10, 20)]
+    recipe.write_log(tmp_path / "encoder-training.jsonl", log)
+    recipe.write_log(
+        tmp_path / "training.jsonl", [{"step": step, "caption": 0.5, "is there": 0.7} for step in (10, 20)]
+    )
+    mistakes = [["dog", "cat", 3], ["pizza", "piz", 2], ["tractor", "car", 1]]
+    (tmp_path / "figures.json").write_text(json.dumps({"confused": {"unseen": mistakes}}), encoding="utf-8")
+    assert run("card", tmp_path) == 0
+    for name in ("curves.png", "confusions.png"):
+        picture = np.asarray(Image.open(tmp_path / name).convert("L"))
+        assert (picture < 128).sum() > 500, name  # something is drawn
+    right = picture[:, picture.shape[1] // 2 :]
+    assert (right < 250).sum() == 0  # two mistakes fill two of eight columns
+    assert run("card", tmp_path / "none") == 1
+    assert "none" in capsys.readouterr().err
 
 
 def test_the_held_out_loss_is_the_loss_of_those_pictures(pictures):

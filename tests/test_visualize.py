@@ -14,6 +14,8 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path as MplPath
 from PIL import Image
 
 from paligemma import visualize as vis
@@ -654,6 +656,25 @@ def test_architecture_text_stays_inside_its_box():
                 assert box.y0 <= extent.y0 and extent.y1 <= box.y1, f"{name}: {label!r} is too high"
 
 
+@pytest.mark.parametrize("name", [None, *model_map._INSIDE])
+def test_no_text_of_the_map_touches_an_edge_or_an_arrow(name):
+    ax = vis.architecture(open=name)
+    ax.figure.canvas.draw()
+    renderer = ax.figure.canvas.get_renderer()
+    near = 0.7 * ax.figure.dpi / 72  # a little more than half of an edge's width
+    boxes = [p.get_window_extent(renderer) for p in ax.patches if isinstance(p, FancyBboxPatch)]
+    arrows = [p for p in ax.patches if isinstance(p, FancyArrowPatch)]
+    lines = [line for p in arrows for line in p.get_path().to_polygons(p.get_transform(), closed_only=False)]
+    assert len(boxes) > 20 and len(lines) > 15
+    for text in ax.texts:
+        extent = text.get_window_extent(renderer).padded(near)
+        for box in boxes:
+            inside = box.x0 <= extent.x0 and extent.x1 <= box.x1 and box.y0 <= extent.y0 and extent.y1 <= box.y1
+            assert inside or not extent.overlaps(box), f"{text.get_text()!r} touches the edge of a box"
+        for line in lines:
+            assert not MplPath(line).intersects_bbox(extent, filled=False), f"an arrow crosses {text.get_text()!r}"
+
+
 def test_what_is_written_beside_the_boxes_of_the_map_touches_no_box_and_no_arrow():
     ax = vis.architecture([*model_map._BOXES])  # highlighted boxes have bold text and the thickest lines
     ax.figure.canvas.draw()
@@ -723,6 +744,7 @@ class Names:
 def test_next_tokens_show_the_likeliest_first_and_fill_the_one_written():
     axes = vis.show_next_tokens(np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]), Names(), ["▁blue", "▁red"], top=2)
     assert [bar.get_width() for bar in axes[0].patches] == [0.7, 0.2]
+    assert texts(axes[0]) == ["0.70", "0.20"]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["blue", "star"]
     filled = [bar.get_facecolor() for bar in axes[1].patches]
     assert axes[1].get_title() == "2: red" and filled[0] != filled[1]
@@ -810,6 +832,9 @@ def test_logit_lens_writes_each_word_on_its_field():
     np.testing.assert_array_equal(shown(ax), [[0.1, 0.2], [0.9, 1.0]])
     assert ax.images[0].get_clim() == (0, 1) and ax.get_ylim() == (-0.5, 1.5)  # the first layer at the bottom
     assert [label.get_text() for label in ax.get_xticklabels()] == ["\\n", "a"]
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {0}  # they fit side by side
+    many = vis.show_logit_lens([["a"] * 12], np.ones((1, 12)), ["▁triangle"] * 12, ["out"])
+    assert {label.get_rotation() for label in many.get_xticklabels()} == {40}
 
 
 def test_logit_lens_frames_what_the_last_layer_says():
@@ -845,8 +870,8 @@ def test_feature_colours_show_the_picture_and_then_every_layer(picture):
 def test_batch_keeps_every_row_and_panel_in_its_place():
     kinds = [["pad", "image", "bos", "prompt"], ["image", "bos", "prompt", "suffix"]]
     real = np.array([[0, 1, 1, 1], [1, 1, 1, 1]], dtype=bool)
-    axes = vis.show_batch(kinds, {"attention_mask": real}, rows=["short", "long"], first=60)
-    assert [label.get_text() for label in axes[-1].get_xticklabels()] == ["60", "61", "62", "63"]
+    axes = vis.show_batch(kinds, {"attention_mask": real}, rows=["short", "long"])
+    assert [label.get_text() for label in axes[-1].get_xticklabels()] == ["0", "1", "2", "3"]
     drawn = axes[0].images[0]
     colours = drawn.cmap(drawn.norm(drawn.get_array()))  # [B, L, 4]
     for row, names in zip(colours, kinds, strict=True):
@@ -856,8 +881,8 @@ def test_batch_keeps_every_row_and_panel_in_its_place():
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["short", "long"]
     with pytest.raises(ValueError, match="labels"):
         vis.show_batch(kinds, {"labels": real[:1]})
-    long = vis.show_batch([["image"] * 90], {}, first=13)  # round positions
-    assert [label.get_text() for label in long[0].get_xticklabels()] == [str(n) for n in range(20, 103, 10)]
+    long = vis.show_batch([["image"] * 90], {})  # round positions
+    assert [label.get_text() for label in long[0].get_xticklabels()] == [str(n) for n in range(0, 90, 10)]
 
 
 def test_roofline_draws_limit_and_points_where_they_are():

@@ -602,7 +602,7 @@ def explain_error(error: BaseException) -> Finding:
     if isinstance(error, Misfit):
         return Finding(
             "weights do not fit",
-            text_of(error),
+            first_lines(text_of(error)),
             "the parameters must have the names and shapes of the package's, or trained weights have nowhere to go",
         )
     if isinstance(error, Found):
@@ -611,7 +611,7 @@ def explain_error(error: BaseException) -> Finding:
     where = learner_line(error)
     if isinstance(error, SystemExit):
         return Finding("raised", f"your code calls exit(){where}", "it would end the notebook: return a result instead")
-    if "ellipsis" in text.lower() and "einsum" not in text:  # einsum's own complaint about a `...` in its pattern
+    if re.search(r"'ellipsis'|(not|got|type) ellipsis|ellipsis object", text, re.IGNORECASE):
         return Finding("not started", f"{where}\n{text}", "a line still has `...` in it: put your code there")
     means = ""
     for pattern, meaning in ERRORS:
@@ -619,6 +619,13 @@ def explain_error(error: BaseException) -> Finding:
             means = meaning
             break
     return Finding("raised", f"your code raised an error{where}\n{text}", means)
+
+
+def first_lines(text: str, count: int = 4) -> str:
+    """A long list cut off: a whole model under other names would fill pages."""
+    lines = text.split("\n")
+    more = f"... and {len(lines) - count} more like these"
+    return "\n".join(lines if len(lines) <= count + 1 else [*lines[:count], more])
 
 
 ERRORS = (

@@ -14,7 +14,8 @@ def compare(got, want, tolerance: float, case: Case, path: str) -> Finding | Non
     """The first difference, or None. Wrong forms (types, lengths, shapes) come before wrong values."""
     label = f"`{path}` " if path else ""
     if got is None and want is not None:
-        return Finding("no return", f"{label}the result is None", "the `return` is missing, or returns nothing")
+        means = "" if path else "the `return` is missing, or returns nothing"
+        return Finding("no return", f"{label}the result is None", means)
     if got is Ellipsis:
         return Finding("not started", "the result is `...`", "put your code in place of the dots")
     if isinstance(want, dict):
@@ -218,11 +219,10 @@ def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None
         return other_places(got, want, seen, equal)
     if same is not None and same.ndim >= 2 and len(same) > 1 and same[0].all() and not same[1:].flatten(1).all(1).any():
         batch = case.sizes.get("B") == len(same)
+        others = "row 1 is not" if len(same) == 2 else f"none of the other {len(same) - 1} is"
         return Finding(
             "row 0 only",
-            f"{seen}; row 0 is right, {'the other' if len(same) == 2 else f'none of the other {len(same) - 1}'} is not"
-            if len(same) > 2
-            else f"{seen}; row 0 is right, row 1 is not",
+            f"{seen}; row 0 is right, {others}",
             "what sets row 0 apart? Either something is read from row 0 only, or the other rows hold what your code "
             "does not allow for"
             if batch

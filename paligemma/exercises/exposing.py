@@ -25,12 +25,14 @@ def exposing_task(
     usable: Callable[..., str | None],
     tolerance: float = 1e-4,
     mistakes: tuple[Mistake, ...] = (),
+    together: dict[str, set[str]] | None = None,
     **more,
 ) -> Task:
     """The learner writes a function without arguments that returns {name of a wrong version: its input, a tuple}.
 
     `reference` is such a function. `usable(*inputs)` says in words why an input cannot be used, or returns None.
-    Results that differ by more than `tolerance` (relative to 1 + their size) differ.
+    Results that differ by more than `tolerance` (relative to 1 + their size) differ. `together` names for a version
+    the others that every input exposes which exposes it: these may be exposed with it.
     """
 
     def differs(version, inputs) -> bool:
@@ -52,14 +54,15 @@ def exposing_task(
             raise Found("structure", seen, "one input for each of the wrong versions")
         exposed = {}
         for name in wrong:
-            inputs = given[name] if isinstance(given[name], tuple) else (given[name],)
+            inputs = tuple(given[name]) if isinstance(given[name], tuple | list) else (given[name],)
             try:
                 problem = usable(*inputs)
             except TypeError:
                 problem = f"{len(inputs)} values, which is not the number of arguments"
             if problem:
                 raise Found("not an input", f"{name}: {problem}", "an input that the right version cannot take")
-            exposed[name] = [other for other in wrong if differs(wrong[other], inputs)]
+            allowed = (together or {}).get(name, ())
+            exposed[name] = [other for other in wrong if other not in allowed and differs(wrong[other], inputs)]
         return exposed
 
     def symptom(case, got, want) -> Finding | None:

@@ -10,4 +10,5 @@ drawings. A model learns from some of them and is asked about the drawings of on
     sticker_model.py  the model's sizes and its tokenizer
     recipe.py         how it is trained
     evaluation.py     how good it is
+    card.py           its curves and its commonest mistakes, drawn
 """

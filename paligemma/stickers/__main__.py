@@ -1,17 +1,20 @@
-"""The commands of the sticker world: `python -m paligemma.stickers masks | encoder | model | export | evaluate`,
-and of the capstone: `folder | score`."""
+"""The commands of the sticker world: `python -m paligemma.stickers masks | encoder | model | export | evaluate |
+card`, and of the capstone: `folder | score`."""
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..segmentation import load_mask_tokenizer
 from ..training import Schedule
-from ..training.__main__ import available_device, cycles, number, seed, whole
+from ..training.__main__ import available_device, cycles, number, seed, task_weights, whole
 from . import capstone, evaluation
+from .card import draw_confusions, draw_curves
 from .recipe import ENCODER_CYCLES, MODEL_CYCLES, export, open_pictures, train_encoder, train_masks, train_model
+from .tasks import TASKS
 
 RUNS = Path("runs/stickers")
 SHIPPED = "assets/sticker-paligemma"
@@ -49,9 +52,15 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         sub.add_argument("--device", type=available_device, default="cuda" if torch.cuda.is_available() else "cpu")
     stages[1].add_argument("--encoder", type=Path, default=RUNS / "encoder/state.pt", help="the encoder's run")
     stages[1].add_argument("--freeze-encoder", action="store_true", help="train all but the image encoder")
+    stages[1].add_argument(
+        "--weights", type=partial(task_weights, tasks=TASKS), default={}, help="of tasks, such as detect=3,relation=1"
+    )
     sub = command("export", "write what a run of `model` has come to as a folder in bfloat16", seeded=False)
     sub.add_argument("run", type=Path, nargs="?", default=RUNS / "model", help="folder of the run")
     sub.add_argument("--out", type=Path, default=RUNS / "export", help="folder to write (default %(default)s)")
+    sub.add_argument(
+        "--encoder-runs", type=Path, nargs="*", default=[], help="folders of the encoder's runs, to keep their logs"
+    )
     for needing in (stages[1], sub):
         needing.add_argument("--masks", type=Path, default=RUNS / "masks", help="folder of the mask tokenizer")
     sub = command("evaluate", "measure a model on held-out scenes", seeded=False)
@@ -60,6 +69,8 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     sub.add_argument("--splits", default=evaluation.ALL_SPLITS, help="whose drawings (default %(default)s)")
     sub.add_argument("--scenes", type=whole, default=500, help="held-out scenes of each kind (default %(default)s)")
     sub.add_argument("--json", type=Path, help="also write the figures to this file")
+    sub = command("card", "draw a model's curves and its commonest mistakes into its folder", seeded=False)
+    sub.add_argument("model", type=Path, nargs="?", default=SHIPPED, help="folder with training.jsonl and figures.json")
     sub = command("folder", "capstone: write a folder of examples of 24 things to start from", seeded=False)
     sub.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
     sub.add_argument("--per-drawing", type=whole, default=6, help="pictures of each drawing (default %(default)s)")
@@ -81,7 +92,10 @@ def main(arguments=None) -> int:
             masks = args.masks or Path(args.model) / "mask-tokenizer"
             evaluation.run(args.model, masks, args.splits.split(","), args.scenes, args.json)
         elif args.command == "export":
-            print(f"{args.out}: the model after {export(args.run, args.masks, args.out)} steps")
+            steps = export(args.run, args.masks, args.out, tuple(args.encoder_runs))
+            print(f"{args.out}: the model after {steps} steps")
+        elif args.command == "card":
+            print(f"{draw_curves(Path(args.model))} and {draw_confusions(Path(args.model))}")
         elif args.command == "folder":
             counts = capstone.write_examples(args.folder, args.per_drawing, args.seed)
             print(f"{args.folder}: {counts['train']} pictures to train on, {counts['valid']} by another artist")
@@ -107,6 +121,7 @@ def main(arguments=None) -> int:
                     args.start,
                     args.stop_at,
                     args.freeze_encoder,
+                    args.weights,
                 )
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..checkpoint import load_pretrained
 from ..files import write_atomically
@@ -136,17 +137,18 @@ def run(folder: str | Path, masks_folder: str | Path, splits: list[str], scenes:
     """Measure a model's folder, print the table, and write the figures to a file if one is given."""
     for split in splits:
         artists(split)  # an unknown split is an error before anything is loaded
-    model, processor = load_pretrained(folder)
+    model, processor = load_pretrained(folder, dtype=torch.float32)
     mask_tokenizer = load_mask_tokenizer(masks_folder)
     results = {split: evaluate(model, processor, mask_tokenizer, split, scenes) for split in splits}
     print_table(results)
-    worst = splits[-1]
-    print(f"\nMost often confused (artists: {', '.join(artists(worst))}):")
-    for truth, text, times in confusions(model, processor, worst, scenes)[:20]:
+    confused = {split: confusions(model, processor, split, scenes) for split in splits}
+    print(f"\nMost often confused (artists: {', '.join(artists(splits[-1]))}):")
+    for truth, text, times in confused[splits[-1]][:20]:
         print(f"  {truth} taken for {text[:40] or 'nothing'}: {times}")
     if json_path is not None:
+        figures = {"scenes": scenes, **results, "confused": confused}
         with write_atomically(json_path) as partial:
-            partial.write_text(json.dumps({"scenes": scenes, **results}, indent=1) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 ALL_SPLITS = ",".join(SPLITS)

@@ -259,6 +259,7 @@ def mixture_loss(
     device: torch.device,
     easy_steps: int = 0,
     heads_weight: float = HEADS_WEIGHT,
+    task_weights: dict[str, float] = TASK_WEIGHTS,
 ) -> Callable:
     """The function that `train` calls: all tasks mixed, PER_PICTURE questions about each of `per_step` pictures.
 
@@ -282,7 +283,7 @@ def mixture_loss(
         known = mask_tokenizer.encode(pictures.mask(indices)).tolist()
         for scene, number, its_codes in zip(scenes, pictures.truth["segmented"][indices], known, strict=True):
             codes[scene.things[number]] = its_codes
-        rows = draw_questions(scenes, TASK_WEIGHTS, PER_PICTURE, rng, codes.get, ask)
+        rows = draw_questions(scenes, task_weights, PER_PICTURE, rng, codes.get, ask)
         labels = {name: tensor.to(device) for name, tensor in pictures.labels(indices).items()}
         with autocast(device):
             patches = model.vision_tower(pictures.batch(indices).to(device))  # [P, N, D_image]
@@ -323,13 +324,15 @@ def train_model(
     start: Path | None = None,
     stop_at: int | None = None,
     freeze_encoder: bool = False,
+    weights: dict[str, float] | None = None,
 ) -> None:
     """The second stage: the whole model on all tasks, from the encoder's state.pt or from that of an earlier run.
 
     With `freeze_encoder` the image encoder stays as it is and the decoder learns to read it, which is quicker and does
-    not spoil it: the first gradients of an untrained decoder mean little. Writes cycle1, cycle2 ... as folders in
-    bfloat16.
+    not spoil it: the first gradients of an untrained decoder mean little. `weights` of tasks replace those of
+    TASK_WEIGHTS. Writes cycle1, cycle2 ... as folders in bfloat16.
     """
+    weights = weights or {}
     stage, processor = new_stage(schedule.seed)
     if start is None:
         start_from_encoder(stage, read_weights(encoder))
@@ -350,12 +353,13 @@ def train_model(
         device,
         easy_steps=EASY_STEPS if start is None else 0,
         heads_weight=0 if freeze_encoder else HEADS_WEIGHT,
+        task_weights=TASK_WEIGHTS | weights,
     )
 
     def finish(cycle: int) -> None:
         save_half(stage.model, processor, out / f"cycle{cycle}")
 
-    settings = options(pictures, per_step, start or encoder) | {"freeze encoder": freeze_encoder}
+    settings = options(pictures, per_step, start or encoder) | {"freeze encoder": freeze_encoder, "weights": weights}
     train(stage, batch_loss, schedule, out, finish, stop_at, settings)
 
 
@@ -364,20 +368,30 @@ def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path)
     save_pretrained(copy.deepcopy(model).to(torch.bfloat16), processor, folder)
 
 
-def export(run: Path, masks: Path, folder: Path) -> int:
+def export(run: Path, masks: Path, folder: Path, encoder_runs: tuple[Path, ...] = ()) -> int:
     """Write the model of a run's state.pt, finished or not, in bfloat16; returns the steps it has had.
 
-    With it go the mask tokenizer, as `mask-tokenizer/`, and the run's log in short, `training.jsonl`. Raises
-    FileNotFoundError when the run has no state yet or `masks` holds no mask tokenizer.
+    With it go the mask tokenizer, as `mask-tokenizer/`, and in short the run's log, `training.jsonl`, and those of the
+    encoder's runs one after another, `encoder-training.jsonl`. Raises FileNotFoundError when a run has no state or log
+    yet or `masks` holds no mask tokenizer.
     """
     mask_tokenizer = load_mask_tokenizer(masks)
+    *logs, log = (read_run(each) for each in (*encoder_runs, run))
     stage, processor = new_stage()
     stage.load_state_dict(read_weights(run / "state.pt"))
     save_half(stage.model, processor, folder)
     save_mask_tokenizer(mask_tokenizer, folder / "mask-tokenizer")
-    log = read_log(run / "log.jsonl")
+    if logs:
+        write_log(folder / "encoder-training.jsonl", [line for earlier in logs for line in shorten(earlier)])
     write_log(folder / "training.jsonl", shorten(log))
     return log[-1]["step"]
+
+
+def read_run(run: Path) -> list[dict]:
+    """The lines of a run's log. Raises FileNotFoundError when there is none."""
+    if not (path := run / "log.jsonl").is_file():
+        raise FileNotFoundError(f"{path} is missing, expected the log of a run: is {run} its folder?")
+    return read_log(path)
 
 
 def shorten(log: list[dict], lines: int = 10) -> list[dict]:

@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 import sys
+from collections.abc import Iterable
 
 import torch
 
@@ -53,13 +54,13 @@ def cycles(text: str) -> tuple[tuple[int, float], ...]:
     return tuple(found)
 
 
-def task_weights(text: str) -> dict[str, float]:
-    """`detect=3,relation=1` to {"detect": 3.0, "relation": 1.0}."""
+def task_weights(text: str, tasks: Iterable[str] = tuple(TASK_WEIGHTS)) -> dict[str, float]:
+    """`detect=3,relation=1` to {"detect": 3.0, "relation": 1.0}, for names among `tasks`."""
     weights = {}
     for part in text.split(","):
         task, _, weight = part.strip().partition("=")
-        if task not in TASK_WEIGHTS:
-            raise argparse.ArgumentTypeError(f"it names the task {task!r}, expected one of {', '.join(TASK_WEIGHTS)}")
+        if task not in tasks:
+            raise argparse.ArgumentTypeError(f"it names the task {task!r}, expected one of {', '.join(tasks)}")
         weights[task] = number(weight)
     return weights
 

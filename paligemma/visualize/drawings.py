@@ -488,11 +488,12 @@ def patches_to_sequence(
     arrow(ax, (left + size + 6, bottom + size / 2), (second - 6, bottom + size / 2))
     box(ax, 310, bottom + size / 2 - 22, 84, 44, "each patch\n× one matrix\n+ its position", fill=FILL["vision"])
     arrow(ax, (second + size + 6, bottom + size / 2), (310, bottom + size / 2))
-    write(ax, 450, bottom + size / 2 + 12, "image encoder,\nprojector", colour=GREY)
+    box(ax, 412, bottom + size / 2 - 22, 78, 44, "image encoder,\nprojector", fill=FILL["vision"])
+    arrow(ax, (394, bottom + size / 2), (412, bottom + size / 2))
     n, words, wide = grid * grid, [readable_token(token, 8) for token in prompt], 36
     cell = min(22, (PAGE - 16 - wide * len(words)) / n)
     middle = 8 + n * cell / 2
-    arrow(ax, (394, bottom + size / 2), (452, bottom + size / 2), (452, 76), (middle, 76), (middle, 64))
+    arrow(ax, (451, bottom + size / 2 - 22), (451, 76), (middle, 76), (middle, 64))
     # The sequence: one cell a token, and above each image token its patch.
     y = 22
     for i, patch in enumerate(patches):

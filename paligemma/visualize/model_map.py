@@ -15,10 +15,10 @@ _BOXES = {
     "siglip": (160, 144, 222, 168, "SigLIP image encoder", "frame", "[B, N, D]"),
     "patch_embeddings": (168, 196, 64, 64, "patches\n+\npositions", "vision", ""),
     "siglip_layers": (248, 158, 88, 134, "layer × 27", "frame", ""),
-    "siglip_norm": (255, 164, 74, 22, "LayerNorm", "vision", ""),
-    "siglip_attention": (255, 190, 74, 26, "attention", "vision", ""),
-    "siglip_norm_2": (255, 220, 74, 22, "LayerNorm", "vision", ""),
-    "siglip_mlp": (255, 246, 74, 26, "MLP", "vision", ""),
+    "siglip_norm": (255, 164, 74, 20, "LayerNorm", "vision", ""),
+    "siglip_attention": (255, 190, 74, 24, "attention", "vision", ""),
+    "siglip_norm_2": (255, 220, 74, 20, "LayerNorm", "vision", ""),
+    "siglip_mlp": (255, 246, 74, 24, "MLP", "vision", ""),
     "siglip_final_norm": (350, 176, 24, 104, "LayerNorm", "vision", ""),
     "projector": (400, 176, 28, 104, "projector", "vision", "[B, N, D]"),
     "prompt": (0, 50, 86, 36, "“caption en”", "data", "prompt"),
@@ -30,7 +30,7 @@ _BOXES = {
     "gemma_norm": (518, 74, 79, 34, "RMSNorm", "decoder", ""),
     "gemma_attention": (518, 116, 79, 62, "attention\n+ RoPE\n+ KV cache", "decoder", ""),
     "gemma_norm_2": (518, 186, 79, 34, "RMSNorm", "decoder", ""),
-    "gemma_mlp": (518, 228, 79, 44, "gated MLP", "decoder", ""),
+    "gemma_mlp": (518, 228, 79, 42, "gated MLP", "decoder", ""),
     "gemma_final_norm": (616, 100, 22, 156, "RMSNorm", "decoder", ""),
     "lm_head": (662, 100, 24, 156, "LM head", "decoder", "[B, L, V]"),
     "tokens": (704, 160, 36, 36, "“cat”", "data", "next\ntoken"),
@@ -54,7 +54,8 @@ _INSIDE = {
                     [("normalize\n(x − ½) / ½", "−1 to 1")], [("channels\nfirst", "[B, 3, H, W]")]], {}),
     "patch_embeddings": ([[("pixels", "[B, 3, H, W]")], [("cut into\npatches", "[B, N, 3·P·P]")],
                           [("× matrix\n+ bias", "[B, N, D]")], [("+ position\nof the patch", "[B, N, D]")]], {}),
-    "siglip_attention": ([[("x", "[B, N, D]")], [("query", ""), ("key", ""), ("value", "[B, H, N, d]")],
+    "siglip_attention": ([[("x", "[B, N, D]")],
+                          [("query", "[B, H, N, d]"), ("key", "[B, H, N, d]"), ("value", "[B, H, N, d]")],
                           [("query · key\n/ √d", "[B, H, N, N]"), None], [("softmax\nover keys", "[B, H, N, N]"), None],
                           [("weights\n× values", "[B, H, N, d]")], [("heads side\nby side", "[B, N, D]")],
                           [("output\nmatrix", "[B, N, D]")]], {1: [(0, 0), (1, 0), (2, 1)]}),
@@ -80,7 +81,7 @@ _INSIDE = {
                          [("RoPE", "[B, H, L, d]"), ("RoPE", ""), None],
                          [None, ("KV cache", "[B, H$_{kv}$, T, d]"), ("KV cache", "[B, H$_{kv}$, T, d]")],
                          [None, ("repeat\nheads", "[B, H, T, d]"), ("repeat\nheads", "[B, H, T, d]")],
-                         [("query · key\n/ √d", "[B, H, L, T]"), None], [("mask,\nsoftmax", "[B, H, L, T]"), None],
+                         [("query ·\nkey / √d", "[B, H, L, T]"), None], [("mask,\nsoftmax", "[B, H, L, T]"), None],
                          [("weights\n× values", "[B, H, L, d]")], [("output\nmatrix", "[B, L, D]")]],
                         {4: [(0, 0), (1, 0), (2, 1)]}),
     "gemma_mlp": ([[("x", "[B, L, D]")], [("gate", "[B, L, F]"), ("up", "[B, L, F]")], [("GELU", ""), None],
@@ -178,7 +179,7 @@ def _draw_box(ax: Axes, name: str, on: bool) -> None:
     )  # fmt: skip
     middle = left + width / 2
     if is_frame:
-        write(ax, middle, bottom + height - (10 if name in ("siglip", "gemma") else 7.5), label, bold=True)
+        write(ax, middle, bottom + height - (10 if name in ("siglip", "gemma") else 11), label, bold=True)
     if output:
         below = bottom - (10 if "\n" not in output else 17)
         write(ax, middle, below, output, colour=BLACK if is_data else GREY, bold=on and is_data)
@@ -206,7 +207,7 @@ def _draw_sequence(ax: Axes, on: bool) -> None:
         colour = TOKEN_COLOURS["image" if i >= 4 else "prompt"][0]
         corner = (left + 6, bottom + 6 + i * 17.3)
         ax.add_patch(Rectangle(corner, width - 12, 14, facecolor=colour, edgecolor="white", linewidth=0.5, zorder=3))
-    write(ax, left + width / 2, bottom + height + 12, "merge", bold=on)
+    write(ax, left + width / 2, bottom + height + 11, "merge", bold=on)
 
 
 def _draw_arrows(ax: Axes) -> None:
@@ -218,8 +219,8 @@ def _draw_arrows(ax: Axes) -> None:
     }.items():
         for start, end in stretches:
             arrow(ax, (start, lane), (end, lane))
-    arrow(ax, (722, 122), (722, 12), (336, 12), (336, 28), colour=GREY, dashed=True)
-    write(ax, 560, 20, "append the token and run again", colour=GREY, italic=True)
+    arrow(ax, (722, 122), (722, 6), (336, 6), (336, 26), colour=GREY, dashed=True)
+    write(ax, 560, 17, "append the token and run again", colour=GREY, italic=True)
 
 
 def _draw_inside(ax: Axes, name: str) -> None:
@@ -233,7 +234,7 @@ def _draw_inside(ax: Axes, name: str) -> None:
     ax.add_patch(fan)
     box(ax, *page, fill="#FFFDF2", edge=BLACK, line=1.2, rounding=8, zorder=1)
     step = page[2] / len(columns)
-    width, height = min(142, step - 11), 36
+    width, height = min(142, step - 11), 34
     middle = page[1] + page[3] / 2 + 5  # what comes out of a step is written below it
     if _SAME.get(name, name) in _REPEATED:
         first, last, times = _REPEATED[_SAME.get(name, name)]
@@ -254,7 +255,7 @@ def _draw_inside(ax: Axes, name: str) -> None:
             label, output = entry
             box(ax, x - width / 2, y - height / 2, width, height, label, fill="white", edge=GREY, gid="inside")
             if output:
-                write(ax, x, y - height / 2 - 8, output, colour=GREY)
+                write(ax, x, y - height / 2 - 9, output, colour=GREY)
     for c, (before, after) in enumerate(zip(places, places[1:])):
         usual = [(i, j) for i in range(len(before)) for j in range(len(after)) if len(before) != len(after) or i == j]
         for i, j in special.get(c) or usual:

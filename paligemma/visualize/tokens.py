@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from transformers import PreTrainedTokenizerBase
 
 from .style import (
+    BLACK,
     BLUE,
     GREY,
     ORANGE,
@@ -136,14 +137,12 @@ def show_batch(
     panels: Mapping[str, np.ndarray | torch.Tensor],
     rows: Sequence[str] | None = None,
     title: str | None = None,
-    first: int = 0,
 ) -> np.ndarray:
     """A batch of token sequences, one strip of cells a row, and its masks below in the same places.
 
     Args:
         kinds: [B][L] keys of TOKEN_COLOURS. panels: {name: bool array [B, L]}, True is drawn dark.
-        rows: names of the rows. All L places are drawn: leave out of all rows alike what need not be seen.
-        first: the position of the first place that is drawn, for the numbers along the bottom.
+        rows: names of the rows.
     Returns an array of Axes: the kinds first, then the panels in order.
     """
     count, length = len(kinds), len(kinds[0])
@@ -172,8 +171,7 @@ def show_batch(
         ax.set_yticks(range(count), [name_of(row) for row in rows])
         frame(ax)
     step = next(size * 10**k for k in range(9) for size in (1, 2, 5) if size * 10**k * 12 >= length)
-    places = range(-first % step, length, step)  # of the round positions
-    axes[-1].set_xticks(places, [first + place for place in places])
+    axes[-1].set_xticks(range(0, length, step))
     axes[-1].set_xlabel("position in the sequence")
     return axes
 
@@ -200,6 +198,12 @@ def show_next_tokens(
         names = [tokenizer.convert_ids_to_tokens(int(token)) for token in best]
         colours = [BLUE if name == written[step] else PALE for name in names]
         ax.barh(range(len(best)), row[best], color=colours, edgecolor=GREY, linewidth=0.6)
+        for place, (value, colour) in enumerate(zip(row[best], colours)):  # the number at the end of its bar
+            inside = value > 0.7
+            ax.text(
+                value - 0.03 if inside else value + 0.03, place, f"{value:.2f}", fontsize=SMALL, va="center",
+                ha="right" if inside else "left", color=text_colour(to_rgb(colour)) if inside else BLACK,
+            )  # fmt: skip
         ax.set_yticks(range(len(best)), [readable_token(name, 14) for name in names])
         ax.set(xlim=(0, 1), ylim=(top - 0.4, -0.6), xticks=[0, 0.5, 1])
         ax.set_title(f"{step + 1}: {readable_token(written[step], 20)}")
@@ -236,7 +240,9 @@ def show_logit_lens(
         if final and rows > 1:
             ax.add_patch(Rectangle((c - 0.46, r - 0.44), 0.92, 0.88, fill=False, edgecolor=ORANGE, linewidth=1.6))
     ax.set_yticks(range(rows), layers)
-    ax.set_xticks(range(columns), [readable_token(token, 20) for token in inputs], rotation=40, ha="right")
+    standing = [readable_token(token, 20) for token in inputs]
+    turned = {"rotation": 40, "ha": "right"} if max(map(len, standing), default=0) > fits else {}
+    ax.set_xticks(range(columns), standing, **turned)
     ax.tick_params(length=0)
     frame(ax)
     ax.set(title=plain(title or ""), xlabel="the token that stands at this position", ylabel="read after")
