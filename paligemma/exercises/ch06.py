@@ -21,6 +21,7 @@ def rms_cases(seed):
     yield Case((numbers(seed, 2, 5, 7 + k, shift=3.0),), sizes=sizes, note="about 3 on average")
     yield Case((numbers(seed, 3, 8, scale=1e-3),), sizes={"L": 3, "D": 8}, note="about 1e-3 in size")
     yield Case((numbers(seed, 3, 8), 0.5), sizes={"L": 3, "D": 8}, note="eps = 0.5")
+    yield Case((numbers(seed, 2, 3, 8, dtype=torch.bfloat16),), sizes={"B": 2, "L": 3, "D": 8})
 
 
 def show_sizes(thing):
@@ -58,6 +59,35 @@ RMS = Task(
         ),
         Mistake(
             "wrong axis",
+            "your mean runs over axis 1, counted from the front: the features are the last axis, however many there "
+            "are",
+            lambda x, eps=1e-6: x / (x.square().mean(1, keepdim=True) + eps).sqrt(),
+        ),
+        Mistake(
+            "wrong axis",
+            "your axis is 2, counted from the front: x may have fewer axes, and the features are the last one",
+            lambda x, eps=1e-6: x / (x.square().mean(2, keepdim=True) + eps).sqrt(),
+        ),
+        Mistake(
+            "float32 comes out",
+            "the result is float32 whatever came in: it is to have the dtype of x",
+            lambda x, eps=1e-6: rms_norm(x.float(), eps),
+        ),
+        Mistake(
+            "eps squared",
+            "eps is squared before it is added: that is next to nothing",
+            lambda x, eps=1e-6: x / (x.square().mean(-1, keepdim=True) + eps**2).sqrt(),
+        ),
+        Mistake(
+            "length instead of root mean square",
+            "each token is divided by its length, as F.normalize does: the root of a mean is asked for, not of a sum",
+            [
+                lambda x, eps=1e-6: torch.nn.functional.normalize(x, dim=-1, eps=eps),
+                lambda x, eps=1e-6: torch.nn.functional.normalize(x, dim=-1),
+            ],
+        ),
+        Mistake(
+            "wrong axis",
             "your numbers are those you get when the mean runs over the first axis",
             lambda x, eps=1e-6: x / (x.square().mean(0, keepdim=True) + eps).sqrt(),
         ),
@@ -83,7 +113,10 @@ RMS = Task(
             "mean of sizes",
             "your numbers are those you get from the mean of the absolute values: a mean of squares weighs large "
             "features more",
-            lambda x, eps=1e-6: x / (x.abs().mean(-1, keepdim=True) + eps),
+            [
+                lambda x, eps=1e-6: x / (x.abs().mean(-1, keepdim=True) + eps),
+                lambda x, eps=1e-6: x / (x.abs().mean(-1, keepdim=True).square() + eps).sqrt(),
+            ],
         ),
         Mistake(
             "mean subtracted",
@@ -99,7 +132,12 @@ RMS = Task(
             "variance instead of mean square",
             "your numbers are those you get when dividing by the standard deviation: it measures from the mean, the "
             "root mean square from zero",
-            lambda x, eps=1e-6: x / (x.var(-1, keepdim=True, correction=0) + eps).sqrt(),
+            [
+                lambda x, eps=1e-6: x / (x.var(-1, keepdim=True, correction=0) + eps).sqrt(),
+                lambda x, eps=1e-6: x / (x.var(-1, keepdim=True) + eps).sqrt(),
+                lambda x, eps=1e-6: x / (x.std(-1, keepdim=True) + eps),
+                lambda x, eps=1e-6: x / x.std(-1, keepdim=True),
+            ],
         ),
         Mistake(
             "eps outside the root",
@@ -150,6 +188,30 @@ def kinds(batch=normalise, layer=normalise, rms=normalise):
 def standardise(axes, correction=0):
     def norm(x, kind=None, eps=1e-6):
         return (x - x.mean(axes, keepdim=True)) / (x.var(axes, keepdim=True, correction=correction) + eps).sqrt()
+
+    return norm
+
+
+def not_centred(axes):
+    """The variance is that of the numbers minus their mean, and the mean is not subtracted above it."""
+    return lambda x, kind=None, eps=1e-6: x / (x.var(axes, keepdim=True, correction=0) + eps).sqrt()
+
+
+def squares_of_all(axes):
+    """The mean is subtracted above, and below stands the mean square of x itself."""
+    return lambda x, kind=None, eps=1e-6: (
+        (x - x.mean(axes, keepdim=True)) / (x.square().mean(axes, keepdim=True) + eps).sqrt()
+    )
+
+
+def eps_left_out(norm):
+    return lambda x, kind, eps=1e-6: norm(x, kind, 0.0)
+
+
+def eps_after_the_root(axes, centred=True):
+    def norm(x, kind=None, eps=1e-6):
+        x = x - x.mean(axes, keepdim=True) if centred else x
+        return x / (x.square().mean(axes, keepdim=True).sqrt() + eps)
 
     return norm
 
@@ -235,6 +297,31 @@ KINDS = Task(
             "your layer norm divides and does not subtract the mean: then it is RMSNorm again",
             kinds(layer=lambda x, kind, eps=1e-6: rms_norm(x, eps)),
         ),
+        *(
+            Mistake(f"{kind}: eps outside the root", f"in your {kind} norm eps is added after the root: for inputs of "
+                    "size 1e-3 it is another function", kinds(**{kind: eps_after_the_root(axes, kind != "rms")}))
+            for kind, axes in (("batch", (0, 1)), ("layer", 2), ("rms", 2))
+        ),
+        *(
+            Mistake(f"{kind}: eps forgotten", f"your {kind} norm leaves eps out",
+                    kinds(**{kind: eps_left_out(normalise)})) for kind in ("batch", "layer", "rms")
+        ),
+        *(
+            Mistake(f"{kind}: mean not subtracted", f"your {kind} norm divides by the right number and does not "
+                    "subtract the mean", kinds(**{kind: not_centred(axes)}))
+            for kind, axes in (("batch", (0, 1)), ("layer", 2))
+        ),
+        *(
+            Mistake(f"{kind}: squares from before", f"your {kind} norm subtracts the mean, and divides by the mean "
+                    "square of the numbers before that", kinds(**{kind: squares_of_all(axes)}))
+            for kind, axes in (("batch", (0, 1)), ("layer", 2))
+        ),
+        Mistake("rms over the tokens", "the mean square of your RMSNorm runs over the tokens: it is that of one "
+                "token's features",
+                [kinds(rms=lambda x, kind, eps=1e-6, axes=axes: x / (x.square().mean(axes, keepdim=True) + eps).sqrt())
+                 for axes in ((0, 1), 0, 1)]),
+        Mistake("batch norm over everything", "your batch norm takes one mean over all features: each feature has a "
+                "mean of its own", kinds(batch=standardise((0, 1, 2)))),
         Mistake(
             "everything at once",
             "one mean is taken over all three axes, whatever the kind",
@@ -320,6 +407,41 @@ class LlamaOrderCast(GemmaRMSNorm):
         return rms_norm(x.float(), self.eps).type_as(x) * (1 + self.weight).type_as(x)
 
 
+class LlamaOrderPromoted(GemmaRMSNorm):
+    def forward(self, x):
+        return rms_norm(x.float(), self.eps).type_as(x) * (1 + self.weight)
+
+
+class WeightBeforeTheNorm(GemmaRMSNorm):
+    def forward(self, x):
+        return rms_norm(x.float() * (1 + self.weight.float()), self.eps).type_as(x)
+
+
+class SecondAxis(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        normed = wide / (wide.square().mean(1, keepdim=True) + self.eps).sqrt()
+        return (normed * (1 + self.weight.float())).type_as(x)
+
+
+class HalfAndWeight(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.half()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps) * (1 + self.weight.float())).type_as(
+            x
+        )
+
+
+class CastAndBack(GemmaRMSNorm):
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+class AlwaysHalf(GemmaRMSNorm):
+    def forward(self, x):
+        return (rms_norm(x.half(), self.eps) * (1 + self.weight.float())).type_as(x)
+
+
 class NotCastBack(GemmaRMSNorm):
     def forward(self, x):
         return rms_norm(x.float(), self.eps) * (1 + self.weight.float())
@@ -397,6 +519,27 @@ def multiplies_before_the_cast(kind) -> Finding | None:
     return Finding("rounded too early", saw, "something is rounded to the input's dtype before the end")
 
 
+def adds_the_one_in_float32(kind) -> Finding | None:
+    """A norm whose weights are bfloat16, as those of a model that was converted: 1 + weight needs more bits."""
+    x, weight = numbers(5, 16, 64), numbers(6, 64, scale=0.05).bfloat16()
+    module = kind(64).to(torch.bfloat16)
+    with torch.no_grad():
+        module.weight.copy_(weight)
+        got, want = module(x), bits(GemmaRMSNorm, x, weight.float())
+    if got.dtype != x.dtype:
+        saw = f"with weights in bfloat16 and x in float32, the result is {str(got.dtype).removeprefix('torch.')}"
+        return Finding("dtype of the weight", saw, "the result has the dtype of x, whatever the weights have")
+    gap = float(((got - want).abs() / (1 + want.abs())).max())
+    if gap < 1e-5:
+        return None
+    return Finding(
+        "1 added too early",
+        f"with weights in bfloat16 and x in float32, the result is wrong by up to {gap:.1g} of its size",
+        "1 + weight is worked out in bfloat16, where 1.03 lies between two numbers: the weight is to be float32 before "
+        "the 1 is added",
+    )
+
+
 def show_norm(kind):
     module = kind(4)
     x = torch.tensor([[3.0, -1.0, 2.0, 1.0], [300.0, -100.0, 200.0, 100.0]])
@@ -416,7 +559,7 @@ NORM = Task(
     cases=norm_cases,
     see='chapter 06, "The class" and "Why float32"; the hints of this task',
     reward=show_norm,
-    extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
+    extra=[starts_as_a_plain_norm, multiplies_before_the_cast, adds_the_one_in_float32],
     mistakes=[
         Mistake(
             "weight instead of 1 + weight",
@@ -446,6 +589,15 @@ NORM = Task(
             "in float16 the square of 500 is more than 65504, the largest number there is, and becomes infinite",
             HalfPrecision,
         ),
+        Mistake("cast before the weight", "the result is rounded to the dtype of x before the weight is applied, and "
+                "the float32 weight makes float32 of it again: one cast, at the very end", LlamaOrderPromoted),
+        Mistake("weight before the norm", "the weights are applied before the norm, which then divides by the size "
+                "that they make: they come after it", WeightBeforeTheNorm),
+        Mistake("wrong axis", "the mean runs over axis 1, counted from the front: the features are the last axis",
+                SecondAxis),
+        Mistake("not cast back", "the result is cast to the dtype that came in and to float32 after that", CastAndBack),
+        Mistake("computed in half precision", "everything is computed in float16, whatever comes in: float32 is asked "
+                "for", [AlwaysHalf, HalfAndWeight]),
         Mistake("not cast back", "the numbers are right and remain float32: the next layer expects the dtype "
                      "that came in", NotCastBack),
     ],
@@ -565,6 +717,33 @@ class CentredOverTokens(GemmaRMSNorm):
         return super().forward(x - x.mean(-2, keepdim=True))
 
 
+class CentredByOneMean(GemmaRMSNorm):
+    def forward(self, x):
+        return super().forward(x.float() - x.float().mean()).type_as(x)
+
+
+class CentredOverAxisOne(GemmaRMSNorm):
+    def forward(self, x):
+        return super().forward(x.float() - x.float().mean(1, keepdim=True)).type_as(x)
+
+
+class CentredTooNarrow(GemmaRMSNorm):
+    def forward(self, x):
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
+class CentredEpsFixed(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float() - x.float().mean(-1, keepdim=True)
+        return (rms_norm(wide, 1e-5) * (1.0 + self.weight.float())).type_as(x)
+
+
+class CentredCastEarly(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float() - x.float().mean(-1, keepdim=True)
+        return rms_norm(wide, self.eps).type_as(x) * (1.0 + self.weight)
+
+
 class CentredByOneLess(GemmaRMSNorm):
     def forward(self, x):
         wide = x.float()
@@ -588,6 +767,9 @@ def centred_cases(seed):
     yield Case(
         (numbers(seed, 4, 8, scale=300.0, dtype=torch.float16),), (8,), {"N": 4, "D": 8}, note="float16, 300 in size"
     )
+    narrow = numbers(seed, 4, 8, shift=100.3, dtype=torch.bfloat16)
+    yield Case((narrow,), (8,), {"N": 4, "D": 8}, note="bfloat16, mean about 100")
+    yield Case((numbers(seed, 3, 6),), (6, 0.1), {"N": 3, "D": 6}, note="eps = 0.1")
 
 
 def show_centred(kind):
@@ -630,6 +812,16 @@ CENTRED = Task(
         Mistake("subtracted at the end", "the mean is subtracted from the result, after the scale", CentredAtLast),
         Mistake("mean over the tokens", "your mean runs over the tokens: each token is to be treated by itself",
                 CentredOverTokens),
+        Mistake("mean over the tokens", "your mean runs over axis 1, counted from the front: the features are the last "
+                "axis", CentredOverAxisOne),
+        Mistake("one mean", "one mean of all tokens is subtracted: each token has its own", CentredByOneMean),
+        Mistake("subtracted too early", "the mean is worked out and subtracted in the dtype of x, which cannot hold it "
+                "exactly: float32 first", CentredTooNarrow),
+        Mistake("eps fixed", "your eps is fixed: the module has its own, self.eps",
+                [CentredEpsFixed, type("Small", (CentredEpsFixed,), {"forward": lambda self, x: (rms_norm(
+                    x.float() - x.float().mean(-1, keepdim=True), 1e-6) * (1.0 + self.weight.float())).type_as(x)})]),
+        Mistake("cast before the weight", "the result is rounded to the dtype of x before the weight is applied: one "
+                "cast, at the very end", CentredCastEarly),
         Mistake("by one less", "`var` divides by D - 1 unless you say `correction=0`", CentredByOneLess),
         Mistake("weight instead of 1 + weight", "the scale was 1 + weight in Gemma's norm, and is to stay that",
                 CentredWithoutOne),

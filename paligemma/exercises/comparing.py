@@ -193,7 +193,7 @@ def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None
             f"your numbers are the expected ones, rounded to {rounded}: something on the way is computed in "
             f"{rounded}, or is cast to it too early",
         )
-    if not got.any():
+    if not got.any() and got.numel() > 1:  # one number may be zero by accident
         return Finding("all zeros", seen, "your result is zero everywhere: is what you compute put into the result?")
     gap, size = (got - want).abs(), float(want.abs().max())
     far = float(gap.max()) > max(0.02 * size, 20 * tolerance)  # much more than rounding
@@ -223,7 +223,10 @@ def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None
         return Finding(
             "row 0 only",
             f"{seen}; row 0 is right, {others}",
-            "right for a batch of one: something is read from row 0 only" if batch else "",
+            "what sets row 0 apart? Either something is read from row 0 only, or the other rows hold what your code "
+            "does not allow for"
+            if batch
+            else "",
         )
     return Finding("values", seen, "")
 
@@ -254,8 +257,8 @@ def other_places(got, want, seen: str, equal) -> Finding:
         return Finding(
             "right numbers in other places",
             f"{seen}; each row holds the right numbers, at other places of the row",
-            "what moves numbers along the last axis: a sort that is not undone or undone the wrong way (gather reads "
-            "at an index, scatter writes to it), a roll, an index",
+            "what puts the numbers of a row in this order: parts that are joined or counted in another order, a roll, "
+            "an index, a sort that is not undone (gather reads at an index, scatter writes to it)?",
         )
     return Finding(
         "right numbers in other places",
@@ -282,8 +285,9 @@ def explain_shape(got, want, case: Case, label: str = "") -> Finding:
         return Finding("shape", seen, "an axis of length 1 is missing, too much or elsewhere (keepdim, unsqueeze)")
     if sorted(got.shape) == sorted(want.shape):
         moved = [axis for axis, (a, b) in enumerate(zip(got.shape, want.shape)) if a != b]
-        means = f"the axes are right and in another order (places {', '.join(map(str, moved))}): are two of them "
-        return Finding("axes in another order", seen, means + "swapped, query and key for instance, or a transpose?")
+        means = f"the sizes are right and in another order (places {', '.join(map(str, moved))}): a transpose too few "
+        means += "or too many, two axes exchanged (query and key, for instance), or a size that is fixed in the code?"
+        return Finding("axes in another order", seen, means)
     longer = explain_length(got, want, seen)
     if longer:
         return longer
