@@ -539,10 +539,12 @@ def coordinate_ruler(
         write(ax, 352, y, f"{value:.3f} × 1023", ha="left")
         arrow(ax, (418, y), (430, y))
         _token(ax, 464, y, f"<loc{round(value * 1023):04d}>", "loc", width=64)
-    for x in (x1, x2):
-        ax.plot([left + x * side] * 2, [top, top - y1 * side], color=RED, linewidth=1, linestyle=":", zorder=5)
-    for y in (y1, y2):
-        ax.plot([left, left + x1 * side], [top - y * side] * 2, color=RED, linewidth=1, linestyle=":", zorder=5)
+    for colour, line, style in (("white", 2.4, "-"), (RED, 1.2, ":")):  # dotted guides, to be seen on any picture
+        guide = {"color": colour, "linewidth": line, "linestyle": style, "zorder": 4}
+        for x in (x1, x2):
+            ax.plot([left + x * side] * 2, [top, top - y1 * side], **guide)
+        for y in (y1, y2):
+            ax.plot([left, left + x1 * side], [top - y * side] * 2, **guide)
     write(ax, 292, bottom + 8, "in this order: y before x, top before bottom", ha="left", colour=GREY)
     return ax
 
