@@ -45,7 +45,7 @@ world/, the little world of coloured shapes
 stickers/, a second world: everyday things by several artists
     atlas.py, scenes.py, tasks.py         drawings, pictures with their truth, questions
     pictures.py, sticker_model.py         training pictures; sizes and tokenizer of the model
-    encoder.py, recipe.py, evaluation.py, __main__.py    how it is trained and measured
+    encoder.py, recipe.py, evaluation.py, card.py, __main__.py    how it is trained, measured and drawn
     capstone.py                           24 things, one unseen artist, a scoreboard
 
 training/, the recipe                                                                              13

@@ -27,7 +27,7 @@ from paligemma.exercises import undisturbed as undisturbed_module
 from paligemma.exercises.checking import attempt, examine, same_outcome
 from paligemma.exercises.comparing import compare, explain_shape
 from paligemma.exercises.exposing import ONE_CASE, exposing_task, matching_task
-from paligemma.exercises.predicting import show_prediction, understood
+from paligemma.exercises.predicting import form, show_prediction, understood
 from paligemma.exercises.progress import load, predictions, record
 from paligemma.exercises.tasks import Case, Finding, Mistake, Prediction, Task, find_task, numbers, tasks_of
 from paligemma.exercises.undisturbed import undisturbed
@@ -635,8 +635,10 @@ def predicted_task(monkeypatch):
 
 def test_a_prediction_is_kept_and_shown_beside_the_truth(predicted_task, capsys):
     predict("06.1", ...)
-    assert "no prediction yet" in capsys.readouterr().out and predictions() == {}
+    said = capsys.readouterr().out
+    assert COUNTED.question in said and "no prediction yet" in said and "(a number)" in said and predictions() == {}
     predict("06.1", 3)
+    assert COUNTED.question in capsys.readouterr().out
     predict("06.1", np.int64(5))
     assert predictions() == {"06.1": 5} and load() == {}
     with pytest.raises(CheckFailed):
@@ -676,6 +678,8 @@ def test_predictions_of_words_and_of_several():
     both = Prediction(
         "?", {"first": "colours", "captions": 8}, {"first": "sizes", "captions": 1}, "", ["colours", "sizes"]
     )
+    assert form(both.tempting, both.options) == "first: one of 'colours', 'sizes'; captions: a number"
+    assert form({"causal": 1, "everything": 2}, ()) == "a number for each"
     assert understood(both, {"first": "sizes", "captions": 2.5}) == {"first": "sizes", "captions": 2.5}
     with pytest.raises(ValueError, match="'size', expected one of 'colours', 'sizes'"):
         understood(both, {"first": "size", "captions": 2})
@@ -735,10 +739,13 @@ def test_panels_are_matched():
     exchanged = found(A="two", B="one", C="three")
     assert exchanged.name == "taken for another" and "count them" in exchanged.explanation
     assert "1 of 3 panels are right" in exchanged.observed
-    assert found(A="one", B="one", C="three").name == "a name twice"
+    twice = found(A="one", B="one", C="three")
+    assert twice.name == "a name twice" and "'one' stands at more than one of the panels" in twice.observed
     assert found(A="two", B="three", C="one").name == "taken for another"
     assert found(A="three", B="two", C="one").name == "not matched"
     assert found(A="one", B="two", C="four").name == "unknown name"
+    empty = found()
+    assert empty.name == "structure" and "each with one name" in empty.explanation
     assert found(A="one", B="two").name == "structure"
     assert found(A="one", B="two", C=...).name == "not started"
 

@@ -117,6 +117,23 @@ def test_questions_have_answers_to_unfold(path):
             assert re.search(r"<summary>Answer", text), f"{found[1]} asks and does not answer"
 
 
+@each_solution
+def test_the_question_is_read_before_the_prediction(path):
+    """What `predict` asks for stands in the text of the task, outside of all folds, with the words it takes."""
+    cells = read(path)["cells"]
+    for task in tasks_of(path.name[:2]):
+        if task.prediction is None:
+            continue
+        heading = next(source(cell) for cell in cells if source(cell).startswith(f"## {task.id} · "))
+        open_text = re.sub(r"<details>.*?</details>", "", heading, flags=re.S)
+        asked = re.search(r"\*\*Predict first\*\*,? (.*?)(?:\n\n|$)", open_text, re.S)
+        assert asked and "?" in asked[1], f"{task.id}: no question above `predict`"
+        for word in task.prediction.options:
+            assert f'`"{word}"`' in asked[1], f"{task.id}: {word!r} is an answer, and the text does not name it"
+        unasked = set(re.findall(r"\d+", task.prediction.question)) - set(re.findall(r"\d+", open_text))
+        assert not unasked, f"{task.id}: the question has the numbers {unasked}, the text has not"
+
+
 def run(cell: dict, name: str, space: dict) -> None:
     exec(compile(source(cell), name, "exec"), space)
     plt.close("all")

@@ -744,6 +744,7 @@ class Names:
 def test_next_tokens_show_the_likeliest_first_and_fill_the_one_written():
     axes = vis.show_next_tokens(np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]), Names(), ["▁blue", "▁red"], top=2)
     assert [bar.get_width() for bar in axes[0].patches] == [0.7, 0.2]
+    assert texts(axes[0]) == ["0.70", "0.20"]
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["blue", "star"]
     filled = [bar.get_facecolor() for bar in axes[1].patches]
     assert axes[1].get_title() == "2: red" and filled[0] != filled[1]
@@ -831,6 +832,9 @@ def test_logit_lens_writes_each_word_on_its_field():
     np.testing.assert_array_equal(shown(ax), [[0.1, 0.2], [0.9, 1.0]])
     assert ax.images[0].get_clim() == (0, 1) and ax.get_ylim() == (-0.5, 1.5)  # the first layer at the bottom
     assert [label.get_text() for label in ax.get_xticklabels()] == ["\\n", "a"]
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {0}  # they fit side by side
+    many = vis.show_logit_lens([["a"] * 12], np.ones((1, 12)), ["▁triangle"] * 12, ["out"])
+    assert {label.get_rotation() for label in many.get_xticklabels()} == {40}
 
 
 def test_logit_lens_frames_what_the_last_layer_says():

@@ -215,6 +215,27 @@ def note_lost(image):
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
+def all_or_nothing(opaque_from):
+    """Pixels are opaque from this opacity on, and white below it."""
+
+    def function(image):
+        pixels = np.array(ImageOps.exif_transpose(image).convert("RGBA"))
+        pixels[pixels[..., 3] < opaque_from] = 255
+        return Image.fromarray(pixels[..., :3].copy())
+
+    return function
+
+
+def turned_in_its_frame(image):
+    angle = {3: 180, 6: 270, 8: 90}.get(image.getexif().get(0x0112), 0)
+    return on("white")(turned(image.rotate(angle), 1))
+
+
+def grey_stays_grey(image):
+    image = ImageOps.exif_transpose(image)
+    return on("white")(image) if image.mode == "RGBA" else image
+
+
 def show_modes(thing):
     from .. import ASSETS
     from ..visualize import show_images  # here: matplotlib is not needed for anything else
@@ -268,6 +289,33 @@ RGB = Task(
         ),
         Mistake("black behind it", "what is transparent has become black: on a page it would be white", on("black")),
         Mistake("grey behind it", "what is transparent has become grey: on a page it would be white", on("grey")),
+        Mistake(
+            "no page",
+            "what is transparent has become black, and what is half transparent keeps its full colour: "
+            "the page that you lay it on is transparent itself",
+            on((0, 0, 0, 0)),
+        ),
+        Mistake(
+            "page on top",
+            "every picture is white: the page lies on the picture instead of under it",
+            lambda image: Image.new("RGB", ImageOps.exif_transpose(image).size, "white"),
+        ),
+        Mistake(
+            "all or nothing",
+            "a pixel is either white or opaque: one of half opacity is to be half itself, half white",
+            [all_or_nothing(1), all_or_nothing(128), all_or_nothing(255)],
+        ),
+        Mistake(
+            "turned in its frame",
+            "the picture is turned inside its old frame: a quarter turn exchanges width and "
+            "height as well, and here corners are lost (`rotate` does that without expand=True)",
+            turned_in_its_frame,
+        ),
+        Mistake(
+            "not all converted",
+            "pictures with transparency become RGB, those that are grey or have a palette do not",
+            grey_stays_grey,
+        ),
         Mistake("not converted", "the picture comes out in the mode it came in", lambda image: image),
         Mistake("not converted", "the picture comes out in the mode it came in", ImageOps.exif_transpose),
         Mistake(
@@ -320,8 +368,34 @@ def letterbox(images, size):
     return process_images(images, size)
 
 
+def in_proportion(images, size):
+    """Each as large as fits into the size, with its own proportions."""
+    results = []
+    for image in map(to_rgb, images):
+        image.thumbnail(size[::-1], Image.Resampling.BICUBIC)
+        results += process_images([image], image.size[::-1])
+    return results
+
+
 def reshaped(images, size):
     return [array.transpose(1, 2, 0).reshape(array.shape) for array in process_images(images, size)]
+
+
+def by_its_own(images, size):
+    """Each picture by its own mean and deviation."""
+    arrays = process_images(images, size)
+    return [(array - array.mean()) / array.std() for array in arrays]
+
+
+def in_eight_bits(images, size):
+    """2 x - 255 while x is still uint8."""
+    bytes_of = [np.rint(array * 127.5 + 127.5).astype(np.uint8) for array in process_images(images, size)]
+    return [(array * np.uint8(2) - np.uint8(255)).astype(np.float32) / 255 for array in bytes_of]
+
+
+def cut_to_whole(images, size):
+    """0 to 1, and then whole numbers."""
+    return [np.trunc(array * 0.5 + 0.5) * 2 - 1 for array in process_images(images, size)]
 
 
 def show_processed(thing):
@@ -364,6 +438,24 @@ WHOLE = Task(
         Mistake("not normalised", "your numbers run from 0 to 1: the last step, to -1 to 1, is missing",
                 but(mean=0.0, std=1.0)),
         Mistake("not rescaled", "your numbers are normalised and never divided by 255", but(factor=1.0)),
+        Mistake("divided by 256", "your numbers are divided by 256: the largest of a byte is 255", but(factor=1 / 256)),
+        Mistake("not divided by 0.5", "your numbers run from -0.5 to 0.5: the division by 0.5 is missing",
+                but(std=1.0)),
+        Mistake("brackets", "your numbers run from -1 to 0: without brackets x - 0.5 / 0.5 is x - 1",
+                but(mean=1.0, std=1.0)),
+        Mistake("other mean", "your mean and deviation are those of ImageNet: this model was trained with 0.5 and 0.5",
+                but(mean=np.array([0.485, 0.456, 0.406]), std=np.array([0.229, 0.224, 0.225]))),
+        Mistake("its own mean", "each picture is normalised by its own mean and deviation, so that its brightness is "
+                "lost: 0.5 and 0.5 for all", by_its_own),
+        Mistake("computed in 8 bits", "your numbers are computed while the picture is still uint8, which begins afresh "
+                "at 256: make it float first", in_eight_bits),
+        Mistake("cut to whole numbers", "the numbers from 0 to 1 are cut to whole ones: nearly all become 0",
+                cut_to_whole),
+        Mistake("square", "height and width are the same in yours: `size` has two numbers",
+                [lambda images, size: process_images(images, (size[0], size[0])),
+                 lambda images, size: process_images(images, (size[1], size[1]))]),
+        Mistake("not converted", "pictures are not made RGB first: a grey one has no axis for its channels",
+                but(rgb=lambda image: image)),
         Mistake("rescaled twice", "your numbers are divided by 255 twice: everything is close to -1",
                 but(factor=1 / 255**2)),
         Mistake("mean not subtracted", "your numbers run from 0 to 2", but(mean=0.0)),
@@ -372,6 +464,8 @@ WHOLE = Task(
                 "them differently and moves none", reshaped),
         Mistake("cropped", "your pictures are cut to the proportions: here they are stretched, as in training",
                 centre_crop),
+        Mistake("in proportion", "your pictures keep their proportions, and so do not get the size that is asked for "
+                "(`thumbnail` does that): here they are stretched, as in training", in_proportion),
         Mistake("padded", "your pictures have bars beside them: here they are stretched, as in training", letterbox),
         Mistake("one array", "one array comes back for all pictures: a list with an array for each is asked for",
                 lambda images, size: np.stack(process_images(images, size))),
@@ -432,6 +526,22 @@ BACK = Task(
     reward=show_back,
     mistakes=[
         *faults_left(FAULTS, back_with),
+        Mistake("clipped too early", "the numbers are clipped to 0 and 1 while they still run from -1 to 1: the darker "
+                "half of every picture becomes grey", lambda array: to_picture(np.clip(array, 0, 1))),
+        Mistake("rounded too early", "the numbers are rounded while they run from 0 to 1: only 0 and 255 are left",
+                lambda array: to_picture(2 * np.rint(np.clip(array, -1, 1) * 0.5 + 0.5) - 1)),
+        Mistake("rounded up", "every number is rounded up instead of to the nearest",
+                lambda array: np.clip(np.ceil((array.transpose(1, 2, 0) * 0.5 + 0.5) * 255), 0, 255).astype(np.uint8)),
+        Mistake("times 256", "the numbers are multiplied by 256: the largest of a byte is 255",
+                lambda array: np.clip(np.rint((array.transpose(1, 2, 0) * 0.5 + 0.5) * 256), 0, 255).astype(np.uint8)),
+        Mistake("its own range", "each picture is stretched from its own smallest to its own largest number: -1 and 1 "
+                "are to become 0 and 255 whatever the picture holds",
+                lambda array: to_picture(2 * (array - array.min()) / (array.max() - array.min()) - 1)),
+        Mistake("not shifted", "0.5 is not added: everything below the middle is black",
+                lambda array: np.clip(np.rint(array.transpose(1, 2, 0) * 0.5 * 255), 0, 255).astype(np.uint8)),
+        Mistake("reshaped instead of transposed", "`reshape` cuts the numbers differently and moves none: the channels "
+                "have to be moved behind",
+                lambda array: to_picture(array).transpose(2, 0, 1).reshape(*array.shape[1:], 3)),
         Mistake("channels first", "the channels are still the first axis: pictures have them last",
                 lambda array: to_picture(array).transpose(2, 0, 1)),
         Mistake("not shifted", "the middle is at 0 and not at 127.5: the mean has to come back",

@@ -48,7 +48,7 @@ BOX = Task(
     reference=patch_box,
     cases=box_cases,
     gradients=False,
-    see='chapter 02, "By hand"; the hints of this task',
+    see='chapter 02, "Cut, without a loop"; the hints of this task',
     reward=show_box,
     mistakes=[
         Mistake(
@@ -92,6 +92,31 @@ BOX = Task(
             lambda index, width, size: patch_box(index - 1, width, size),
         ),
         Mistake(
+            "row is a fraction",
+            "your row is a fraction: `//` divides without a rest, `/` does not",
+            lambda index, width, size: (
+                index / (width // size) * size,
+                index % (width // size) * size,
+                (index / (width // size) + 1) * size,
+                (index % (width // size) + 1) * size,
+            ),
+        ),
+        Mistake(
+            "row times the width",
+            "the row is multiplied by the width of the picture: one row of patches is as high as one patch",
+            lambda index, width, size: (
+                index // (width // size) * width,
+                index % (width // size) * size,
+                index // (width // size) * width + size,
+                (index % (width // size) + 1) * size,
+            ),
+        ),
+        Mistake(
+            "a fixed number in each row",
+            "right for eight patches in a row: how many there are depends on the picture's width and on the patch",
+            lambda index, width, size: patch_box(index, 8 * size, size),
+        ),
+        Mistake(
             "height and width",
             "your last two numbers are the size of the box: they are to be where it ends",
             lambda index, width, size: (*patch_box(index, width, size)[:2], size, size),
@@ -116,6 +141,25 @@ def other_order(split_order):
         return six.reshape(B, H // size * W // size, C * size * size)
 
     return cut
+
+
+def width_first(x, size):
+    """Height and width taken for each other."""
+    B, C, H, W = x.shape
+    six = x.reshape(B, C, W // size, size, H // size, size).permute(0, 2, 4, 1, 3, 5)
+    return six.reshape(B, H // size * W // size, C * size * size)
+
+
+def scattered(x, size):
+    """The sides cut as (y, rows) and (x, columns)."""
+    B, C, H, W = x.shape
+    six = x.reshape(B, C, size, H // size, size, W // size).permute(0, 2, 4, 1, 3, 5)
+    return six.reshape(B, H // size * W // size, C * size * size)
+
+
+def unfolded_and_reshaped(x, size):
+    patches = F.unfold(x, size, stride=size)
+    return patches.reshape(len(x), -1, patches.shape[1])
 
 
 def cut_cases(seed):
@@ -177,6 +221,20 @@ CUT = Task(
         Mistake("only one axis cut", "the rows are cut and the columns are not", other_order((0, 1, 2, 3, 4, 5))),
         Mistake("only one axis cut", "whole rows of pixels of a patch row lie side by side: the columns still have to "
                 "be sorted into patches", other_order((0, 2, 1, 3, 4, 5))),
+        Mistake("y before columns", "the third axis of your six is y within the patch; the columns of patches come "
+                "there, so that a patch's number is in front", other_order((0, 2, 3, 1, 4, 5))),
+        Mistake("height and width swapped", "height and width are taken for each other when the sides are cut: x is "
+                "[B, C, height, width]", width_first),
+        Mistake("sides cut the wrong way round", "each side is cut as (place in the patch, patch) instead of (patch, "
+                "place in the patch): a patch is gathered from pixels that lie far apart", scattered),
+        Mistake("reshaped instead of transposed", "F.unfold gives [B, C * P * P, N]: its last two axes are to be "
+                "exchanged, and `reshape` moves no number", unfolded_and_reshaped),
+        Mistake("patches overlap", "there are more patches than fit side by side: yours overlap, as with a step of one "
+                "pixel", lambda x, size: F.unfold(x, size).transpose(1, 2)),
+        Mistake("last patches left out", "the last row and the last column of patches are missing: a range without its "
+                "end stops one patch early", lambda x, size: cut_patches(x[:, :, :-size, :-size], size)),
+        Mistake("first picture only", "only the first picture of the batch is cut",
+                lambda x, size: cut_patches(x[:1], size)),
         Mistake("patches last", "features and patches are exchanged: that is what F.unfold returns",
                 lambda x, size: F.unfold(x, size, stride=size)),
         Mistake("not merged", "the axes are in the right order and not merged yet",
@@ -189,9 +247,9 @@ CUT = Task(
 # --- 02.3 --------------------------------------------------------------------------------------------------------
 
 
-def filters(P):
+def filters(P, half=None):
     """Four filters [4, 3, P, P] for an even P: brightness, right minus left, bottom minus top, red minus blue."""
-    half = P // 2
+    half = P // 2 if half is None else half
     weight = torch.zeros(4, 3, P, P)
     weight[0] = 1 / (3 * P * P)
     weight[1, :, :, half:] = 2 / (3 * P * P)
@@ -204,7 +262,8 @@ def filters(P):
 
 def see_through(solution, x, P):
     """What the filters see in each patch, [B, N, 4]."""
-    weight = solution(P)
+    with torch.enable_grad():  # a filter may be found as the gradient of what it measures
+        weight = solution(P)
     if not isinstance(weight, torch.Tensor):
         raise Found("type", f"the filters are a {type(weight).__name__}, expected a tensor [4, 3, {P}, {P}]")
     if list(weight.shape) != [4, 3, P, P]:
@@ -248,6 +307,27 @@ def red_green(weight):
     return weight
 
 
+def luminance(weight):
+    weight[0] *= 3 * torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    return weight
+
+
+def one_sided(*rows, sign=1):
+    """These filters without what they subtract (sign 1), or without what they subtract it from (sign -1)."""
+
+    def change(weight):
+        weight[list(rows)] = sign * (sign * weight[list(rows)]).clamp(min=0)
+        return weight
+
+    return changed(change)
+
+
+LOOK_AT = {
+    "brightness": "all its numbers are to be alike: a mean asks each number for the same share",
+    "red minus blue": "which channels have a plus, which a minus, and over how many numbers runs each mean?",
+}
+
+
 def which_feature(case, got, want) -> Finding | None:
     """The features that are right, and the first that is not."""
     names = ("brightness", "right minus left", "bottom minus top", "red minus blue")
@@ -260,7 +340,7 @@ def which_feature(case, got, want) -> Finding | None:
     means = (
         f"its numbers are {float(ratio):.3g} times what they should be: a mean is a sum divided by how many are added"
         if torch.allclose(got[..., good.index(False)], ratio * want[..., good.index(False)], atol=1e-4)
-        else "draw the filter as a square of plus and minus signs: where do they meet?"
+        else LOOK_AT.get(name, "draw the filter as a square of plus and minus signs: where do they meet?")
     )
     return Finding("one filter", f"right: {right}; the filter {name!r} is not", means)
 
@@ -293,7 +373,7 @@ FILTERS = Task(
     use=see_through,
     gradients=False,
     tolerance=1e-4,
-    see='chapter 02, "What filters measure"; the hints of this task',
+    see='chapter 02, "By hand"; the hints of this task',
     reward=show_filtered,
     symptoms=[which_feature],
     mistakes=[
@@ -308,6 +388,14 @@ FILTERS = Task(
         Mistake("sums", "your numbers are sums, and means are asked for: they would grow with the patch",
                 [lambda P: filters(P) * 3 * P * P, lambda P: filters(P) * P * P]),
         Mistake("one channel", "your first three filters look at the red channel alone", changed(one_channel)),
+        Mistake("luminance", "the first filter weighs the colours as the eye does: the mean of all numbers is asked "
+                             "for",
+                changed(luminance)),
+        Mistake("one side only", "one of your differences has only one of its two sides: two means, the second with a "
+                "minus", [one_sided(*rows, sign=sign) for rows in ((1,), (2,), (3,), (1, 2), (1, 2, 3))
+                          for sign in (1, -1)]),
+        Mistake("half is fixed", "the two halves meet at a fixed place: half of a patch is P // 2",
+                [lambda P: filters(P, 1), lambda P: filters(P, 2), lambda P: filters(P, 4), lambda P: filters(P, 7)]),
         Mistake("red minus green", "channel 1 is green, blue is channel 2", changed(red_green)),
     ],
 )  # fmt: skip
@@ -388,6 +476,26 @@ class NoBias(Variant):
         return F.conv2d(x, weight, stride=weight.shape[-1]).flatten(2).transpose(1, 2)
 
 
+class PositionOfThePicture(Variant):
+    def join(self, tokens, positions):
+        return tokens + positions[: len(tokens), None]
+
+
+class CutOff(Variant):
+    def tokens(self, x):
+        return super().tokens(x).relu()
+
+
+class PictureTurned(Variant):
+    def tokens(self, x):
+        return super().tokens(x.transpose(2, 3))
+
+
+class Overlapping(Variant):
+    def tokens(self, x):
+        return F.conv2d(x, self.patch_embedding.weight, self.patch_embedding.bias).flatten(2).transpose(1, 2)
+
+
 class FirstRowOnly(Variant):
     def join(self, tokens, positions):
         return torch.cat([tokens[:1] + positions, tokens[1:]])
@@ -395,11 +503,12 @@ class FirstRowOnly(Variant):
 
 def module_cases(seed):
     k = larger(seed)
-    for batch, width, side, size in ((2 + 5 * k, 6 + 2 * k, 12, 4), (3, 10, 10, 5)):
+    for batch, channels, width, side, size in ((2 + 5 * k, 3, 6 + 2 * k, 12, 4), (3, 1, 10, 10, 5)):
         config = SiglipVisionConfig(hidden_size=width, num_attention_heads=2, image_size=side, patch_size=size,
-                                    intermediate_size=8, num_hidden_layers=1)  # fmt: skip
+                                    intermediate_size=8, num_hidden_layers=1, num_channels=channels)  # fmt: skip
         sizes = {"B": batch, "N": (side // size) ** 2, "D": width}
-        yield Case((numbers(seed, batch, 3, side, side),), (config,), sizes)
+        note = "" if channels == 3 else "one channel"
+        yield Case((numbers(seed, batch, channels, side, side),), (config,), sizes, note)
 
 
 def show_positions(kind):
@@ -425,7 +534,7 @@ MODULE = Task(
     from_memory=True,
     title="SiglipVisionEmbeddings",
     points=4,
-    minutes=12,
+    minutes=8,
     level="medium",
     reference=SiglipVisionEmbeddings,
     cases=module_cases,
@@ -447,6 +556,14 @@ MODULE = Task(
         Mistake("features before tokens", "D comes before N in your result", FeaturesFirst),
         Mistake("no bias", "your numbers are those you get without the convolution's bias", NoBias),
         Mistake("first picture only", "only the first picture of the batch gets positions", FirstRowOnly),
+        Mistake("position of the picture", "all tokens of a picture get the vector whose place is the picture's number "
+                "in the batch: each place has a vector of its own, and all pictures get the same ones",
+                PositionOfThePicture),
+        Mistake("cut off", "nothing is below zero before the positions are added: no ReLU belongs here", CutOff),
+        Mistake("picture on its side", "height and width of the picture are exchanged before the convolution",
+                PictureTurned),
+        Mistake("patches overlap", "there are more tokens than patches: the convolution goes on by one pixel instead "
+                "of by a whole patch", Overlapping),
     ],
 )  # fmt: skip
 
@@ -584,6 +701,7 @@ def show_changes() -> None:
 
 DAMAGE = matching_task(
     id="02.6",
+    parts="rows",
     title="what was done to the model",
     points=3,
     minutes=10,

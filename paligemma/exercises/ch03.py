@@ -30,6 +30,27 @@ def softmax_cases(seed):
     yield Case((masked, -1), sizes=sizes, note="two places masked with minus infinity")
 
 
+def masked_gets_weight(case, got, want) -> Finding | None:
+    hidden = case.inputs[0] == -torch.inf
+    if hidden.any() and float(got[hidden].abs().max()) > 1e-3:
+        seen = f"a score of minus infinity gets a weight of {float(got[hidden].abs().max()):.2g}"
+        return Finding(
+            "masked gets weight", seen, "minus infinity is not to be replaced: its exponential is 0 by itself"
+        )
+    return None
+
+
+def sums_in_numbers(case, got, want) -> Finding | None:
+    """The weights along `dim` and what they sum to, if not to 1."""
+    sums = got.sum(case.inputs[1])
+    worst = sums[torch.unravel_index((sums - 1).abs().argmax(), sums.shape)]
+    if (got < 0).any() or abs(float(worst) - 1) < 2e-5:
+        return None
+    seen = f"the weights along dim = {case.inputs[1]} sum to {float(worst):.4g} instead of 1"
+    return Finding("weights do not sum to 1", seen, "is each exponential divided by the sum over the same axis, with "
+                   "nothing added to that sum?")  # fmt: skip
+
+
 def show_softmax(thing):
     for scores in ([1.0, 2.0, 3.0], [1001.0, 1002.0, 1003.0], [10.0, 20.0, 30.0]):
         weights = thing(torch.tensor([scores]), -1)[0].tolist()
@@ -47,6 +68,7 @@ SOFTMAX = Task(
     cases=softmax_cases,
     see='chapter 03, "A softmax that does not overflow"; the hints of this task',
     extra=[written_by_hand(("_softmax", "_log_softmax"), "torch's softmax", torch.ones(2, 3), -1)],
+    symptoms=[masked_gets_weight, sums_in_numbers],
     reward=show_softmax,
     mistakes=[
         Mistake(
@@ -62,6 +84,39 @@ SOFTMAX = Task(
             lambda x, dim: (x - x.max()).exp() / (x - x.max()).exp().sum(dim, keepdim=True),
         ),
         Mistake("dim unused", "the axis is fixed to the last one: `dim` says which", lambda x, dim: softmax(x, -1)),
+        Mistake(
+            "dim used once",
+            "one of the two, the largest score and the sum, is taken over the last axis, whatever `dim` says",
+            [
+                lambda x, dim: (
+                    (x - x.amax(dim, keepdim=True)).exp() / (x - x.amax(dim, keepdim=True)).exp().sum(-1, keepdim=True)
+                ),
+                lambda x, dim: (
+                    (x - x.amax(-1, keepdim=True)).exp() / (x - x.amax(-1, keepdim=True)).exp().sum(dim, keepdim=True)
+                ),
+            ],
+        ),
+        Mistake(
+            "clamped",
+            "scores above a limit are cut down to it: two of them that differ get the same weight",
+            lambda x, dim: x.clamp(max=80).exp() / x.clamp(max=80).exp().sum(dim, keepdim=True),
+        ),
+        Mistake(
+            "other base",
+            "your powers have the base 2: the formula has e",
+            lambda x, dim: (
+                (x - x.amax(dim, keepdim=True)).exp2() / (x - x.amax(dim, keepdim=True)).exp2().sum(dim, keepdim=True)
+            ),
+        ),
+        Mistake(
+            "largest without its sign",
+            "the largest absolute value is subtracted: where it belongs to a negative score, all exponents are far "
+            "below 0, all exponentials 0, and 0 / 0 is NaN",
+            lambda x, dim: (
+                (x - x.abs().amax(dim, keepdim=True)).exp()
+                / (x - x.abs().amax(dim, keepdim=True)).exp().sum(dim, keepdim=True)
+            ),
+        ),
         Mistake("dim unused", "the axis is fixed: `dim` says which", lambda x, dim: softmax(x, 1)),
         Mistake("wrong axis", "the axis is fixed to the first: `dim` says which", lambda x, dim: softmax(x, 0)),
         Mistake(
@@ -141,6 +196,21 @@ def causal(query, key, value):
     return weights @ value, weights
 
 
+def key_reshaped(query, key, value):
+    scores = query @ key.reshape(*key.shape[:2], key.shape[3], key.shape[2]) * query.shape[-1] ** -0.5
+    return scores.softmax(-1) @ value, scores.softmax(-1)
+
+
+def scores_cut(query, key, value):
+    weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).tril().softmax(-1)
+    return weights @ value, weights
+
+
+def heads_averaged(query, key, value):
+    output, weights = attention(query, key, value)
+    return output, weights.mean(1)
+
+
 def attention_cases(seed):
     k = larger(seed)
     sizes = {"B": 2, "H": 3, "L": 5 + k, "T": 7 + 2 * k, "d": 4}
@@ -164,6 +234,21 @@ def rows_sum_to_one(case, got, want):
     return None
 
 
+def scores_too_large(case, got, want) -> Finding | None:
+    """The weights are those of scores that are all too large or too small by one factor."""
+    mine, theirs = (pair[1].clamp(min=1e-30).log() for pair in (got, want))
+    mine, theirs = (logs - logs.mean(-1, keepdim=True) for logs in (mine, theirs))  # scores, but for a number per row
+    ratio = float((mine * theirs).sum() / theirs.square().sum())
+    if (
+        got[1].min() <= 1e-30
+        or abs(ratio - 1) < 1e-2
+        or not torch.allclose(mine, ratio * theirs, atol=1e-3 * max(abs(ratio), 1))
+    ):
+        return None
+    seen = f"the weights are those of scores that are {ratio:.4g} times the right ones"
+    return Finding("scale", seen, "by what are the scores divided? By the square root of d, the length of one query")
+
+
 def show_attention(thing):
     query = torch.tensor([[[[2.0, 0.0]]]])
     key = torch.tensor([[[[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0]]]])
@@ -184,7 +269,7 @@ ATTENTION = Task(
     reference=attention,
     cases=attention_cases,
     see='chapter 03, "All queries at once" and "Why the scores are scaled"; the hints of this task',
-    symptoms=[rows_sum_to_one],
+    symptoms=[rows_sum_to_one, scores_too_large],
     reward=show_attention,
     mistakes=[
         Mistake(
@@ -227,6 +312,13 @@ ATTENTION = Task(
                 scores_returned),
         Mistake("no exponential", "the scores are divided by their sum: some weights are negative", linear_weights),
         Mistake("causal", "later keys are hidden: nothing in a picture comes later", causal),
+        Mistake("scores cut", "the scores of later keys are set to 0, and a score of 0 gets weight: no mask belongs "
+                              "here",
+                scores_cut),
+        Mistake("key reshaped", "the keys are brought to [B, H, d, T] by `reshape`, which moves no number: a transpose "
+                "exchanges the two axes", key_reshaped),
+        Mistake("heads averaged", "the weights are averaged over the heads: each head's own are asked for",
+                heads_averaged),
         Mistake("returned the other way round", "output and weights are returned in the other order",
                 lambda query, key, value: attention(query, key, value)[::-1]),
         Mistake(
@@ -303,6 +395,14 @@ def not_merged(x):
     return x.transpose(1, 2)
 
 
+def last_head_first(x):
+    return merge_heads(x.flip(1))
+
+
+def cut_into(heads):
+    return lambda x, num_heads: split_heads(x, heads)
+
+
 NUMBERS_STAY = (
     "`view` and `reshape` cut the numbers as they lie in memory and never move any: the axes are to be named in the "
     "order in which they lie, and exchanged in a second step"
@@ -344,6 +444,13 @@ HEADS = Task(
         Mistake("tokens last", "the last two axes of split_heads are exchanged: that is the shape of a transposed key",
                 (tokens_last, merge_heads)),
         Mistake("not merged", "merge_heads still returns four axes", (split_heads, not_merged)),
+        Mistake("heads in reverse", "the last head comes first: head 0 has the first numbers of a token",
+                [(split_heads, last_head_first), (lambda x, heads: split_heads(x, heads).flip(1), last_head_first),
+                 (lambda x, heads: split_heads(x, heads).flip(1), merge_heads)]),
+        Mistake("heads added", "merge_heads adds the heads up: they are to lie side by side, so that D is back again",
+                [(split_heads, lambda x: x.sum(1)), (split_heads, lambda x: x.mean(1))]),
+        Mistake("heads fixed", "the number of heads is fixed: it is an argument",
+                [(cut_into(2), merge_heads), (cut_into(3), merge_heads), (cut_into(4), merge_heads)]),
         Mistake("functions swapped", "check takes the pair (split_heads, merge_heads) in this order",
                 (merge_heads, split_heads)),
     ],
@@ -445,6 +552,28 @@ class QueryKey(Variant):
 
 class KeyForValue(Variant):
     names = ("q_proj", "k_proj", "k_proj")
+
+
+class MergeInterleaved(Variant):
+    def merge(self, x):
+        return d_first_merge(x)
+
+
+class WithResidual(Variant):
+    def forward(self, x):
+        output, weights = super().forward(x)
+        return x + output, weights
+
+
+def with_heads(number):
+    class FixedHeads(Variant):
+        def split(self, x):
+            return split_heads(x, number)
+
+        def factor(self):
+            return (self.head_dim * self.num_heads // number) ** -0.5
+
+    return FixedHeads
 
 
 class OneHead(Variant):
@@ -561,7 +690,14 @@ MODULE = Task(
         Mistake("query and key swapped", "your scores are those of the keys as queries: the weights are of the "
                 "transposed scores", QueryKey),
         Mistake("keys averaged", "what you average is the keys, not the values", KeyForValue),
-        Mistake("one head", "your numbers are those of a single head as wide as the model", OneHead),
+        Mistake("one head", "your numbers are those of a single head as wide as the model",
+                [OneHead, type("Wide", (OneHead,), {"factor": ScaleOfAll.factor})]),
+        Mistake("heads and features exchanged", "the heads are laid between each other when they are merged: they are "
+                "to lie side by side", MergeInterleaved),
+        Mistake("heads fixed", "the number of heads is fixed: it stands in the configuration",
+                [with_heads(number) for number in (1, 2, 3, 4)]),
+        Mistake("residual", "what came in is added to the output: the residual belongs to the layer, not to the "
+                "attention", WithResidual),
         Mistake("weights not returned", "the output alone is returned; the docstring asks for two things", OutputAlone),
         Mistake("returned the other way round", "the weights are returned first", WeightsFirst),
         Mistake("heads averaged", "the weights are averaged over the heads: each head's own are asked for",
@@ -581,6 +717,13 @@ def looking_back(N, back):
     return torch.eye(N), w_q, torch.eye(N)
 
 
+def always_eight(N, back):
+    w_q = torch.zeros(N, N)
+    for i in range(back, N):
+        w_q[i, i - 8] = 20 * N**0.5  # below 8 the index counts from the end
+    return torch.eye(N), w_q, torch.eye(N)
+
+
 def look(solution, N, back) -> dict[str, torch.Tensor]:
     """How many tokens back each query looks most, and with which weight on the token `back` before it."""
     given = solution(N, back)
@@ -597,17 +740,32 @@ def look(solution, N, back) -> dict[str, torch.Tensor]:
     query, key = positions @ w_q, positions @ w_k
     weights = (query @ key.T / query.shape[-1] ** 0.5).softmax(-1)[back:]  # [N - back, N]
     tokens = torch.arange(back, N)
-    return {"tokens back": tokens - weights.argmax(-1), "weight": weights[tokens - back, tokens - back]}
+    right = weights[tokens - back, tokens - back]
+    others = weights.scatter(1, (tokens - back)[:, None], 0.0).amax(-1)  # the largest weight on any other token
+    return {"tokens back": tokens - weights.argmax(-1), "weight": right, "others": (others - 0.02).clamp(min=0)}
 
 
 def where_it_looks(case, got, want) -> Finding | None:
-    back, seen = case.inputs[1], got["tokens back"]
+    (N, back), seen = case.inputs, got["tokens back"]
     if not got["weight"].isfinite().all():
         return Finding("not finite", "the weights are NaN", "scores of infinity: finite ones of 20 or more are enough")
-    if (seen == -back).all():
+    uniform = ((got["weight"] - 1 / N).abs() < 1e-4).nonzero().flatten().tolist()
+    if uniform:
+        text = f"token {back + uniform[0]} gives each of the {N} tokens the same weight"
+        return Finding("no preference", text, "all its scores are equal: is its query set, and not zero?")
+    if ((seen + back) % N == 0).all():  # the last ones look ahead beyond the end, and so at the beginning
         return Finding("ahead", f"every query looks {back} tokens ahead", "query and key are exchanged")
     if (seen == 0).all():
         return Finding("at itself", "every query looks at itself", "queries and keys of one token are alike: shift one")
+    if (seen == seen[0]).all() and seen[0] != back:
+        direction = "back" if seen[0] > 0 else "ahead"
+        text = f"every query looks {abs(int(seen[0]))} tokens {direction}, instead of {back} back"
+        return Finding("elsewhere", text, "which column of the query's row has the number, and on what does it depend?")
+    twofold = ((got["others"] + 0.02 - got["weight"]).abs() < 1e-3).nonzero().flatten().tolist()
+    if twofold and got["weight"].min() > 0.1:
+        text = f"token {back + twofold[0]} gives another token as much weight as the one {back} before it: "
+        text += f"{float(got['weight'][twofold[0]]):.2g}"
+        return Finding("two alike", text, "its query agrees with two keys: larger scores do not help there")
     if (seen != back).any():
         at = int((seen != back).nonzero()[0])
         text = f"{int((seen == back).sum())} of {len(seen)} queries look {back} back; that of token {back + at} looks "
@@ -658,6 +816,7 @@ BY_HAND = Task(
             "your head looks ahead instead of back: query and key are exchanged",
             lambda N, back: (torch.eye(N), torch.eye(N), looking_back(N, back)[1]),
         ),
+        Mistake("back not used", "your head looks eight back, whatever `back` is", always_eight),
     ],
 )
 

@@ -20,6 +20,12 @@ def layer_norm(x, weight, bias, eps=1e-6, axes=-1, correction=0):
     return (x - mean) / (x.var(axes, keepdim=True, correction=correction) + eps).sqrt() * weight + bias
 
 
+def layer_norm_by(size, x, weight, bias):
+    """x minus its mean, divided by `size` of that."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / size(centred) * weight + bias
+
+
 def norm_cases(seed):
     k = larger(seed)
     weight, bias = numbers(seed + 20, 7 + k), numbers(seed + 30, 7 + k)
@@ -51,7 +57,7 @@ NORM = Task(
     cases=norm_cases,
     tolerance=2e-5,
     see='chapter 04, "A layer norm"; the hints of this task',
-    extra=[written_by_hand(("native_layer_norm",), "torch's layer norm", torch.ones(2, 3), *torch.ones(2, 3))],
+    extra=[written_by_hand(("native_layer_norm",), "torch's layer norm", torch.ones(1, 2, 3), *torch.ones(2, 3))],
     reward=show_norm,
     mistakes=[
         Mistake("one less in the variance", "your variance divides by the count minus one, as torch's var and std do "
@@ -78,6 +84,24 @@ NORM = Task(
                 varied(lambda x, w, b, e: layer_norm(x, w, b, e, axes=0))),
         Mistake("over the whole picture", "mean and variance run over tokens and features together",
                 varied(lambda x, w, b, e: layer_norm(x, w, b, e, axes=(-2, -1)))),
+        Mistake("wrong axis", "mean and variance run over the batch and the tokens, for each feature: that is batch "
+                              "norm",
+                varied(lambda x, w, b, e: layer_norm(x, w, b, e, axes=(0, 1)))),
+        Mistake("squares from before", "the mean is subtracted above, and below stands the mean square of the numbers "
+                "before that: the variance is measured from the mean",
+                varied(lambda x, w, b, e: (x - x.mean(-1, keepdim=True)) / (
+                    x.square().mean(-1, keepdim=True) + e).sqrt() * w + b)),
+        Mistake("differences not squared", "the variance is the mean of the squared differences: yours is the mean of "
+                "their sizes", [
+                    varied(lambda x, w, b, e: layer_norm_by(lambda c: (c.abs().mean(-1, keepdim=True) + e).sqrt(),
+                                                            x, w, b)),
+                    varied(lambda x, w, b, e: layer_norm_by(lambda c: c.abs().mean(-1, keepdim=True) + e, x, w, b))]),
+        Mistake("subtracted too late", "the mean is subtracted after the division: it has the size of x, and what it "
+                "is subtracted from has not", varied(lambda x, w, b, e: (x / (
+                    x.var(-1, keepdim=True, correction=0) + e).sqrt() - x.mean(-1, keepdim=True)) * w + b)),
+        Mistake("one less, and eps outside", "two at once: torch's std divides by the count minus one unless it is "
+                "told otherwise, and eps belongs under the root",
+                varied(lambda x, w, b, e: layer_norm_by(lambda c: c.std(-1, keepdim=True) + e, x, w, b))),
         Mistake("weight and bias unused", "your numbers are those you get without weight and bias",
                 varied(lambda x, w, b, e: layer_norm(x, 1.0, 0.0, e))),
         Mistake("bias unused", "your numbers are those you get without the bias",
@@ -299,6 +323,34 @@ class TupleAdded(Layer):
         return x + self.self_attn(self.layer_norm1(x))
 
 
+class NoFirstNorm(SiglipEncoderLayer):
+    def forward(self, x):
+        x = x + self.self_attn(x)[0]
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class NoSecondHalf(SiglipEncoderLayer):
+    def forward(self, x):
+        return x + self.self_attn(self.layer_norm1(x))[0]
+
+
+class NoFirstHalf(SiglipEncoderLayer):
+    def forward(self, x):
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class SecondNormOfThePart(SiglipEncoderLayer):
+    def forward(self, x):
+        attended = self.self_attn(self.layer_norm1(x))[0]
+        return x + attended + self.mlp(self.layer_norm2(attended))
+
+
+class Halved(SiglipEncoderLayer):
+    def forward(self, x):
+        x = (x + self.self_attn(self.layer_norm1(x))[0]) / 2
+        return (x + self.mlp(self.layer_norm2(x))) / 2
+
+
 def layer_cases(seed):
     k = larger(seed)
     yield Case((numbers(seed, 2, 5, 6, scale=2.0),), (config(),), {"B": 2, "N": 5, "D": 6})
@@ -370,6 +422,13 @@ LAYER = Task(
         Mistake("one norm used twice", "the first norm is used in both places", FirstNormTwice),
         Mistake("norm forgotten", "your numbers are those you get without norms", NoNorms),
         Mistake("norm forgotten", "your numbers are those you get without the second norm", NoSecondNorm),
+        Mistake("norm forgotten", "the attention reads the tokens as they came, without the first norm", NoFirstNorm),
+        Mistake("half forgotten", "what you return is the sum after the attention: the second half, norm and MLP, is "
+                "missing", NoSecondHalf),
+        Mistake("half forgotten", "what you return has no attention in it", NoFirstHalf),
+        Mistake("sum not normalised", "the second norm gets the attention's output alone: it is to get the sum",
+                SecondNormOfThePart),
+        Mistake("sums halved", "the sums are divided by two: a residual is a sum, not a mean", Halved),
         Mistake("MLP first", "the MLP comes before the attention", MlpFirst),
         Mistake("tuple added", "attention returns two things, output and weights: one of them is to be added",
                 TupleAdded),
@@ -395,6 +454,9 @@ def loss_cases(seed):
     yield Case((numbers(seed, 4 + k, 4 + k), twice), sizes={"n": 4 + k}, note="pictures 0 and 2 show the same")
     fits = torch.eye(6).bool()[:4] | torch.eye(6).roll(-2, 0).bool()[:4]
     yield Case((numbers(seed, 4, 6), fits), sizes={"n": 4, "m": 6}, note="more texts than pictures")
+
+
+CLAMPS = (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
 
 
 def clip_loss(logits, fits):
@@ -447,6 +509,19 @@ LOSS = Task(
                 "all pictures. Here every pair is a question of its own", clip_loss),
         Mistake("softmax loss", "your number is the cross-entropy over the texts of each picture",
                 lambda logits, fits: F.cross_entropy(logits, torch.arange(len(logits)))),
+        Mistake("softmax loss", "your softmax lets the texts of a picture compete: here every pair is a question of "
+                "its own, and what a text gets takes nothing from the others",
+                [lambda logits, fits: -(logits.log_softmax(-1) * fits).sum() / len(logits),
+                 lambda logits, fits: -(logits.log_softmax(0) * fits).sum() / len(logits)]),
+        Mistake("clamped", "the probability is kept away from 0 (a clamp, or a small number that is added): what it "
+                "costs to be very sure and wrong then stops growing", [
+                    lambda logits, fits, least=least: -torch.sigmoid((2.0 * fits - 1) * logits).clamp(
+                        min=least).log().sum() / len(logits) for least in CLAMPS] + [
+                    lambda logits, fits, least=least: -(torch.sigmoid((2.0 * fits - 1) * logits) + least
+                                                        ).log().sum() / len(logits) for least in CLAMPS]),
+        Mistake("squared error", "your loss is a squared error of probabilities: minus the logarithm is asked for",
+                [lambda logits, fits: (torch.sigmoid(logits) - fits.float()).square().sum() / len(logits),
+                 lambda logits, fits: (torch.sigmoid(logits) - fits.float()).square().mean()]),
         Mistake("matching pairs only", "only the matching pairs count: saying yes to everything would cost nothing",
                 lambda logits, fits: -(F.logsigmoid(logits) * fits).sum() / len(logits)),
         Mistake("wrong pairs count nothing", "with labels 1 and 0, the pairs that do not belong together always cost "
@@ -554,6 +629,31 @@ class ResidualFromNorm(SiglipEncoderLayer):
         return (normed if self.second else hidden_states) + self.mlp(normed)
 
 
+class AttentionOfTheInput(SiglipEncoderLayer):
+    def forward(self, hidden_states):
+        hidden_states = self.layer_norm1(hidden_states) + self.self_attn(hidden_states)[0]
+        normed = self.layer_norm2(hidden_states)
+        return normed + self.mlp(normed)
+
+
+class NoResidual(SiglipEncoderLayer):
+    def forward(self, hidden_states):
+        return self.mlp(self.layer_norm2(self.self_attn(self.layer_norm1(hidden_states))[0]))
+
+
+class FirstNormForBoth(SiglipEncoderLayer):
+    def forward(self, hidden_states):
+        normed = self.layer_norm1(hidden_states)
+        return normed + self.mlp(self.layer_norm2(normed + self.self_attn(normed)[0]))
+
+
+class OneNormTwice(SiglipEncoderLayer):
+    def forward(self, hidden_states):
+        normed = self.layer_norm1(hidden_states)
+        normed = self.layer_norm1(normed + self.self_attn(normed)[0])
+        return normed + self.mlp(normed)
+
+
 def show_broken(kind):
     """How much of the captions the learner's broken layer leaves."""
     if trained() is None:
@@ -592,6 +692,15 @@ BROKEN = Task(
                 type("First", (ResidualFromNorm,), {"second": False})),
         Mistake("one residual", "the first residual, around the attention, still comes from its input",
                 type("Second", (ResidualFromNorm,), {"first": False})),
+        Mistake("attention of the input", "the attention reads the input as it came: it is to read the normalised one, "
+                "to which its result is added", AttentionOfTheInput),
+        Mistake("no residual", "nothing is added any more: the residuals are to stay, taken from the normalised input",
+                NoResidual),
+        Mistake("norm after the sum", "your norms come after the sums: they are to stay before the parts, and the "
+                "residual to come from what they give", PostNorm),
+        Mistake("first norm for both", "the MLP's result is added to the output of the first norm: it is to be added "
+                "to what went into the MLP", FirstNormForBoth),
+        Mistake("one norm used twice", "the first norm is used in both places", OneNormTwice),
     ],
 )  # fmt: skip
 

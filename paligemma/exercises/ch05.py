@@ -1,8 +1,11 @@
 """Chapter 05: how a prompt reaches the model."""
 
+import copy
+import functools
 from collections.abc import Mapping
 
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from .exposing import matching_task
 from .tasks import Case, Finding, Found, Mistake, Prediction, Task, faults_left, larger
@@ -45,6 +48,7 @@ def show_rows() -> None:
 
 ROWS = matching_task(
     id="05.1",
+    parts="rows",
     title="five rows of labels",
     points=2,
     minutes=8,
@@ -55,6 +59,14 @@ ROWS = matching_task(
         frozenset({"moved twice", "as it should be"}): "labels stand under their own token: the loss itself compares "
         "the prediction at a place with the label of the next",
         frozenset({"no EOS", "as it should be"}): "is the end of the answer something to be learned?",
+        frozenset(
+            {"loss on padding", "loss on the prompt"}
+        ): "both have more labels than the answer has tokens: do they "
+        "stand before it, under what the user types, or behind it?",
+        frozenset(
+            {"loss on padding", "as it should be"}
+        ): "does anybody read what stands behind the end of the answer?",
+        frozenset({"loss on the prompt", "as it should be"}): "is the model to write what stands before the answer?",
         frozenset({"no EOS", "moved twice"}): "in one of the two, every label of the answer stands under another token",
     },
     see='chapter 05, "Prefix, suffix, labels"; the hints of this task',
@@ -109,8 +121,13 @@ LABELS = Task(
                 lambda ids, types: torch.cat([make_labels(ids, types)[:, 1:],
                                               torch.full((len(ids), 1), -100)], dim=1)),
         Mistake("labels shifted", "your labels are moved one place to the right",
-                lambda ids, types: torch.cat([torch.full((len(ids), 1), -100),
-                                              make_labels(ids, types)[:, :-1]], dim=1)),
+                [lambda ids, types: torch.cat([torch.full((len(ids), 1), -100),
+                                               make_labels(ids, types)[:, :-1]], dim=1),
+                 lambda ids, types: make_labels(ids, types).roll(1, dims=1)]),
+        Mistake("loss on padding", "padding behind the answer has labels, too: the model would learn to write it",
+                lambda ids, types: ids.masked_fill(types.cumsum(1) == 0, -100)),
+        Mistake("kinds as labels", "your labels are the kinds: where the answer is, its ids are to stand",
+                [lambda ids, types: types.masked_fill(types == 0, -100), lambda ids, types: types.clone()]),
         Mistake("id 0 not learned", "a token of the answer whose id is 0 has no label: the kinds say what is learned",
                 lambda ids, types: torch.where((types == 1) & (ids != 0), ids, -100)),
         Mistake("0 instead of -100", "where there is nothing to learn stands 0, which is a token like any other (here "
@@ -129,13 +146,13 @@ LABELS = Task(
 # --- 05.3 --------------------------------------------------------------------------------------------------------
 
 
-def pad(rows, pad_id, side, fill=1, empty=0, opposite=False, shortest=False, length=None):
+def pad(rows, pad_id, side, fill=1, empty=0, opposite=False, shortest=False, length=None, cut=True):
     longest = (min if shortest else max)(len(row) for row in rows) if length is None else length
     side = {"left": "right", "right": "left"}[side] if opposite else side
     input_ids = torch.full((len(rows), longest), pad_id)
     attention_mask = torch.full((len(rows), longest), empty)
     for i, row in enumerate(rows):
-        row = row[:longest]
+        row = row[:longest] if cut else row
         place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
         input_ids[i, place] = torch.tensor(row)
         attention_mask[i, place] = fill
@@ -209,6 +226,10 @@ PAD = Task(
                 "tokens, too",
                 turned_round),
         Mistake("cut to the shortest", "your rows are cut to the shortest one", padded(shortest=True)),
+        Mistake("as long as the shortest", "your table is as long as the shortest row: the others do not fit",
+                padded(shortest=True, cut=False)),
+        Mistake("a fixed length", "the length of your rows is fixed: it is that of the longest row",
+                [padded(length=length) for length in (8, 10, 12, 16, 20, 32, 64)]),
         Mistake("padded with 0", "your padding is 0: the number of the padding token is an argument",
                 lambda rows, pad_id, side: pad(rows, 0, side)),
         Mistake("too long", "your rows are one place longer than the longest",
@@ -255,11 +276,26 @@ def encoded(**changes):
     return lambda tokenizer, prompt, suffix, count: encode(tokenizer, prompt, suffix, count, **changes)
 
 
+@functools.cache
+def particular_tokenizer():
+    """As the published model's, it puts BOS in front unless it is told not to; a newline and "three" are one token."""
+    tokenizer = copy.deepcopy(practice()[1].tokenizer)
+    bos = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
+    tokenizer.add_tokens(["\nthree"])
+    return tokenizer
+
+
 def encode_cases(seed):
     tokenizer = practice()[1].tokenizer
     yield Case((tokenizer, "caption en", "a red circle", 4), note="4 image tokens")
     yield Case((tokenizer, "answer en how many things are there?", "three", 2 + seed))
     yield Case((tokenizer, "detect star", "<loc0010><loc0200><loc0300><loc0400> star", 3), note="an answer with a box")
+    yield Case((tokenizer, " Caption EN ", " A star ", 3), note="capitals, and spaces at the ends of both texts")
+    yield Case((particular_tokenizer(), "answer en how many?", "three", 3), note="a tokenizer that puts BOS in front "
+               "unless it is told not to, and has one token for a newline with `three` behind it")  # fmt: skip
 
 
 def flat_lists(function):
@@ -280,6 +316,66 @@ def show_encoded(thing):
         tokenizer.convert_ids_to_tokens(row["input_ids"][0].tolist()), row["token_type_ids"][0], row["labels"][0]
     ):
         print(f"  {name!r:12} {'answer' if kind else 'prefix'}  {'learned' if label != -100 else ''}".rstrip())
+
+
+def changed_row(name, change):
+    """The right row, with `change(values [L], number of prefix ids, number of image tokens)` done to one tensor."""
+
+    def imitation(tokenizer, prompt, suffix, count):
+        row = encode(tokenizer, prompt, suffix, count)
+        values = row[name][0].clone()
+        return {**row, name: change(values, int((row["token_type_ids"] == 0).sum()), count)[None]}
+
+    return imitation
+
+
+def last_not_learned(labels, prefix, count):
+    labels[-1] = -100
+    return labels
+
+
+def pictures_learned(kinds, prefix, count):
+    kinds[:count] = 1
+    return kinds
+
+
+def prefix_labelled(value):
+    return changed_row("labels", lambda labels, prefix, count: labels.masked_fill(labels == -100, value))
+
+
+def with_texts(prompt=str, suffix=str, count=int):
+    """The right row of texts, or of a number of image tokens, that were changed before."""
+    return lambda tokenizer, p, s, n: encode(tokenizer, prompt(p), suffix(s), count(n))
+
+
+def with_bos(tokenizer, prompt, suffix, count):
+    return encode(tokenizer, prompt, tokenizer.bos_token + suffix, count)
+
+
+def special_tokens_added(tokenizer, prompt, suffix, count):
+    prefix = tokenizer("<image>" * count + tokenizer.bos_token + prompt + "\n")["input_ids"]
+    answer = tokenizer(suffix + tokenizer.eos_token)["input_ids"]
+    return row_of(prefix, answer)
+
+
+def ids_of_both(tokenizer, prompt, suffix, count):
+    start = "<image>" * count + tokenizer.bos_token + prompt + "\n"
+    together, first = ids_of(tokenizer, start + suffix + tokenizer.eos_token), len(ids_of(tokenizer, start))
+    return row_of(together[:first], together[first:])
+
+
+def answer_first(tokenizer, prompt, suffix, count):
+    row = encode(tokenizer, prompt, suffix, count)
+    first = int((row["token_type_ids"] == 0).sum())
+    return {**row, "input_ids": row["input_ids"].roll(-first, dims=1)}
+
+
+def row_of(prefix, answer):
+    return {
+        "input_ids": torch.tensor([prefix + answer]),
+        "token_type_ids": torch.tensor([[0] * len(prefix) + [1] * len(answer)]),
+        "labels": torch.tensor([[-100] * len(prefix) + answer]),
+    }
 
 
 def word_tokens(tokenizer, prompt, suffix, count):
@@ -310,7 +406,9 @@ ROW = Task(
     mistakes=[
         Mistake("EOS forgotten", "the answer does not end in EOS: the model would never learn to stop",
                 encoded(eos="")),
-        Mistake("newline forgotten", "the newline that ends the prompt is missing", encoded(newline="")),
+        Mistake("newline forgotten", "the newline that ends the prompt is missing",
+                [encoded(newline=""), lambda tokenizer, prompt, suffix, count: encode(
+                    tokenizer, prompt.rstrip(), suffix, count, newline="")]),
         Mistake("BOS forgotten", "the token that begins the text is missing", encoded(bos="")),
         Mistake("BOS first", "the picture comes before the text, and so before what begins it",
                 encoded(image_first=False)),
@@ -320,11 +418,34 @@ ROW = Task(
         Mistake("kinds all alike", "every token is of kind 0: the model could not tell where the answer begins, and "
                 "would let it be seen", encoded(types=(0, 0))),
         Mistake("newline in the answer", "the newline counts as part of the answer: it ends the prompt",
-                encoded(newline_type=1)),
+                [encoded(newline_type=1), lambda tokenizer, prompt, suffix, count: encode(
+                    tokenizer, prompt, "\n" + suffix, count, newline="")]),
         Mistake("labels shifted twice", "your labels are moved one place to the left: the loss does that itself",
                 encoded(shift=True)),
         Mistake("space before the answer", "there is a space before the answer: it becomes another first token",
                 word_tokens),
+        Mistake("ids of both together", "prompt and answer are turned into ids as one text: where they meet, a token "
+                "may take something of both. Each is turned into ids by itself", ids_of_both),
+        Mistake("special tokens added", "the tokenizer adds special tokens of its own to yours: it is to be called "
+                "with add_special_tokens=False, both times", special_tokens_added),
+        Mistake("BOS before the answer", "a second BOS stands before the answer: a text begins once", with_bos),
+        Mistake("space after BOS", "a space stands between BOS and the prompt: nothing belongs there",
+                [with_texts(prompt=lambda text: " " + text)]),
+        Mistake("backslash and n", "a backslash and an n stand where a newline belongs", encoded(newline="\\n")),
+        Mistake("texts tidied", "the prompt or the answer is changed (stripped, in small letters) before it becomes "
+                "ids: both are taken as they are",
+                [with_texts(prompt=str.strip), with_texts(prompt=str.lower), with_texts(suffix=str.strip),
+                 with_texts(prompt=lambda text: text.strip().lower()), with_texts(prompt=str.strip, suffix=str.strip)]),
+        Mistake("a fixed number of image tokens", "the number of image tokens is fixed: it is an argument",
+                [with_texts(count=lambda count, fixed=fixed: fixed) for fixed in (1, 64, 256)]),
+        Mistake("EOS not learned", "EOS has no label: the model would never learn to stop",
+                changed_row("labels", last_not_learned)),
+        Mistake("picture of kind 1", "the image tokens are of kind 1, as the answer is: they belong to the prefix",
+                changed_row("token_type_ids", pictures_learned)),
+        Mistake("0 instead of -100", "the labels of the prefix are 0, which is a token like any other: the loss leaves "
+                "out -100", prefix_labelled(0)),
+        Mistake("-1 instead of -100", "the labels of the prefix are -1: the loss leaves out -100", prefix_labelled(-1)),
+        Mistake("answer first", "the ids of the answer come before those of the prefix", answer_first),
         Mistake("image tokens forgotten", "there is no place for the picture", encoded(image="")),
         Mistake("one axis", "your tensors have one axis: a batch of one row has two", flat_lists(encoded())),
     ],
@@ -371,6 +492,48 @@ def labelled_padding(rows, pad_id):
     return {**batch, "labels": batch["labels"].masked_fill(batch["attention_mask"] == 0, pad_id)}
 
 
+def collated(name, change):
+    """The right batch, with `change(a row of this tensor, where its answer begins, where it ends)` done to each row."""
+
+    def imitation(rows, pad_id):
+        batch = collate(rows, pad_id)
+        for values, (prefix, suffix) in zip(batch[name], rows, strict=True):
+            change(values, len(prefix), len(prefix) + len(suffix))
+        return batch
+
+    return imitation
+
+
+def one_to_the_right(labels, middle, end):
+    answer = labels[middle:end].clone()
+    labels[middle] = -100
+    labels[middle + 1 : end] = answer[:-1]
+
+
+def answer_hidden(mask, middle, end):
+    mask[middle:] = 0
+
+
+def last_without_label(labels, middle, end):
+    labels[end - 1] = -100
+
+
+def kinds_exchanged(kinds, middle, end):
+    kinds[:middle], kinds[middle:] = 1, 0
+
+
+def other_side(rows, pad_id):
+    """Padded on the left."""
+    batch = collate(rows, pad_id)
+    padding = (batch["attention_mask"] == 0).sum(1).tolist()
+    return {name: torch.stack([row.roll(by) for row, by in zip(table, padding)]) for name, table in batch.items()}
+
+
+def pad_as_label(rows, pad_id):
+    batch = collate(rows, pad_id)
+    return {**batch, "labels": batch["labels"].masked_fill(batch["token_type_ids"] == 0, pad_id)}
+
+
 def collate_cases(seed):
     numbers = torch.randint(3, 90, (20,), generator=torch.Generator().manual_seed(seed)).tolist()
     rows = [(numbers[:4], numbers[4:6]), (numbers[6:9], [*numbers[9:14], 1]), (numbers[14:19], [1])]
@@ -412,6 +575,35 @@ BUGS = Task(
             },
         ),
         Mistake("loss on padding", "padding has labels now: the model would learn to write it", labelled_padding),
+        Mistake(
+            "pad_id instead of -100",
+            "labels are pad_id where there is nothing to learn: that is a token like any "
+            "other, and the loss leaves out -100",
+            pad_as_label,
+        ),
+        Mistake(
+            "labels shifted",
+            "your labels are moved one place to the right: they stand at their own tokens",
+            collated("labels", one_to_the_right),
+        ),
+        Mistake(
+            "answer not attended",
+            "the mask is 0 on the answer: it is 1 on every token that is not padding",
+            collated("attention_mask", answer_hidden),
+        ),
+        Mistake(
+            "EOS not learned",
+            "the last token of each answer has no label: the model would never learn to stop",
+            collated("labels", last_without_label),
+        ),
+        Mistake(
+            "kinds upside down",
+            "the kinds are exchanged: 1 is the answer, 0 all else",
+            collated("token_type_ids", kinds_exchanged),
+        ),
+        Mistake(
+            "padded on the left", "your rows are padded on the left: here padding comes behind the answer", other_side
+        ),
     ],
 )
 

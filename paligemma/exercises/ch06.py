@@ -1,8 +1,10 @@
 """Chapter 06: RMSNorm."""
 
+import functools
+
 import torch
 
-from ..modeling_gemma import GemmaRMSNorm
+from ..modeling_gemma import GemmaModel, GemmaRMSNorm
 from .exposing import exposing_task
 from .tasks import Case, Finding, Mistake, Prediction, Task, larger, numbers
 from .watching import draw_kept, trained, words_kept
@@ -21,6 +23,7 @@ def rms_cases(seed):
     yield Case((numbers(seed, 2, 5, 7 + k, shift=3.0),), sizes=sizes, note="about 3 on average")
     yield Case((numbers(seed, 3, 8, scale=1e-3),), sizes={"L": 3, "D": 8}, note="about 1e-3 in size")
     yield Case((numbers(seed, 3, 8), 0.5), sizes={"L": 3, "D": 8}, note="eps = 0.5")
+    yield Case((numbers(seed, 2, 3, 8, dtype=torch.bfloat16),), sizes={"B": 2, "L": 3, "D": 8})
 
 
 def show_sizes(thing):
@@ -58,6 +61,35 @@ RMS = Task(
         ),
         Mistake(
             "wrong axis",
+            "your mean runs over axis 1, counted from the front: the features are the last axis, however many there "
+            "are",
+            lambda x, eps=1e-6: x / (x.square().mean(1, keepdim=True) + eps).sqrt(),
+        ),
+        Mistake(
+            "wrong axis",
+            "your axis is 2, counted from the front: x may have fewer axes, and the features are the last one",
+            lambda x, eps=1e-6: x / (x.square().mean(2, keepdim=True) + eps).sqrt(),
+        ),
+        Mistake(
+            "float32 comes out",
+            "the result is float32 whatever came in: it is to have the dtype of x",
+            lambda x, eps=1e-6: rms_norm(x.float(), eps),
+        ),
+        Mistake(
+            "eps squared",
+            "eps is squared before it is added: that is next to nothing",
+            lambda x, eps=1e-6: x / (x.square().mean(-1, keepdim=True) + eps**2).sqrt(),
+        ),
+        Mistake(
+            "length instead of root mean square",
+            "each token is divided by its length, as F.normalize does: the root of a mean is asked for, not of a sum",
+            [
+                lambda x, eps=1e-6: torch.nn.functional.normalize(x, dim=-1, eps=eps),
+                lambda x, eps=1e-6: torch.nn.functional.normalize(x, dim=-1),
+            ],
+        ),
+        Mistake(
+            "wrong axis",
             "your numbers are those you get when the mean runs over the first axis",
             lambda x, eps=1e-6: x / (x.square().mean(0, keepdim=True) + eps).sqrt(),
         ),
@@ -83,7 +115,10 @@ RMS = Task(
             "mean of sizes",
             "your numbers are those you get from the mean of the absolute values: a mean of squares weighs large "
             "features more",
-            lambda x, eps=1e-6: x / (x.abs().mean(-1, keepdim=True) + eps),
+            [
+                lambda x, eps=1e-6: x / (x.abs().mean(-1, keepdim=True) + eps),
+                lambda x, eps=1e-6: x / (x.abs().mean(-1, keepdim=True).square() + eps).sqrt(),
+            ],
         ),
         Mistake(
             "mean subtracted",
@@ -99,7 +134,12 @@ RMS = Task(
             "variance instead of mean square",
             "your numbers are those you get when dividing by the standard deviation: it measures from the mean, the "
             "root mean square from zero",
-            lambda x, eps=1e-6: x / (x.var(-1, keepdim=True, correction=0) + eps).sqrt(),
+            [
+                lambda x, eps=1e-6: x / (x.var(-1, keepdim=True, correction=0) + eps).sqrt(),
+                lambda x, eps=1e-6: x / (x.var(-1, keepdim=True) + eps).sqrt(),
+                lambda x, eps=1e-6: x / (x.std(-1, keepdim=True) + eps),
+                lambda x, eps=1e-6: x / x.std(-1, keepdim=True),
+            ],
         ),
         Mistake(
             "eps outside the root",
@@ -150,6 +190,30 @@ def kinds(batch=normalise, layer=normalise, rms=normalise):
 def standardise(axes, correction=0):
     def norm(x, kind=None, eps=1e-6):
         return (x - x.mean(axes, keepdim=True)) / (x.var(axes, keepdim=True, correction=correction) + eps).sqrt()
+
+    return norm
+
+
+def not_centred(axes):
+    """The variance is that of the numbers minus their mean, and the mean is not subtracted above it."""
+    return lambda x, kind=None, eps=1e-6: x / (x.var(axes, keepdim=True, correction=0) + eps).sqrt()
+
+
+def squares_of_all(axes):
+    """The mean is subtracted above, and below stands the mean square of x itself."""
+    return lambda x, kind=None, eps=1e-6: (
+        (x - x.mean(axes, keepdim=True)) / (x.square().mean(axes, keepdim=True) + eps).sqrt()
+    )
+
+
+def eps_left_out(norm):
+    return lambda x, kind, eps=1e-6: norm(x, kind, 0.0)
+
+
+def eps_after_the_root(axes, centred=True):
+    def norm(x, kind=None, eps=1e-6):
+        x = x - x.mean(axes, keepdim=True) if centred else x
+        return x / (x.square().mean(axes, keepdim=True).sqrt() + eps)
 
     return norm
 
@@ -235,6 +299,31 @@ KINDS = Task(
             "your layer norm divides and does not subtract the mean: then it is RMSNorm again",
             kinds(layer=lambda x, kind, eps=1e-6: rms_norm(x, eps)),
         ),
+        *(
+            Mistake(f"{kind}: eps outside the root", f"in your {kind} norm eps is added after the root: for inputs of "
+                    "size 1e-3 it is another function", kinds(**{kind: eps_after_the_root(axes, kind != "rms")}))
+            for kind, axes in (("batch", (0, 1)), ("layer", 2), ("rms", 2))
+        ),
+        *(
+            Mistake(f"{kind}: eps forgotten", f"your {kind} norm leaves eps out",
+                    kinds(**{kind: eps_left_out(normalise)})) for kind in ("batch", "layer", "rms")
+        ),
+        *(
+            Mistake(f"{kind}: mean not subtracted", f"your {kind} norm divides by the right number and does not "
+                    "subtract the mean", kinds(**{kind: not_centred(axes)}))
+            for kind, axes in (("batch", (0, 1)), ("layer", 2))
+        ),
+        *(
+            Mistake(f"{kind}: squares from before", f"your {kind} norm subtracts the mean, and divides by the mean "
+                    "square of the numbers before that", kinds(**{kind: squares_of_all(axes)}))
+            for kind, axes in (("batch", (0, 1)), ("layer", 2))
+        ),
+        Mistake("rms over the tokens", "the mean square of your RMSNorm runs over the tokens: it is that of one "
+                "token's features",
+                [kinds(rms=lambda x, kind, eps=1e-6, axes=axes: x / (x.square().mean(axes, keepdim=True) + eps).sqrt())
+                 for axes in ((0, 1), 0, 1)]),
+        Mistake("batch norm over everything", "your batch norm takes one mean over all features: each feature has a "
+                "mean of its own", kinds(batch=standardise((0, 1, 2)))),
         Mistake(
             "everything at once",
             "one mean is taken over all three axes, whatever the kind",
@@ -320,6 +409,41 @@ class LlamaOrderCast(GemmaRMSNorm):
         return rms_norm(x.float(), self.eps).type_as(x) * (1 + self.weight).type_as(x)
 
 
+class LlamaOrderPromoted(GemmaRMSNorm):
+    def forward(self, x):
+        return rms_norm(x.float(), self.eps).type_as(x) * (1 + self.weight)
+
+
+class WeightBeforeTheNorm(GemmaRMSNorm):
+    def forward(self, x):
+        return rms_norm(x.float() * (1 + self.weight.float()), self.eps).type_as(x)
+
+
+class SecondAxis(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float()
+        normed = wide / (wide.square().mean(1, keepdim=True) + self.eps).sqrt()
+        return (normed * (1 + self.weight.float())).type_as(x)
+
+
+class HalfAndWeight(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.half()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps) * (1 + self.weight.float())).type_as(
+            x
+        )
+
+
+class CastAndBack(GemmaRMSNorm):
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+class AlwaysHalf(GemmaRMSNorm):
+    def forward(self, x):
+        return (rms_norm(x.half(), self.eps) * (1 + self.weight.float())).type_as(x)
+
+
 class NotCastBack(GemmaRMSNorm):
     def forward(self, x):
         return rms_norm(x.float(), self.eps) * (1 + self.weight.float())
@@ -397,6 +521,27 @@ def multiplies_before_the_cast(kind) -> Finding | None:
     return Finding("rounded too early", saw, "something is rounded to the input's dtype before the end")
 
 
+def adds_the_one_in_float32(kind) -> Finding | None:
+    """A norm whose weights are bfloat16, as those of a model that was converted: 1 + weight needs more bits."""
+    x, weight = numbers(5, 16, 64), numbers(6, 64, scale=0.05).bfloat16()
+    module = kind(64).to(torch.bfloat16)
+    with torch.no_grad():
+        module.weight.copy_(weight)
+        got, want = module(x), bits(GemmaRMSNorm, x, weight.float())
+    if got.dtype != x.dtype:
+        saw = f"with weights in bfloat16 and x in float32, the result is {str(got.dtype).removeprefix('torch.')}"
+        return Finding("dtype of the weight", saw, "the result has the dtype of x, whatever the weights have")
+    gap = float(((got - want).abs() / (1 + want.abs())).max())
+    if gap < 1e-5:
+        return None
+    return Finding(
+        "1 added too early",
+        f"with weights in bfloat16 and x in float32, the result is wrong by up to {gap:.1g} of its size",
+        "1 + weight is worked out in bfloat16, where 1.03 lies between two numbers: the weight is to be float32 before "
+        "the 1 is added",
+    )
+
+
 def show_norm(kind):
     module = kind(4)
     x = torch.tensor([[3.0, -1.0, 2.0, 1.0], [300.0, -100.0, 200.0, 100.0]])
@@ -416,7 +561,7 @@ NORM = Task(
     cases=norm_cases,
     see='chapter 06, "The class" and "Why float32"; the hints of this task',
     reward=show_norm,
-    extra=[starts_as_a_plain_norm, multiplies_before_the_cast],
+    extra=[starts_as_a_plain_norm, multiplies_before_the_cast, adds_the_one_in_float32],
     mistakes=[
         Mistake(
             "weight instead of 1 + weight",
@@ -446,6 +591,15 @@ NORM = Task(
             "in float16 the square of 500 is more than 65504, the largest number there is, and becomes infinite",
             HalfPrecision,
         ),
+        Mistake("cast before the weight", "the result is rounded to the dtype of x before the weight is applied, and "
+                "the float32 weight makes float32 of it again: one cast, at the very end", LlamaOrderPromoted),
+        Mistake("weight before the norm", "the weights are applied before the norm, which then divides by the size "
+                "that they make: they come after it", WeightBeforeTheNorm),
+        Mistake("wrong axis", "the mean runs over axis 1, counted from the front: the features are the last axis",
+                SecondAxis),
+        Mistake("not cast back", "the result is cast to the dtype that came in and to float32 after that", CastAndBack),
+        Mistake("computed in half precision", "everything is computed in float16, whatever comes in: float32 is asked "
+                "for", [AlwaysHalf, HalfAndWeight]),
         Mistake("not cast back", "the numbers are right and remain float32: the next layer expects the dtype "
                      "that came in", NotCastBack),
     ],
@@ -518,6 +672,18 @@ def not_for_a_norm(x, weight) -> str | None:
     return None
 
 
+def show_random(solution):
+    """What an ordinary test exposes: random numbers of ordinary size."""
+    x, weight = numbers(0, 4, 8, shift=0.5), numbers(1, 8, scale=0.5)
+    want = gemma_norm(x, weight)
+    differ = {
+        name: not torch.allclose(version(x, weight), want, 1e-3, 1e-3) for name, version in WRONG_VERSIONS.items()
+    }
+    seen, missed = ([name for name, wrong in differ.items() if wrong is kind] for kind in (True, False))
+    print(f"  A test with one random input, [4, 8] in float32, exposes {', '.join(seen)} all at once,")
+    print(f"  and does not expose {' and '.join(missed)}. Your five inputs tell all five apart.")
+
+
 EXPOSE = exposing_task(
     id="06.4",
     title="five inputs that expose",
@@ -531,7 +697,7 @@ EXPOSE = exposing_task(
     usable=not_for_a_norm,
     tolerance=1e-3,
     see='chapter 06, "Why float32" and "Where $\\epsilon$ goes"; the hints of this task',
-    reward=lambda solution: print("  one token of ordinary size, in float32, with weights of zero exposes at most one"),
+    reward=show_random,
 )
 
 # --- 06.5 --------------------------------------------------------------------------------------------------------
@@ -565,6 +731,33 @@ class CentredOverTokens(GemmaRMSNorm):
         return super().forward(x - x.mean(-2, keepdim=True))
 
 
+class CentredByOneMean(GemmaRMSNorm):
+    def forward(self, x):
+        return super().forward(x.float() - x.float().mean()).type_as(x)
+
+
+class CentredOverAxisOne(GemmaRMSNorm):
+    def forward(self, x):
+        return super().forward(x.float() - x.float().mean(1, keepdim=True)).type_as(x)
+
+
+class CentredTooNarrow(GemmaRMSNorm):
+    def forward(self, x):
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
+class CentredEpsFixed(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float() - x.float().mean(-1, keepdim=True)
+        return (rms_norm(wide, 1e-5) * (1.0 + self.weight.float())).type_as(x)
+
+
+class CentredCastEarly(GemmaRMSNorm):
+    def forward(self, x):
+        wide = x.float() - x.float().mean(-1, keepdim=True)
+        return rms_norm(wide, self.eps).type_as(x) * (1.0 + self.weight)
+
+
 class CentredByOneLess(GemmaRMSNorm):
     def forward(self, x):
         wide = x.float()
@@ -581,6 +774,18 @@ class CentredWithoutOne(GemmaRMSNorm):
         return (normed * self.weight.float()).type_as(x)
 
 
+class Lifted(GemmaModel):
+    """The decoder, with 1 added to every number that enters it. [B, L, D] -> [B, L, D]"""
+
+    def forward(self, inputs_embeds, *arguments, **named):
+        return super().forward(inputs_embeds + 1, *arguments, **named)
+
+
+@functools.cache
+def lifted_with_gemmas() -> dict[str, float]:
+    return words_kept(GemmaModel=Lifted)
+
+
 def centred_cases(seed):
     k = larger(seed)
     yield Case((numbers(seed, 2, 5, 7 + k, shift=0.5),), (7 + k,), {"B": 2, "N": 5, "D": 7 + k}, note="mean about 0.5")
@@ -588,18 +793,23 @@ def centred_cases(seed):
     yield Case(
         (numbers(seed, 4, 8, scale=300.0, dtype=torch.float16),), (8,), {"N": 4, "D": 8}, note="float16, 300 in size"
     )
+    narrow = numbers(seed, 4, 8, shift=100.3, dtype=torch.bfloat16)
+    yield Case((narrow,), (8,), {"N": 4, "D": 8}, note="bfloat16, mean about 100")
+    yield Case((numbers(seed, 3, 6),), (6, 0.1), {"N": 3, "D": 6}, note="eps = 0.1")
 
 
 def show_centred(kind):
-    """What the learner's norm leaves of the captions, beside a norm without the 1 in 1 + weight."""
+    """What the learner's norm leaves of the captions, and what it and Gemma's leave when 1 is added to all inputs."""
     if trained() is None:
         print("The trained model is not in assets/tiny-paligemma, so nothing can be measured.")
         return
     rows = {
-        "mean subtracted": words_kept(GemmaRMSNorm=kind),
-        "weight, not 1 + weight": words_kept(GemmaRMSNorm=WithoutOne),
+        "yours": words_kept(GemmaRMSNorm=kind),
+        "1 added, Gemma's": lifted_with_gemmas(),
+        "1 added, yours": words_kept(GemmaModel=Lifted, GemmaRMSNorm=kind),
     }
-    print("Captions of 24 that are as before, and words that are kept, with your norm and with another fault:")
+    print("Captions of 24 that are as before, and words that are kept, with your norm in all nine places, with 1 added")
+    print("to every number that enters the decoder, and with both:")
     draw_kept(rows)
 
 
@@ -615,13 +825,18 @@ CENTRED = Task(
     see='chapter 06, "Three norms on the same activations" and "Break it"; the hints of this task',
     reward=show_centred,
     prediction=Prediction(
-        "The mean subtracted in all nine norms of the trained decoder, which was trained without that: how many of 24 "
-        "captions stay as they were?",
-        truth=lambda: words_kept(GemmaRMSNorm=Centred)["captions"],
-        tempting=0,
-        why="A mean that is hardly there can be subtracted: in this model the square of a token's mean is 0.6% of its "
-        "mean square, no more than 128 random features would have (1/128 is 0.8%). That is what RMSNorm counts on when "
-        "it leaves the step out. The check tells your norm from Gemma's all the same, by its numbers.",
+        "1 is added to every number that enters the trained decoder: of 24 captions, how many stay as they were with "
+        "Gemma's norms, and how many with yours in all nine places?",
+        truth=lambda: {
+            "Gemma's norms": lifted_with_gemmas()["captions"],
+            "your norms": words_kept(GemmaModel=Lifted, GemmaRMSNorm=Centred)["captions"],
+        },
+        tempting={"Gemma's norms": 0, "your norms": 0},
+        why="Nothing in the decoder reads the residual stream but through a norm, and yours subtracts what all "
+        "features of a token have in common: the 1 is carried along and never seen. Gemma's norm lets it through. "
+        "Without the added 1 both norms give the same captions: in this model the square of a token's mean is 0.6% of "
+        "its mean square, no more than 128 random features would have (1/128 is 0.8%). That is what RMSNorm counts on "
+        "when it leaves the step out.",
     ),
     mistakes=[
         Mistake("no mean subtracted", "your norm computes what Gemma's does: no mean is subtracted", GemmaRMSNorm),
@@ -630,6 +845,16 @@ CENTRED = Task(
         Mistake("subtracted at the end", "the mean is subtracted from the result, after the scale", CentredAtLast),
         Mistake("mean over the tokens", "your mean runs over the tokens: each token is to be treated by itself",
                 CentredOverTokens),
+        Mistake("mean over the tokens", "your mean runs over axis 1, counted from the front: the features are the last "
+                "axis", CentredOverAxisOne),
+        Mistake("one mean", "one mean of all tokens is subtracted: each token has its own", CentredByOneMean),
+        Mistake("subtracted too early", "the mean is worked out and subtracted in the dtype of x, which cannot hold it "
+                "exactly: float32 first", CentredTooNarrow),
+        Mistake("eps fixed", "your eps is fixed: the module has its own, self.eps",
+                [CentredEpsFixed, type("Small", (CentredEpsFixed,), {"forward": lambda self, x: (rms_norm(
+                    x.float() - x.float().mean(-1, keepdim=True), 1e-6) * (1.0 + self.weight.float())).type_as(x)})]),
+        Mistake("cast before the weight", "the result is rounded to the dtype of x before the weight is applied: one "
+                "cast, at the very end", CentredCastEarly),
         Mistake("by one less", "`var` divides by D - 1 unless you say `correction=0`", CentredByOneLess),
         Mistake("weight instead of 1 + weight", "the scale was 1 + weight in Gemma's norm, and is to stay that",
                 CentredWithoutOne),

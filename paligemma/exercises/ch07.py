@@ -76,6 +76,11 @@ TURN = Task(
             lambda x, y, angle: turn(x, y, torch.deg2rad(angle)),
         ),
         Mistake("x and y swapped", "the two results are in the other order", lambda x, y, a: turn(x, y, a)[::-1]),
+        Mistake(
+            "one angle for all",
+            "all pairs are turned by the first angle: each has an angle of its own",
+            lambda x, y, angle: turn(x, y, angle.flatten()[:1].expand(angle.shape)),
+        ),
     ],
 )
 
@@ -160,6 +165,19 @@ HALF = Task(
             "halves not exchanged",
             "each half stays in its place and one changes its sign: that is a mirror and not a turn",
             lambda x: torch.cat([x.chunk(2, -1)[0], -x.chunk(2, -1)[1]], -1),
+        ),
+        Mistake(
+            "half is fixed",
+            "the two halves meet at a fixed place: half of the last axis is d / 2, and d is what x has",
+            [lambda x, at=at: torch.cat([-x[..., at:], x[..., :at]], dim=-1) for at in (2, 3, 4, 8, 16, 32, 64, 128)],
+        ),
+        Mistake(
+            "order reversed",
+            "one of the halves is reversed: feature i belongs to feature i + d/2, in the same order",
+            [
+                lambda x: torch.cat([-x.chunk(2, -1)[1].flip(-1), x.chunk(2, -1)[0]], -1),
+                lambda x: torch.cat([-x.chunk(2, -1)[1], x.chunk(2, -1)[0].flip(-1)], -1),
+            ],
         ),
         Mistake("wrong axis", "you cut the axis of the tokens in two, and not that of the features", over(-2)),
         Mistake("wrong axis", "you cut the first axis in two: the features of a head are the last one", over(0)),
@@ -287,6 +305,31 @@ ROTARY = Task(
             "theta upside down",
             "your hands become faster from pair to pair: the sign of the exponent is missing",
             rotary(lambda dim, base: base ** (torch.arange(0, dim, 2).float() / dim)),
+        ),
+        Mistake(
+            "degrees",
+            "your angles are treated as degrees, and they are radians",
+            rotary(finish=lambda angles, x: cos_and_sin(torch.deg2rad(angles), x)),
+        ),
+        Mistake(
+            "whole turns",
+            "your angles are 2 pi times too large: at position 1 pair 0 has turned by 1 radian, not by a whole turn",
+            rotary(lambda dim, base: 2 * torch.pi * usual(dim, base)),
+        ),
+        Mistake(
+            "frequencies reversed",
+            "your hands are in reverse order: pair 0 is the fastest, with one radian for each position",
+            rotary(lambda dim, base: usual(dim, base).flip(0)),
+        ),
+        Mistake(
+            "second half reversed",
+            "the angles of the second half are in reverse order: feature i and feature i + d/2 turn by the same angle",
+            rotary(lay=lambda angles: torch.cat([angles, angles.flip(-1)], dim=-1)),
+        ),
+        Mistake(
+            "counted from the row's first",
+            "the positions of a row are counted from its first token, wherever that stands: a row may begin anywhere",
+            rotary(move=lambda p, x: (p - p[:, :1]).float()),
         ),
         Mistake(
             "angles not repeated",
@@ -512,6 +555,43 @@ APPLY = Task(
             lambda query, key, cos, sin: apply(query, key, cos, sin, rotate=lambda x: x.roll(x.shape[-1] // 2, -1)),
         ),
         Mistake(
+            "first position for all", "all tokens are turned by the angles of the first position: each has its own",
+            lambda query, key, cos, sin: apply(query, key, cos[:, :1], sin[:, :1]),
+        ),
+        Mistake(
+            "turned twice",
+            "the quarter turn is taken of what has been multiplied by the cosine: it is to be that of query and key "
+            "as they came",
+            lambda query, key, cos, sin: [
+                x * cos[:, None] + rotate_half(x * cos[:, None]) * sin[:, None] for x in (query, key)
+            ],
+        ),
+        Mistake(
+            "turned twice",
+            "the quarter turn of the query is taken of what has been multiplied by the cosine: it is to be that of the "
+            "query as it came",
+            lambda query, key, cos, sin: (
+                query * cos[:, None] + rotate_half(query * cos[:, None]) * sin[:, None],
+                apply(query, key, cos, sin)[1],
+            ),
+        ),
+        Mistake(
+            "half is fixed", "the two halves meet at a fixed place: half of the last axis is d / 2",
+            [lambda *inputs, at=at: apply(*inputs, rotate=lambda x: torch.cat([-x[..., at:], x[..., :at]], dim=-1))
+             for at in (2, 3, 4, 5, 8, 16, 32, 64, 128)],
+        ),
+        Mistake(
+            "key of the query", "the key is made from the query's quarter turn: each is turned by itself",
+            [lambda query, key, cos, sin: (apply(query, key, cos, sin)[0],
+                                           key * cos[:, None] + rotate_half(query) * sin[:, None]),
+             lambda query, key, cos, sin: (apply(query, key, cos, sin)[0],
+                                           query * cos[:, None] + rotate_half(key) * sin[:, None])],
+        ),
+        Mistake(
+            "one tensor", "query and key cannot be stacked to one tensor: there may be fewer key heads. A pair is "
+            "asked for", lambda query, key, cos, sin: torch.stack(apply(query, key, cos, sin)),
+        ),
+        Mistake(
             "query and key swapped", "the key is returned first",
             lambda query, key, cos, sin: apply(query, key, cos, sin)[::-1],
         ),
@@ -526,6 +606,18 @@ def turned_back(d, back, base):
     key = torch.ones(d)
     cos, sin = GemmaRotaryEmbedding(d, base)(key, torch.tensor([[back]]))
     return 100 * (key * cos[0, 0] - rotate_half(key) * sin[0, 0]), key
+
+
+def for_neighbours(second):
+    """A key whose pairs are all (1, second), laid out for neighbours, and the query: the key turned back."""
+
+    def function(d, back, base):
+        angle = -back * usual(d, base)
+        x, y = angle.cos() - second * angle.sin(), second * angle.cos() + angle.sin()
+        key = torch.stack([torch.ones(d // 2), torch.full((d // 2,), second)], dim=-1).flatten()
+        return 200 * torch.stack([x, y], dim=-1).flatten(), key
+
+    return function
 
 
 def look_back(solution, d, back, base) -> dict[str, torch.Tensor]:
@@ -543,6 +635,9 @@ def look_back(solution, d, back, base) -> dict[str, torch.Tensor]:
     weights = (query @ key.transpose(2, 3) / d**0.5).softmax(-1)[:, 0, back:]  # [2, 24 - back, 24]
     tokens = torch.arange(back, 24)
     weight = weights[:, tokens - back, tokens - back]
+    if float((weights - 1 / 24).abs().max()) < 1e-4:
+        raise Found("no preference", "every token gives all 24 tokens the same weight",
+                    "all scores are equal: is one of the two vectors zero?")  # fmt: skip
     return {"tokens back": tokens - weights.argmax(-1), "weight": weight}
 
 
@@ -553,11 +648,15 @@ def where_it_looks(case, got, want) -> Finding | None:
     if (seen == 0).all():
         return Finding("at itself", "every query looks at its own token", "query and key point the same way before "
                        "they are turned: at which distance do they agree then?")  # fmt: skip
+    if (seen == seen[0, 0]).all() and seen[0, 0] != back:
+        text = f"every query looks {int(seen[0, 0])} tokens back, instead of {back}"
+        return Finding("elsewhere", text, "by how much is the query turned, and is that the `back` and the `base` that "
+                       "are given?")  # fmt: skip
     if (seen != back).any():
         text = (
             f"{int((seen == back).sum())} of {seen.numel()} queries look {back} back; the last one of each row looks "
         )
-        last = ", ".join(f"{int(n)} back" for n in seen[:, -1])
+        last = ", ".join(dict.fromkeys(f"{int(n)} back" for n in seen[:, -1]))
         return Finding("elsewhere", text + last, "by how much, and in which direction, has the query to be turned so "
                        "that it agrees with a key `back` places before it?")  # fmt: skip
     return Finding(
@@ -607,6 +706,12 @@ BY_HAND = Task(
     mistakes=[
         Mistake("turned the other way", "the query is turned forward: it agrees with keys that come after it",
                 lambda d, back, base: (turned_back(d, -back, base)[0], torch.ones(d))),
+        Mistake("interleaved", "your pairs are neighbours, (0, 1), (2, 3) and so on: RoPE turns feature i together "
+                "with feature i + d/2", [for_neighbours(0.0), for_neighbours(1.0)]),
+        Mistake("base not used", "the base that is given is not used: 10,000 is",
+                lambda d, back, base: turned_back(d, back, 10_000.0)),
+        Mistake("back not used", "your head looks eight back, whatever `back` is",
+                lambda d, back, base: turned_back(d, 8, base)),
     ],
 )  # fmt: skip
 

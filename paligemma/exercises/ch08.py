@@ -14,6 +14,7 @@ from ..modeling_gemma import (
     repeat_kv,
 )
 from .checking import explain_error, with_weights
+from .comparing import copy, same_inputs
 from .exposing import exposing_task
 from .tasks import Case, Finding, Found, Mistake, Prediction, Task, faults_left, larger, numbers
 from .watching import draw_kept, trained, words_kept
@@ -124,6 +125,34 @@ FILL = Task(
             "your prefix-LM is causal everywhere: picture and prompt are given as a whole, and may see each other",
             stepped((1, 1, 1, 1, 1), ("prefix-LM",)),
         ),
+        Mistake(
+            "rows and columns swapped",
+            "your causal table is mirrored at the diagonal: a row is for the token that looks, and it sees those "
+            "before",
+            filled(lambda rows: rows.T, ("causal",)),
+        ),
+        Mistake(
+            "causal where prefix-LM",
+            "your last table is causal: it is the prefix-LM again, with an empty column for the padding",
+            stepped((1, 1, 1, 1, 1), ("padded",)),
+        ),
+        *(
+            Mistake(
+                "prompt causal",
+                f"in your table {kind!r} the prompt is a step of its own, so that the picture cannot see it: it "
+                "belongs to the prefix",
+                stepped((0, 0, 1, 1, 1), (kind,)),
+            )
+            for kind in ("prefix-LM", "padded")
+        ),
+        *(
+            Mistake(
+                "answer in one step",
+                f"in your table {kind!r} the first token of the answer sees the second, which is a later step",
+                stepped((0, 0, 0, 1, 0), (kind,)),
+            )
+            for kind in ("prefix-LM", "padded")
+        ),
         Mistake("full where prefix-LM", "your picture and prompt see the answer, and the answer its own future",
                 stepped((0, 0, 0, 0, 0))),
         Mistake(
@@ -200,6 +229,22 @@ def keys_cut(input_mask, mask_ar, num_queries=None):
     return make_attn_mask(input_mask, mask_ar, L)[:, :, -L:]
 
 
+def queries_by_themselves(input_mask, mask_ar, num_queries=None):
+    """The queries are cut off before their steps are added up."""
+    L = num_queries or mask_ar.shape[1]
+    query = mask_ar[:, -L:].cumsum(-1)
+    return (mask_ar.cumsum(-1)[:, None] <= query[..., None]) & input_mask.bool()[:, None]
+
+
+def padding_in_the_steps(input_mask, mask_ar, num_queries=None):
+    """Padding starts no step, and is seen all the same."""
+    return rule(padding=lambda real, L: torch.ones_like(real)[:, None])(input_mask, mask_ar * input_mask, num_queries)
+
+
+def either(input_mask, mask_ar, num_queries=None):
+    return rule()(torch.ones_like(input_mask), mask_ar, num_queries) | input_mask.bool()[:, None]
+
+
 def show_rule(thing):
     names = ("image", "image", "prompt", "answer", "answer")
     print_mask(thing(torch.ones(1, 5).long(), torch.tensor([[0, 0, 0, 1, 1]]))[0].tolist(), names)
@@ -269,6 +314,31 @@ RULE = Task(
             rule(padding=lambda real, L: real[:, -L:, None]),
         ),
         Mistake(
+            "either",
+            "`|` lets a pair through that has one of the two: every real token is seen by all. Both are needed, the "
+            "step and a token that is real",
+            either,
+        ),
+        Mistake(
+            "padding only", "padding is seen, and what is real is not: `input_mask` is 0 for padding",
+            rule(padding=lambda real, L: ~real[:, None]),
+        ),
+        Mistake(
+            "padding of the first row", "the padding of the first row of the batch is taken for all rows",
+            rule(padding=lambda real, L: real[:1, None]),
+        ),
+        Mistake(
+            "padding attended",
+            "`input_mask` changes the steps, and padding can still be seen: it takes whole columns out",
+            padding_in_the_steps,
+        ),
+        Mistake(
+            "queries cut too early",
+            "the queries are cut off before their steps are added up, so that theirs begin at 0 again: first the sum "
+            "over all tokens, then the last ones of it",
+            queries_by_themselves,
+        ),
+        Mistake(
             "padding's row emptied",
             "padding can neither be seen nor look: rows without any True are what makes NaN",
             rule(padding=lambda real, L: real[:, None, :] & real[:, -L:, None]),
@@ -324,6 +394,9 @@ def weight_cases(seed):
     yield Case((numbers(seed, 2, 3, 5, 7 + k, scale=5.0), nothing), sizes=sizes, note=note)
     scores = numbers(seed, 2, 3, 5, 7 + k, dtype=torch.float16)
     yield Case((scores, nothing), sizes=sizes, note=f"float16, {note}")
+    square = torch.ones(2, 4, 4).tril().bool()
+    square[1, 3, 0] = False
+    yield Case((numbers(seed, 2, 3, 4, 4), square), sizes={"B": 2, "H": 3, "T": 4}, note="as many queries as keys")
 
 
 def after_the_softmax(scores, allowed):
@@ -333,6 +406,21 @@ def after_the_softmax(scores, allowed):
 def divided_again(scores, allowed):
     weights = after_the_softmax(scores, allowed)
     return weights / weights.sum(-1, keepdim=True)
+
+
+def nothing_for_the_blind(scores, allowed):
+    """A query that may see nothing gives no weight to anything."""
+    return masked_weights(scores, allowed) * allowed[:, None]
+
+
+def forbidden_gets_weight(case, got, want) -> Finding | None:
+    """By a number that is not low enough."""
+    forbidden = ~case.inputs[1][:, None] & case.inputs[1][:, None].any(-1, keepdim=True)
+    most = float((got * forbidden).max())
+    if not most > 0 or not torch.allclose(got.sum(-1).float(), torch.ones(got.shape[:-1]), atol=1e-2):
+        return None
+    return Finding("forbidden gets weight", f"what a query may not see gets a weight of up to {most:.2g}, not 0",
+                   "is the right place filled in, and with a number that is low enough for any score?")  # fmt: skip
 
 
 def too_low(scores, allowed):
@@ -360,6 +448,7 @@ WEIGHTS = Task(
     reference=masked_weights,
     cases=weight_cases,
     gradients=False,
+    symptoms=[forbidden_gets_weight],
     see='chapter 08, "From yes and no to numbers"; the hints of this task',
     reward=show_weights,
     mistakes=[
@@ -373,6 +462,23 @@ WEIGHTS = Task(
             "NaN where nothing may be seen",
             "the weights that remain are divided by their sum, which is 0 for a query that may see nothing",
             divided_again,
+        ),
+        Mistake(
+            "nothing for the blind",
+            "a query that may see nothing gives no weight at all: its weights are to sum to 1 as well, and all keys to "
+            "get the same",
+            nothing_for_the_blind,
+        ),
+        Mistake(
+            "mask of the first row", "the mask of the first row of the batch is taken for all rows",
+            lambda scores, allowed: masked_weights(scores, allowed[:1].expand(allowed.shape)),
+        ),
+        Mistake(
+            "mask transposed",
+            "the mask is transposed: its rows are the queries already, as those of the scores are",
+            lambda scores, allowed: masked_weights(
+                scores, allowed.transpose(1, 2) if allowed.shape[1] == allowed.shape[2] else allowed
+            ),
         ),
         Mistake(
             "score of zero",
@@ -591,13 +697,44 @@ def exchanged(self, hidden_states, position_embeddings, attention_mask=None, kv_
     return self.out(self.merge(self.mix(weights, self.share(value)))), weights
 
 
+def shared_otherwise(keys, values):
+    """Keys or values, or both, shared out as 0 1 0 1."""
+
+    def forward(self, hidden_states, position_embeddings, attention_mask=None, kv_cache=None):
+        def tiled(x):
+            return x.repeat(1, self.num_key_value_groups, 1, 1)
+
+        query = self.split(self.q_proj(hidden_states), self.num_heads)
+        key = self.split(self.k_proj(hidden_states), self.num_key_value_heads)
+        value = self.split(self.v_proj(hidden_states), self.num_key_value_heads)
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        weights = self.weigh(query, tiled(key) if keys else self.share(key), attention_mask)
+        return self.out(self.merge(self.mix(weights, tiled(value) if values else self.share(value)))), weights
+
+    return forward
+
+
+def always_causal(self, query, key, mask):
+    scores = query @ key.transpose(2, 3) * self.scale
+    later = torch.ones(scores.shape[-2:]).triu(1 + scores.shape[-1] - scores.shape[-2]).bool()
+    return (scores.masked_fill(later, -1e9) if mask is None else scores + mask).softmax(dim=-1)
+
+
+def query_cut_at_once(self, x, heads):
+    if heads == self.num_heads and heads != self.num_key_value_heads:
+        return x.reshape(x.shape[0], heads, x.shape[1], self.head_dim)
+    return Steps.split(self, x, heads)
+
+
 def works_with_a_cache(kind) -> Finding | None:
     """Fed in pieces with a cache, the tokens must come out as they do all at once."""
     config, where = config_of(20, 4, 2, 6), "layer 1 of 2, fed 3 tokens, then 1 and 1, with a cache: "
     attention, packaged = kind(config, 1), with_weights(Steps(config, 1))
     swap_module.take_over(attention, packaged)
     x, ones = numbers(77, 2, 5, 20), torch.ones(2, 5, dtype=torch.int64)
-    mask = additive_mask(make_attn_mask(ones, ones), x.dtype)
+    real = ones.clone()
+    real[1, 1] = 0  # in the second row a token that nobody may see, so that the mask matters to the last ones, too
+    mask = additive_mask(make_attn_mask(real, ones), x.dtype)
     cos, sin = GemmaRotaryEmbedding(6)(x, ones.cumsum(-1))
     cache, pieces = KVCache(config, 2, 9), []
     try:
@@ -614,17 +751,38 @@ def works_with_a_cache(kind) -> Finding | None:
     except Exception as error:
         finding = explain_error(error)
         means = "where does the cache come: before RoPE or after? before the heads are repeated or after?"
-        return Finding(finding.name, where + finding.observed, finding.explanation or means)
+        if cache.length:
+            means = "from the second piece on there are more keys than queries: is what comes back from `update` used, "
+            means += "all keys and values so far? The mask has a column for each of them"
+        return Finding(finding.name, where + finding.observed, means)
     gap = float((torch.cat(pieces, 1) - whole).abs().max())
     if gap < 1e-4:
         return None
     with torch.no_grad():
-        key = packaged.split(packaged.k_proj(x), 2)
+        key, value = (packaged.split(projection(x), 2) for projection in (packaged.k_proj, packaged.v_proj))
         turned, _ = apply_rotary_pos_emb(key, key, cos, sin)
     means = "what comes back from `update` is to be used for keys *and* values"
-    if not torch.allclose(cache.keys[1, :, :, :5], turned, atol=1e-4):
+    if torch.allclose(cache.keys[1, :, :, :5], value, atol=1e-4):
+        means = "the values stand where the keys belong: `update` takes the key first, then the value"
+    elif torch.allclose(cache.keys[1, :, :, :5], turned, atol=1e-4) and mask_has_no_effect(attention, x, (cos, sin)):
+        means = "keys and values are right in the cache; for a single query the mask has no effect: it is to be added "
+        means += "whenever there is one"
+    elif not torch.allclose(cache.keys[1, :, :, :5], turned, atol=1e-4):
         means = "the cache does not hold the turned keys: a token's position never changes, so RoPE comes before it"
     return Finding("cached differs", f"{where}outputs differ from those without a cache by {gap:.2g}", means)
+
+
+def mask_has_no_effect(attention, x, rope) -> bool:
+    """Of one query and more keys than that."""
+    cache = KVCache(config_of(20, 4, 2, 6), len(x), 9)
+    cos, sin = rope
+    with torch.no_grad():
+        attention(x[:, :3], (cos[:, :3], sin[:, :3]), None, cache)
+        cache.advance(3)
+        last = x[:, 3:4], (cos[:, 3:4], sin[:, 3:4])
+        hidden = torch.zeros(len(x), 1, 1, 4)
+        hidden[..., 0] = torch.finfo(x.dtype).min
+        return torch.equal(attention(*last, hidden, cache)[0], attention(*last, 0 * hidden, cache)[0])
 
 
 def look_into(cache, start: int, where: str) -> Finding | None:
@@ -698,6 +856,19 @@ ATTENTION = Task(
         Mistake("repeat instead of repeat_interleave", "the KV heads are shared out as 0 1 0 1, so that half of the "
                 "query heads get those of another group",
                 with_steps(share=lambda self, x: x.repeat(1, self.num_key_value_groups, 1, 1))),
+        Mistake("repeat instead of repeat_interleave", "the keys are shared out as 0 1 0 1, and the values as 0 0 1 1: "
+                "both belong in order", with_steps(forward=shared_otherwise(keys=True, values=False))),
+        Mistake("repeat instead of repeat_interleave", "the values are shared out as 0 1 0 1, and the keys as 0 0 1 1: "
+                "both belong in order", with_steps(forward=shared_otherwise(keys=False, values=True))),
+        Mistake("causal without a mask", "without a mask yours is causal: then every token may see every other",
+                with_steps(weigh=always_causal)),
+        Mistake("mask read as yes and no", "the mask is read as 1 for what may be seen: it is a number to be added, "
+                "and 0 leaves a score as it is",
+                [with_steps(weigh=masked(lambda scores, mask, scale, low=low: scores.masked_fill(mask == 0, low)))
+                 for low in (-1e9, -torch.inf, torch.finfo(torch.float32).min)]),
+        Mistake("heads split without the transpose", "the queries are cut into [B, H, L, d] at once: numbers of "
+                "different tokens are mixed. First [B, L, H, d], then a transpose",
+                with_steps(split=query_cut_at_once)),
         Mistake("heads merged without the transpose", "the heads are merged while the axis of the heads still stands "
                 "before that of the tokens: numbers of different tokens are mixed",
                 with_steps(merge=lambda self, heads: heads.reshape(heads.shape[0], heads.shape[2], -1))),
@@ -758,7 +929,15 @@ def apply_masks(solution, *inputs) -> dict[str, torch.Tensor]:
     for name, function in given.items():
         if not callable(function):
             raise Found("type", f"{name!r}: a {type(function).__name__}, expected a function")
-    return {name: function(*inputs) for name, function in given.items()}
+    results = {}
+    for name, function in given.items():
+        own = copy(inputs)
+        results[name] = function(*own)
+        if not same_inputs(own, inputs):
+            raise Found("input changed", f"{name!r} writes into the tensors that it is given",
+                        "make a new tensor instead (torch.ones_like, for instance): the next mask is made of the same "
+                        "ones")  # fmt: skip
+    return results
 
 
 def wide_mask_cases(seed):
@@ -772,6 +951,13 @@ def wide_mask_cases(seed):
     yield Case((padded, answer, 5), sizes={"B": 2, "T": T, "L": 5}, note="num_queries = 5, one row padded")
 
 
+def apart(pairs) -> int:
+    """How many places the nearest of these pairs [B, L, T] is apart, the key behind the query; -1 if one is not."""
+    L, T = pairs.shape[1:]
+    distance = (torch.arange(T) - torch.arange(T - L, T)[:, None]).expand(pairs.shape)
+    return int(distance[pairs].min()) if pairs.any() else -1
+
+
 def which_mask(case, got, want) -> Finding | None:
     names = [name for name in want if not torch.equal(got[name], want[name])]
     name, right = names[0], len(want) - len(names)
@@ -779,7 +965,23 @@ def which_mask(case, got, want) -> Finding | None:
         return None
     more, less = (got[name] & ~want[name]).sum(), (~got[name] & want[name]).sum()
     seen = f"{right} of {len(want)} masks are right; {name!r} allows {int(more)} pairs too many, {int(less)} too few"
-    if not less and name == "window of 48" and not (got[name] & ~make_attn_mask(*case.inputs)).any():
+    usual = make_attn_mask(*case.inputs)
+    window = name == "window of 48"
+    if window and more == 0 and not (got[name] & ~three_masks()["causal"](*case.inputs)).any():
+        means = "later tokens are hidden: of what the usual rule allows, only what lies too far before goes"
+    elif window and not torch.equal(got[name], want[name] & got[name]) and (got[name] & ~usual).any():
+        means = "pairs are allowed that the usual rule does not allow: take what it allows, and of that away"
+    elif window and more == 0 and apart(want[name] & ~got[name]) >= 48:
+        means = "tokens that lie 48 or more places *behind* the one that looks are hidden, too: only those before it go"
+    elif window and more == 0:
+        means = "tokens within the window are hidden: for each row, count from the place of its own token"
+    elif window and not less and torch.equal(got[name], usual):
+        means = "nothing is hidden: the places of the queries are those of the last L of the T tokens"
+    elif window and more and less and not (got[name] & ~usual).any():
+        means = "the window lies on the wrong side: what goes is what lies 48 or more places before"
+    elif {name} < set(names) and torch.equal(got[name], want[names[1]]) and torch.equal(got[names[1]], want[name]):
+        means = f"{name!r} and {names[1]!r} are exchanged: ones in `mask_ar` start a step at every token, zeros none"
+    elif window and not less and not (got[name] & ~usual).any():
         means = "the pairs that lie further apart than the window are still there, or one too many of them: itself "
         means += "and the 47 before it are 48"
     elif more and (got[name] & (case.inputs[0] == 0)[:, None]).any():

@@ -43,18 +43,36 @@ def product_cases(seed):
         yield Case((D, inner, a, b, out, x), sizes={"B": 2, "L": 5, "D": D}, note=note)
 
 
-def multiplier(rows=((1.0, 1.0, 1.0), (-1.0, -1.0, 1.0)), clear=True, turned=False, factor=None):
+ALL_THREE = ("gate_proj", "up_proj", "down_proj")
+
+
+def multiplier(rows=((1.0, 1.0, 1.0), (-1.0, -1.0, 1.0)), clear=ALL_THREE, turned=False, factor=None, to=None):
     """Weights by hand. `rows`: for each row of the inner width the weights in gate, up and down."""
 
     def set_weights(mlp, a, b, out):
         with torch.no_grad():
-            if clear:
-                for parameter in mlp.parameters():
-                    parameter.zero_()
+            for name in clear:
+                getattr(mlp, name).weight.zero_()
             for row, (gate, up, down) in enumerate(rows):
                 mlp.gate_proj.weight[row, a] = gate
                 mlp.up_proj.weight[row, a if factor == "a" else b] = up
-                mlp.down_proj.weight[a if turned else out, row] = down
+                mlp.down_proj.weight[(a if turned else out) if to is None else to, row] = down
+
+    return set_weights
+
+
+def across(name):
+    """The reference with one of the three weights written as [from, to]."""
+
+    def set_weights(mlp, a, b, out):
+        with torch.no_grad():
+            for weight in mlp.parameters():
+                weight.zero_()
+            for row, sign in enumerate((1.0, -1.0)):
+                for matrix, to, source, value in (
+                    ("gate_proj", row, a, sign), ("up_proj", row, b, sign), ("down_proj", out, row, 1.0)
+                ):  # fmt: skip
+                    getattr(mlp, matrix).weight[(source, to) if matrix == name else (to, source)] = value
 
     return set_weights
 
@@ -121,7 +139,7 @@ PRODUCT = Task(
         Mistake("the same row twice", "both rows have the same weights: products with a positive a come out doubled, "
                 "those with a negative one are lost", multiplier(rows=((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)))),
         Mistake("old weights left", "the product is there, and what the other weights make is added: set all others "
-                "to 0", multiplier(clear=False)),
+                "to 0", multiplier(clear=())),
         Mistake("product in another place", "the product stands at feature a: `down_proj` decides where it goes",
                 multiplier(turned=True)),
         Mistake("feature a with itself", "`up_proj` reads feature a, too: that is its square, not the product",
@@ -129,6 +147,14 @@ PRODUCT = Task(
         Mistake("twice the product", "the product comes out doubled", multiplier(
             rows=((1.0, 1.0, 2.0), (-1.0, -1.0, 2.0)))),
         Mistake("nothing set", "the weights are as they were", lambda mlp, a, b, out: None),
+        Mistake("old weights left", "a part of the old weights is left beside yours, in a matrix that was not set to "
+                "0: "
+                "what is not yours is to be 0 in all three",
+                [multiplier(clear=some) for some in (("gate_proj",), ("up_proj",), ("down_proj",), ALL_THREE[:2],
+                                                     ALL_THREE[1:], ALL_THREE[::2])]),
+        *(Mistake("the wrong way round", f"`{name}.weight` is written the wrong way round: it is [to, from]",
+                  across(name)) for name in ALL_THREE),
+        Mistake("product in another place", "the product stands at feature 0, whatever `out` is", multiplier(to=0)),
     ],
 )  # fmt: skip
 
@@ -500,6 +526,14 @@ BLOCK = Task(
             "residual forgotten", "the outputs are not added to what came in",
             lambda x, attend, think, norm_1, norm_2: think(norm_2(attend(norm_1(x)))),
         ),
+        Mistake(
+            "residual forgotten", "the MLP's output replaces the stream: it is to be added to it",
+            lambda x, attend, think, norm_1, norm_2: think(norm_2(x + attend(norm_1(x)))),
+        ),
+        Mistake(
+            "residual forgotten", "the attention's output replaces the stream: it is to be added to it",
+            lambda x, attend, think, norm_1, norm_2: (lambda h: h + think(norm_2(h)))(attend(norm_1(x))),
+        ),
     ],
 )  # fmt: skip
 
@@ -645,6 +679,7 @@ TABLE = Task(
                 ".detach(), .data or no_grad on the way", headed(lambda table, states: states @ table.detach().T)),
         Mistake("softmax in the head", "probabilities come out of the head; logits are the numbers before the softmax",
                 headed(lambda table, states: (states @ table.T).softmax(-1))),
+        Mistake("root cut off", "the square root of D is cut off to a whole number", scaled(lambda V, D: int(D**0.5))),
     ],
 )  # fmt: skip
 
@@ -679,15 +714,27 @@ def lens_cases(seed):
     yield case(2, 1, 7, 8, 4, "fewer words than features")
 
 
-def lens(read=lambda state, norm: norm(state), axis=-1, states=list, best=lambda logits, p: p.max(dim=-1)):
+def lens(
+    read=lambda state, norm: norm(state),
+    axis=-1,
+    states=list,
+    best=lambda logits, p: p.max(dim=-1),
+    words=lambda table, norm: table,
+):
     """The reference with one thing done differently."""
 
     def function(all_states, norm, table):
-        logits = torch.stack([read(state, norm) for state in states(all_states)]) @ table.T
+        logits = torch.stack([read(state, norm) for state in states(all_states)]) @ words(table, norm).T
         values, tokens = best(logits, logits.softmax(dim=axis))
         return tokens, values
 
     return function
+
+
+def last_alone_normalised(states, norm, table):
+    logits = torch.stack([*states[:-1], norm(states[-1])]) @ table.T
+    values, tokens = logits.softmax(dim=-1).max(dim=-1)
+    return tokens, values
 
 
 def lowest(logits, p):
@@ -789,6 +836,17 @@ LENS = Task(
         ),
         Mistake("least likely", "the least likely word is named", lens(best=lowest)),
         Mistake("order of the results", "the probabilities come first", lambda *inputs: logit_lens(*inputs)[::-1]),
+        Mistake("norm forgotten", "only the last state goes through the norm: the head reads all of them, and wants "
+                "each "
+                "normalised", last_alone_normalised),
+        Mistake("logarithms", "the second result is the logarithm of the probability",
+                lens(best=lambda logits, p: logits.log_softmax(-1).max(dim=-1))),
+        Mistake("table normalised, too", "the norm is applied to the table as well: it is for the states",
+                lens(words=lambda table, norm: norm(table))),
+        Mistake("logits scaled", "the logits are multiplied by the square root of D: the head uses the table as it is",
+                lens(words=lambda table, norm: table * table.shape[1] ** 0.5)),
+        Mistake("logits scaled", "the logits are divided by the square root of D: the head uses the table as it is",
+                lens(words=lambda table, norm: table * table.shape[1] ** -0.5)),
     ],
 )  # fmt: skip
 
@@ -827,6 +885,15 @@ def one_scale(state, last, states, i):
 
 def scale_for_each(state, last, states, i):
     return torch.diag((state * last).sum(0) / state.square().sum(0))
+
+
+def ridge(penalty):
+    """Least squares with a penalty on large numbers in the map."""
+    return tuning(
+        lambda state, last, states, i: torch.linalg.solve(
+            state.T @ state + penalty * torch.eye(state.shape[1]), state.T @ last
+        )
+    )
 
 
 def show_tuned(thing):
@@ -907,6 +974,14 @@ TUNED = Task(
                  tuning(lambda state, last, states, i: state.T @ last / len(state))]),
         Mistake("results instead of maps", "these are the mapped states; the maps are asked for, [D, D] each",
                 tuning(lambda state, last, states, i: state @ solve(state, last))),
+        Mistake("penalty added", "a number is added to the diagonal before the system is solved (a ridge): that is not "
+                "least squares any more, it pulls the map towards 0", [ridge(penalty) for penalty in (10, 1, 0.1)]),
+        Mistake("all of what lstsq returns", "lstsq returns several results, and the map is one of them",
+                lambda states, last: [torch.linalg.lstsq(state, last) for state in states]),
+        Mistake("a map left out", "the map of the last state is missing: there is one for each state",
+                lambda states, last: tuned_lens(states[:-1], last)),
+        Mistake("a map left out", "the map of the first state is missing", lambda states, last: tuned_lens(
+            states[1:], last)),
     ],
 )  # fmt: skip
 

@@ -99,6 +99,43 @@ def kept_in_float32(embeddings, image_features, is_image):
     return merge(embeddings.float(), image_features, is_image)
 
 
+def one_for_each_row(embeddings, image_features, is_image):
+    merged = embeddings.clone()
+    for row in range(len(merged)):
+        merged[row, is_image[row]] = image_features[row].to(merged.dtype)
+    return merged
+
+
+def columns_first(embeddings, image_features, is_image):
+    merged = embeddings.transpose(0, 1).clone()
+    merged[is_image.T] = image_features.flatten(0, 1).to(merged.dtype)
+    return merged.transpose(0, 1)
+
+
+def not_cast(embeddings, image_features, is_image):
+    merged = embeddings.clone()
+    merged[is_image] = image_features.flatten(0, 1)
+    return merged
+
+
+def inverted(embeddings, image_features, is_image):
+    return merge(embeddings, image_features, ~is_image)
+
+
+def on_zeros(embeddings, image_features, is_image):
+    return merge(torch.zeros_like(embeddings), image_features, is_image)
+
+
+def next_patch(embeddings, image_features, is_image):
+    flat = image_features.flatten(0, 1).to(embeddings.dtype)
+    number = is_image.flatten().cumsum(0).clamp(max=len(flat) - 1).view_as(is_image)
+    return torch.where(is_image[..., None], flat[number], embeddings)
+
+
+def next_patch_around(embeddings, image_features, is_image):
+    return merge(embeddings, image_features.flatten(0, 1).roll(-1, 0)[None], is_image)
+
+
 def show_merge(thing):
     ids = rows_of_ids(0, "iiitt", "piiit")
     merged = thing(torch.zeros(2, 5, 1), torch.arange(1.0, 7).view(2, 3, 1), ids == IMAGE)
@@ -143,6 +180,24 @@ MERGE = Task(
             "dtype of the features",
             "the result has the dtype of the features; the sequence keeps the dtype of the embeddings",
             kept_in_float32,
+        ),
+        Mistake(
+            "one picture for each row",
+            "row b gets the features of picture b: a prompt may have two pictures, so count features and not rows",
+            one_for_each_row,
+        ),
+        Mistake(
+            "column by column",
+            "the places are filled column by column, across the rows of the batch: they are filled row by row",
+            columns_first,
+        ),
+        Mistake("not cast", "the features have another dtype than the embeddings: they are to be cast first", not_cast),
+        Mistake("upside down", "the features go to the places that are no image: the mask is upside down", inverted),
+        Mistake("other places emptied", "all other places are 0: they are to stay as they are", on_zeros),
+        Mistake(
+            "one patch further",
+            "each place has the patch after its own: the running number begins at 1",
+            [next_patch, next_patch_around],
         ),
     ],
 )
@@ -216,6 +271,7 @@ def show_damage(answer=None) -> None:
 
 MATCH = matching_task(
     "10.2",
+    parts="lines",
     truth=DAMAGE,
     confusions={
         frozenset(
@@ -226,6 +282,12 @@ MATCH = matching_task(
         "things about another picture; the other hardly sees any picture",
         frozenset({"features divided by the root of D", "bias of the projector left out"}): "in this model the bias is "
         "small beside what it is added to; a division by 11 is not",
+        frozenset({"first picture for every row", "no RoPE in the decoder"}): "a model that sees another picture names "
+        "things that are not in this one; one without positions names things that are, and loses count of them",
+        frozenset({"features divided by the root of D", "no RoPE in the decoder"}): "one of the two hardly sees the "
+        "picture and repeats a word; the other still names what is there",
+        frozenset({"grid read column by column", "first picture for every row"}): "patches in exchanged places are all "
+        "there, so the words for things stay and relations suffer; another picture has other things",
     },
     title="five faults, five kinds of damage",
     points=3,
@@ -263,6 +325,8 @@ def embed_cases(seed):
     yield Case((rows_of_ids(seed, "iiittt", "piiitt"), table, numbers(seed, 2, 3, 4), IMAGE), sizes=sizes,
                note="the id of <image> is outside the table")  # fmt: skip
     table = numbers(seed + 30, 12 + k, 9 + k)
+    two = rows_of_ids(seed, "iiiiit" + "t" * k, "ttiiii" + "t" * k)  # three pictures of three in two rows, 5 and 4
+    yield Case((two, table, numbers(seed + 7, 3, 3, 9 + k), IMAGE), note="three pictures in a batch of two rows")
     yield Case((rows_of_ids(seed, "iittttt" + "t" * k), table, numbers(seed, 1, 2, 9 + k), IMAGE),
                sizes={"L": 7 + k, "N": 2, "D": 9 + k},
                note="the id of <image> is in the table")  # fmt: skip
@@ -285,6 +349,13 @@ def embedding(text_factor=lambda D: D**0.5, image_factor=lambda D: 1.0, guard=Tr
     return function
 
 
+def masked_afterwards(input_ids, table, image_features, image_token_index):
+    """The places are sought in the ids in which 0 stands for <image> already."""
+    safe = input_ids.masked_fill(input_ids == image_token_index, 0)
+    text = table[safe] * table.shape[1] ** 0.5
+    return text.masked_scatter((safe == 0)[..., None], image_features)
+
+
 def use_embedding(function, input_ids, table, image_features, image_token_index):
     """Where the counts fit, an error is the mistake itself, whatever it says."""
     try:
@@ -296,7 +367,9 @@ def use_embedding(function, input_ids, table, image_features, image_token_index)
             "refused what fits",
             f"you raised ValueError ({error}) where the counts fit: {places} places, and {pictures} pictures of {each} "
             "features each",
-            "there is a place for each feature, and every picture has several: count features, not pictures",
+            "there is a place for each feature: count all places and all features of the batch, not those of one row "
+            "or "
+            "of one picture, and not pictures",
         ) from error
 
 
@@ -367,6 +440,8 @@ EMBED = Task(
                 embedding(lambda D: table.shape[0] ** 0.5)(ids, table, f, i)),
         Mistake("looked up outside the table", "the id of <image> may lie outside the table: look something else up "
                 "in those places, it is overwritten anyway", embedding(look_up=False)),
+        Mistake("mask made too late", "the places are sought where the replaced id stands: text and padding of that id "
+                "count as picture, too", masked_afterwards),
     ],
 )  # fmt: skip
 
@@ -435,7 +510,7 @@ def forward_cases(seed):
     k = larger(seed)
     ids = rows_of_ids(seed, "iiitttt" + "t" * k, "iiitttt" + "t" * k)
     types = torch.tensor([[0] * (5 + k) + [1, 1], [0] * (6 + k) + [1]])
-    sizes = {"B": 2, "L": 7 + k, "N": 3, "D": 4}
+    sizes = {"B": 2, "L": 7 + k, "D": 4}
     yield Case((Pieces(seed), ids, numbers(seed, 2, 3, 3), types), sizes=sizes, note="an answer has begun")
     yield Case(
         (Pieces(seed + 5), ids, numbers(seed + 6, 2, 3, 3), torch.zeros_like(types)), sizes=sizes, note="prompt only"
@@ -465,6 +540,22 @@ def encoder_skipped(pieces, input_ids, pictures, token_type_ids):
     return pieces.head(pieces.decode(merged, token_type_ids)[:, -1])
 
 
+def types_inverted(pieces, input_ids, pictures, token_type_ids):
+    return next_token_logits(pieces, input_ids, pictures, 1 - token_type_ids)
+
+
+def without_the_picture(pieces, input_ids, pictures, token_type_ids):
+    return pieces.head(pieces.decode(pieces.embed(input_ids), token_type_ids)[:, -1])
+
+
+def last_but_one(pieces, input_ids, pictures, token_type_ids):
+    return all_positions(pieces, input_ids, pictures, token_type_ids)[:, -2]
+
+
+def likeliest_token(pieces, input_ids, pictures, token_type_ids):
+    return next_token_logits(pieces, input_ids, pictures, token_type_ids).argmax(-1)
+
+
 def show_forward(thing):
     print("  picture -> encode -> project -> merge -> decode -> last position -> head: every arrow in its place")
 
@@ -491,6 +582,22 @@ FORWARD = Task(
             "mean of all positions", "the states are averaged; the next token is chosen at the last", mean_of_states
         ),
         Mistake("encoder skipped", "the pictures go into the projector without having been encoded", encoder_skipped),
+        Mistake(
+            "types inverted",
+            "the types are read the other way round: 0 is picture and prompt, 1 the answer",
+            types_inverted,
+        ),
+        Mistake(
+            "picture left out",
+            "the picture never gets into the sequence: your logits do not depend on it",
+            without_the_picture,
+        ),
+        Mistake("last place but one", "the logits are those of the last position but one", last_but_one),
+        Mistake(
+            "token instead of logits",
+            "the likeliest token is returned; its logits are asked for, before a choice",
+            likeliest_token,
+        ),
     ],
 )
 
@@ -535,6 +642,14 @@ def whole(**methods):
     return type("Changed", (Whole,), methods)
 
 
+def looked_up(self, input_ids, pixel_values, attention_mask, token_type_ids):
+    """All ids are looked up, that of <image> as well."""
+    text = self.words(input_ids)
+    merged = text.masked_scatter((input_ids == IMAGE)[..., None], self.picture(pixel_values))
+    states = self.language_model.model(merged, attention_mask, token_type_ids)
+    return self.language_model.lm_head(self.choose(states, attention_mask))
+
+
 def whole_config(D, D_v, side):
     vision = SiglipVisionConfig(
         hidden_size=D_v, intermediate_size=2 * D_v, num_hidden_layers=1, num_attention_heads=2, image_size=4 * side,
@@ -557,7 +672,7 @@ def whole_cases(seed):
         real = torch.tensor([[int(kind != "p") for kind in row] for row in rows])
         types = real * (torch.arange(len(rows[0])) > 5)  # an answer has begun
         yield Case((ids, numbers(seed, len(rows), 3, 8, 8), real, types), (whole_config(D, D_v, 2),),
-                   {"B": len(rows), "L": len(rows[0]), "D": D, "V": IMAGE}, note=note)  # fmt: skip
+                   {"B": 2} if len(rows) == 2 else {}, note=note)  # fmt: skip
 
 
 @torch.no_grad()
@@ -625,6 +740,17 @@ ASSEMBLE = Task(
                 "those of the answer see what comes after them", whole(types=lambda self, types: types * 0)),
         Mistake("causal", "the tokens of picture and prompt see only what came before: their type is 0, and 1 is the "
                 "answer's", whole(types=lambda self, types: torch.ones_like(types))),
+        Mistake("text scaled twice", "the text is multiplied by the square root of D twice: `model.embed` has done it",
+                whole(words=lambda self, ids: Whole.words(self, ids) * self.config.text_config.hidden_size**0.5)),
+        Mistake("one place too early", "the logits are those of the place before the last token",
+                whole(choose=lambda self, states, mask: states[
+                    torch.arange(len(states)), mask.shape[1] - 2 - mask.flip(1).argmax(1)])),
+        Mistake("place of row 0 for all", "every row's logits are taken from the place where row 0 ends",
+                whole(choose=lambda self, states, mask: states[:, mask.shape[1] - 1 - int(mask[0].flip(0).argmax())])),
+        Mistake("first picture for all", "every row gets the features of the first picture",
+                whole(picture=lambda self, x: Whole.picture(self, x[:1].expand_as(x)))),
+        Mistake("looked up outside the table", "the id of <image> may lie outside the table: look something else up in "
+                "those places, it is overwritten anyway", whole(forward=looked_up)),
     ],
 )  # fmt: skip
 

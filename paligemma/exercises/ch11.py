@@ -1,8 +1,10 @@
 """Chapter 11: choosing tokens, the cache, and the loop that writes."""
 
+import ast
 from types import SimpleNamespace
 
 import torch
+from torch.nn import functional as F
 
 from .. import swap as swap_module
 from ..generation import generate
@@ -48,6 +50,7 @@ TEMPERATURE = Task(
     importance="core",
     reference=probabilities,
     cases=temperature_cases,
+    gradients=False,
     see='chapter 11, "By hand"; the hints of this task',
     reward=show_temperature,
     mistakes=[
@@ -71,6 +74,13 @@ TEMPERATURE = Task(
         Mistake("log", "these are logarithms of probabilities", lambda x, t: (x / t).log_softmax(-1)),
         Mistake("subtracted", "the temperature is subtracted, which a softmax does not notice",
                 lambda x, t: (x - t).softmax(-1)),
+        Mistake("not divided by the sum", "the probabilities are raised to the power of 1 / temperature: they no "
+                "longer "
+                "sum to 1", lambda x, t: x.softmax(-1) ** (1 / t)),
+        Mistake("sum of the whole batch", "the exponentials are divided by the sum over the whole batch: each row is "
+                "to "
+                "sum to 1", lambda x, t: ((x - x.amax(-1, keepdim=True)) / t).exp() / (
+                    (x - x.amax(-1, keepdim=True)) / t).exp().sum()),
     ],
 )  # fmt: skip
 
@@ -103,16 +113,22 @@ def nucleus_cases(seed):
                 rows.append(p)
         yield Case((torch.stack(rows), top_p), sizes={"B": B, "V": V}, note=f"top_p = {top_p}")
     yield Case((torch.tensor([[0.1, 0.85, 0.05], [0.3, 0.2, 0.5]]), 0.4), note="the likeliest alone exceeds top_p")
+    p = torch.tensor([[0.125, 0.5, 0.25, 0.0625, 0.0625], [0.5, 0.0625, 0.0625, 0.125, 0.25]])  # sums without rounding
+    yield Case((p, 0.5 if seed % 2 else 0.75), note="the likeliest sum to top_p exactly")
 
 
-def nucleus(rule, unsort=True, divide=True):
-    """The usual way by sorting, with another rule or without a step."""
+def by_its_sum(kept, top_p):
+    return kept / kept.sum(dim=-1, keepdim=True)
+
+
+def nucleus(rule, unsort=True, divide=by_its_sum):
+    """The usual way by sorting, with another rule, another division or without a step."""
 
     def function(p, top_p):
         values, order = p.sort(dim=-1, descending=True)
         values = values.masked_fill(rule(values, values.cumsum(-1), top_p), 0.0)
         kept = torch.zeros_like(p).scatter(1, order, values) if unsort else values
-        return kept / kept.sum(dim=-1, keepdim=True) if divide else kept
+        return divide(kept, top_p) if divide else kept
 
     return function
 
@@ -131,6 +147,22 @@ def at_least_one(values, sums, top_p):
     drop = sums > top_p
     drop[:, 0] = False
     return drop
+
+
+def keeps_few_of_the_ties(thing) -> Finding | None:
+    """Where tokens are equally likely, any of them may be kept, and no more than are needed."""
+    p = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.125, 0.375, 0.125, 0.375]])  # sums without rounding
+    for top_p, kept in ((0.5, (2, 2)), (0.75, (3, 2))):
+        got = tuple((thing(p.clone(), top_p) > 0).sum(dim=-1).tolist())
+        for row, mine, needed in zip(p.tolist(), got, kept, strict=True):
+            if mine != needed:
+                return Finding(
+                    "ties kept together",
+                    f"of {row} with top_p = {top_p} your code keeps {mine} tokens, expected {needed}",
+                    "equally likely tokens are kept or dropped together, by their probability: they stand one after "
+                    "the other in the order of the sort, so decide by the place in that order",
+                )
+    return None
 
 
 def show_nucleus(thing):
@@ -159,6 +191,7 @@ NUCLEUS = Task(
     see='chapter 11, "By hand"; the hints of this task',
     gradients=False,
     reward=show_nucleus,
+    extra=[keeps_few_of_the_ties],
     mistakes=[
         Mistake(
             "crossing token dropped",
@@ -175,7 +208,7 @@ NUCLEUS = Task(
         Mistake("gathered back", "each row holds the right numbers, at the wrong tokens: `order[b, j]` is the token "
                 "that stands at place j, so write to the places in `order` (scatter); gather reads at them",
                 gathered_back),
-        Mistake("not divided", "the probabilities that are kept no longer sum to 1", nucleus(right_rule, divide=False)),
+        Mistake("not divided", "the probabilities that are kept no longer sum to 1", nucleus(right_rule, divide=None)),
         Mistake(
             "threshold",
             "tokens are kept by their own probability; top_p is about the sum of those that are likelier",
@@ -195,12 +228,23 @@ NUCLEUS = Task(
             "the sum runs over the tokens in the order of their ids: it is to run from the likeliest",
             lambda p, top_p: (lambda k: k / k.sum(-1, keepdim=True))(p.masked_fill(p.cumsum(-1) - p >= top_p, 0.0)),
         ),
+        Mistake("limit not left out", "where the likeliest sum to top_p exactly, one more is kept: a token is kept if "
+                "those before it have less than top_p", nucleus(lambda values, sums, top_p: sums - values > top_p)),
+        Mistake("one token too many", "the token after the one that crosses top_p is kept, too",
+                nucleus(lambda values, sums, top_p: F.pad(sums - values, (1, 0))[:, :-1] >= top_p)),
+        Mistake("divided by another number", "what is kept is divided by top_p: its sum is larger, as a rule",
+                nucleus(right_rule, divide=lambda kept, top_p: kept / top_p)),
+        Mistake("divided by another number", "what is kept is divided by the sum over the whole batch: each row has "
+                "its "
+                "own", nucleus(right_rule, divide=lambda kept, top_p: kept / kept.sum())),
+        Mistake("softmax of probabilities", "what is kept went through a softmax, which gives the dropped ones a share "
+                "again: divide by the sum", [nucleus(right_rule, divide=lambda kept, top_p: kept.softmax(-1))]),
     ],
 )  # fmt: skip
 
 # --- 11.3 --------------------------------------------------------------------------------------------------------
 
-TOY = SimpleNamespace(num_hidden_layers=3, num_key_value_heads=2, head_dim=4)
+TOY = SimpleNamespace(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=4, hidden_size=16)
 
 
 def fill(cache_class, steps, seed, batch_size=2, dtype=torch.float32):
@@ -211,24 +255,23 @@ def fill(cache_class, steps, seed, batch_size=2, dtype=torch.float32):
     It ends at the first `update` that moves the length: what comes after would be written behind it.
     """
     cache = cache_class(TOY, batch_size, sum(new for new in steps if isinstance(new, int)) + 2, dtype=dtype)
-    seen, written = [], 0
+    seen = []
     for number, new in enumerate(steps):
         if isinstance(new, tuple):
             if not callable(getattr(cache, "crop", None)):
                 raise Found("no crop", "your cache has no method `crop`", "the chapter's has none: it is new here")
             cache.crop(new[1])
-            written = new[1]
             seen.append(torch.tensor(cache.length))
             continue
+        before = int(cache.length)
         for layer in range(TOY.num_hidden_layers):
             at = 100 * seed + 10 * number + layer
             key, value = (numbers(at + extra, batch_size, 2, new, 4, dtype=dtype) for extra in (0, 5000))
             k, v = cache.update(key, value, layer)
             seen += [k.clone(), v.clone()]
-            if int(cache.length) != written:
+            if int(cache.length) != before:
                 return {"what came back": seen, "moved in `update` of layer": layer}
         cache.advance(new)
-        written += new
         seen.append(torch.tensor(cache.length))
     return {"what came back": seen, "moved in `update` of layer": None}
 
@@ -320,6 +363,12 @@ class NeverCropped(Plain):
         pass
 
 
+class CropErases(Plain):
+    def crop(self, length):
+        self.keys[..., length:, :] = 0
+        self.values[..., length:, :] = 0
+
+
 class CropsSoMany(Plain):
     def crop(self, length):
         self.length -= length
@@ -336,6 +385,45 @@ class CropCopies(Plain):
 class CropStartsAgain(Plain):
     def crop(self, length):
         self.length = 0
+
+
+class AdvanceSets(Plain):
+    def advance(self, new_tokens):
+        self.length = new_tokens
+
+
+class ReturnsOldOnly(Plain):
+    def update(self, key, value, layer_idx):
+        super().update(key, value, layer_idx)
+        return self.keys[layer_idx, :, :, : self.length], self.values[layer_idx, :, :, : self.length]
+
+
+class RoomForQueries(Plain):
+    def __init__(self, config, *sizes, **named):
+        super().__init__(
+            SimpleNamespace(**{**vars(config), "num_key_value_heads": config.num_attention_heads}), *sizes, **named
+        )
+
+
+class OneMemory(Plain):
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        self.values = self.keys
+
+
+class CountsHeads(Plain):
+    def update(self, key, value, layer_idx):
+        end = self.length + key.shape[1]
+        self.keys[layer_idx, :, :, self.length : end] = key
+        self.values[layer_idx, :, :, self.length : end] = value
+        return self.keys[layer_idx, :, :, :end], self.values[layer_idx, :, :, :end]
+
+
+class WritesInFront(Plain):
+    def update(self, key, value, layer_idx):
+        L = key.shape[2]
+        self.keys[layer_idx, :, :, :L], self.values[layer_idx, :, :, :L] = key, value
+        return self.keys[layer_idx, :, :, : self.length + L], self.values[layer_idx, :, :, : self.length + L]
 
 
 def moved_in_update(case, got, want):
@@ -428,7 +516,7 @@ CACHE = Task(
     id="11.3",
     title="KVCache, and a way back",
     points=4,
-    minutes=15,
+    minutes=10,
     level="medium",
     importance="core",
     reference=Plain,
@@ -444,7 +532,8 @@ CACHE = Task(
                 "the first: it moves once for all of them, in `advance`", [MovesInUpdate, MovesInFirst]),
         Mistake("dtype ignored", "the cache is not of the dtype that the constructor is given: bfloat16 was asked for",
                 IgnoresDtype),
-        Mistake("crop does nothing", "after `crop` the cache holds as many tokens as before", NeverCropped),
+        Mistake("crop does nothing", "after `crop` the cache holds as many tokens as before",
+                [NeverCropped, CropErases]),
         Mistake("crop takes off so many", "`crop(5)` takes five tokens off; it is to leave five", CropsSoMany),
         Mistake("room cut off", "`crop` cuts the tensors themselves, and the room behind is lost: what is behind "
                 "`length` may stay, it is written over", CropCopies),
@@ -458,6 +547,18 @@ CACHE = Task(
         Mistake("key and value swapped", "keys come back as values and values as keys", SwapsKeysAndValues),
         Mistake("newest first", "the new tokens stand before the old ones", NewestFirst),
         Mistake("moved on by one", "the place moves on by one, however many tokens were written", AdvancesByOne),
+        Mistake("advance sets", "`advance` makes `length` the number of the new tokens: it is to add it to those "
+                "that are "
+                "held", AdvanceSets),
+        Mistake("old tokens only", "what comes back are the tokens of before, without the new ones: a token sees "
+                "itself, "
+                "too", ReturnsOldOnly),
+        Mistake("query heads", "there is room for all query heads: only key/value heads are kept", RoomForQueries),
+        Mistake("one memory for both", "keys and values lie in the same memory: what is written last is both",
+                OneMemory),
+        Mistake("heads counted", "the number of new tokens is read off the axis of the heads: [B, H_kv, L, d]",
+                CountsHeads),
+        Mistake("written in front", "the new tokens are written from column 0 on, over the old ones", WritesInFront),
     ],
 )  # fmt: skip
 
@@ -515,7 +616,12 @@ def run_loop(loop, texts, prompt, max_new_tokens):
 def loop_cases(seed):
     k = larger(seed)
     prompt = torch.tensor([[2, 7, 3], [2, 8, 3]])
-    yield Case((((5, 6, 7, EOS), (9, EOS, 4, 4)), prompt, 8), sizes={"B": 2}, note="the second row ends first")
+    yield Case(
+        (((5, 6, 7, EOS), (9, EOS, 4, 4)), prompt, 8),
+        sizes={"B": 2},
+        note="first what the model answers, row by row (eos is 1, pad is 0), then the prompt and max_new_tokens; "
+        "the second row ends first",
+    )
     yield Case(
         (((5, 6, 7, 8, 9), (4, 5, 4, 5, 4)), prompt, 3 + k),
         sizes={"B": 2},
@@ -525,26 +631,37 @@ def loop_cases(seed):
     yield Case((((5, EOS),), prompt[:1].repeat(1, 1 + k), 6 + k), sizes={"B": 1}, note="one row")
 
 
-def loop(finish=True, mask=True, feed_all=False, extra=False, drop_eos=False, any_row=False):
+def loop(
+    finish=True, mask=True, feed_all=False, extra=False, drop_eos=False, any_row=False, forget=False, more=0, axis=-1,
+    eos_lost=False, feed=lambda tokens: tokens[:, None], ask_first=False, ends=lambda tokens, eos, pad: tokens == eos,
+    same_step=False,
+):  # fmt: skip
     """The reference with one thing done differently."""
 
     def function(next_logits, prompt, max_new_tokens, eos, pad):
         sequence, logits = prompt, next_logits(prompt)
         finished = torch.zeros(len(prompt), dtype=torch.bool)
         written = []
-        for step in range(max_new_tokens):
-            tokens = logits.argmax(-1)
+        for step in range(max_new_tokens + more):
+            tokens = logits.argmax(axis)[: len(prompt)]
             if mask:
                 tokens = tokens.masked_fill(finished, pad)
-            finished = finished | (tokens == eos)
+            finished = (finished & (not forget)) | ends(tokens, eos, pad)
+            if eos_lost:
+                tokens = tokens.masked_fill(finished, pad)
             ended = finished.any() if any_row else finished.all()
+            if same_step:
+                ended = (tokens == eos).all()
+            if ask_first:
+                logits = next_logits(feed(tokens))
             if drop_eos and ended:
                 break
             written.append(tokens)
             sequence = torch.cat([sequence, tokens[:, None]], dim=1)
-            if (finish and ended) or (step + 1 == max_new_tokens and not extra):
+            if (finish and ended) or (step + 1 == max_new_tokens + more and not extra):
                 break
-            logits = next_logits(sequence if feed_all else tokens[:, None])
+            if not ask_first:
+                logits = next_logits(sequence if feed_all else feed(tokens))
         return torch.stack(written, dim=1) if written else prompt[:, :0]
 
     return function
@@ -562,6 +679,41 @@ def prompt_again(next_logits, prompt, max_new_tokens, eos, pad):
         return next_logits(prompt)
 
     return write(always_the_prompt, prompt, max_new_tokens, eos, pad)
+
+
+def ends_before_it_notes(next_logits, prompt, max_new_tokens, eos, pad):
+    """As the reference, but a first token is noted in any case."""
+    logits, written, finished = next_logits(prompt), [], torch.zeros(len(prompt), dtype=torch.bool)
+    for step in range(max_new_tokens):
+        tokens = logits.argmax(-1).masked_fill(finished, pad)
+        finished = finished | (tokens == eos)
+        if finished.all() and written:
+            break
+        written.append(tokens)
+        if step + 1 == max_new_tokens:
+            break
+        logits = next_logits(tokens[:, None])
+    return torch.stack(written, dim=1)
+
+
+def goes_on(case, got, want) -> Finding | None:
+    """Calls that nobody needs, or tokens after the end of all rows."""
+    mine, theirs = (result["written"] for result in (got, want))
+    steps = theirs.shape[1]
+    if mine.shape[1] > steps and torch.equal(mine[:, :steps], theirs):
+        return Finding(
+            "goes on",
+            f"{mine.shape[1]} tokens a row are written, and all rows have ended after {steps}",
+            "it goes on after all rows have ended: remember which rows have ended; they need not end in the same step",
+        )
+    calls, needed = (len(ast.literal_eval(result["what the model was fed"])) for result in (got, want))
+    if torch.equal(mine, theirs) and calls > needed:
+        return Finding(
+            "one step too many",
+            f"the tokens are right, and the model was called {calls} times, expected {needed}",
+            "the model is called when nobody needs its answer: is there anything left to write before each call?",
+        )
+    return None
 
 
 def show_loop(thing):
@@ -588,6 +740,7 @@ LOOP = Task(
     reference=write,
     cases=loop_cases,
     use=run_loop,
+    symptoms=[goes_on],
     gradients=False,
     see='chapter 11, "Prefill and decode"; the hints of this task',
     reward=show_loop,
@@ -595,10 +748,12 @@ LOOP = Task(
         Mistake("row goes on after EOS", "a row that has ended gets what the model says, and not padding",
                 loop(mask=False)),
         Mistake("never stops", "the loop runs to max_new_tokens although all rows have ended", loop(finish=False)),
+        Mistake("ends in one step only", "it goes on after all rows have ended: remember which rows have ended; they "
+                "need not end in the same step", [loop(same_step=True), loop(same_step=True, mask=False)]),
         Mistake("everything fed again", "the whole sequence is fed at each step: with a cache, the new token alone",
                 loop(feed_all=True)),
         Mistake("one step too many", "after the last token the model is called once more, for nothing",
-                loop(extra=True)),
+                [loop(extra=True), loop(ask_first=True)]),
         Mistake("EOS left out", "the last column is missing: EOS is a token that was written", loop(drop_eos=True)),
         Mistake("stops at the first end", "the loop ends when one row has ended, and the others are cut off",
                 loop(any_row=True)),
@@ -606,6 +761,20 @@ LOOP = Task(
                 with_prompt),
         Mistake("prompt fed again", "the model is fed the prompt at each step: the new token never reaches it",
                 prompt_again),
+        Mistake("ended rows forgotten", "a row that has ended gets padding once and then goes on: whoever has ended "
+                "stays "
+                "so", loop(forget=True)),
+        Mistake("EOS overwritten", "EOS itself is replaced by padding: only rows that ended before get it",
+                loop(eos_lost=True)),
+        Mistake("number of tokens", "one token more than max_new_tokens is written", loop(more=1)),
+        Mistake("number of tokens", "one token fewer than max_new_tokens is written", loop(more=-1)),
+        Mistake("EOS left out", "the last column is missing: EOS is a token that was written", ends_before_it_notes),
+        Mistake("argmax over the batch", "the argmax runs over the rows of the batch, not over the vocabulary",
+                loop(axis=0)),
+        Mistake("token of row 0 for all", "every row is fed the token of row 0",
+                loop(feed=lambda tokens: tokens[:1, None].expand(len(tokens), 1))),
+        Mistake("end not recognised", "a row ends for you when it writes padding: it ends with EOS",
+                loop(ends=lambda tokens, eos, pad: tokens == pad)),
     ],
 )  # fmt: skip
 
@@ -621,7 +790,7 @@ def forgets_the_way_back(p, top_p):
 
 
 def does_not_divide(p, top_p):
-    return nucleus(right_rule, divide=False)(p, top_p)
+    return nucleus(right_rule, divide=None)(p, top_p)
 
 
 def counts_in_row_0(p, top_p):
@@ -679,8 +848,8 @@ def show_samplers(expose):
     print("  What the trained model writes when the likeliest of the kept tokens is chosen, top_p = 0.9:")
     for name, function in {"right": keep_nucleus, **SAMPLERS}.items():
         with swap_module.swap(None, sample=likeliest_kept(function)):
-            text = generate(model, processor, images=[picture(1)], text=[PROMPT], max_new_tokens=12)[0]
-        print(f"  {name:5}  {text or '(nothing)'!s:.70}")
+            text = generate(model, processor, images=[picture(1)], text=[PROMPT], max_new_tokens=30)[0]
+        print(f"  {name:5}  {text or '(nothing)'}")
 
 
 EXPOSE = exposing_task(
@@ -689,9 +858,10 @@ EXPOSE = exposing_task(
     wrong=SAMPLERS,
     reference=expose_samplers,
     usable=usable_nucleus,
+    together={"C": {"E"}},  # E keeps the likeliest of every row, or drops it: it is right only where nothing is dropped
     title="five samplers, five inputs",
     points=4,
-    minutes=18,
+    minutes=25,
     level="medium",
     importance="deepen",
     see='chapter 11, "By hand"; the hints of this task',

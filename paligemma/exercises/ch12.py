@@ -1,5 +1,6 @@
 """Chapter 12: boxes and masks as text."""
 
+import math
 import random
 import re
 
@@ -132,6 +133,17 @@ def hull(a, b):
     return both / (sizes - both) if sizes > both else 0.0
 
 
+def counted_in_pixels(a, b):
+    both = max(min(a[2], b[2]) - max(a[0], b[0]) + 1, 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]) + 1, 0.0)
+    return both / (sum((box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b)) - both)
+
+
+def one_direction(a, b, axis):
+    both = max(min(a[axis + 2], b[axis + 2]) - max(a[axis], b[axis]), 0.0)
+    union = a[axis + 2] - a[axis] + b[axis + 2] - b[axis] - both
+    return both / union if union > 0 else 0.0
+
+
 def heights_and_widths(a, b):
     def corners(box):
         return box[0], box[1], box[0] + box[2], box[1] + box[3]
@@ -226,6 +238,20 @@ IOU = Task(
                 "they are its bottom and its right side", table_of(heights_and_widths)),
         Mistake("division by zero", "two boxes without an area have a union of 0: they are to give 0.0",
                 pairs(guard=False)),
+        Mistake("number added below", "a small number is added to the union, so equal boxes have less than 1: it is "
+                "the "
+                "union of 0 alone that needs care", [pairs(whole=lambda a, b, both, eps=eps: a + b - both + eps)
+                                                     for eps in (1e-2, 1e-3, 1e-4)]),
+        Mistake("pixels counted", "1 is added to the sides, as for whole pixels: these boxes are real numbers",
+                table_of(counted_in_pixels)),
+        Mistake("one box for both", "both areas are those of the boxes of a",
+                pairs(whole=lambda a, b, both: 2 * a - both)),
+        Mistake("one box for both", "both areas are those of the boxes of b",
+                pairs(whole=lambda a, b, both: 2 * b - both)),
+        Mistake("one direction only", "only heights are compared: a box has a width, too", table_of(
+            lambda a, b: one_direction(a, b, 0))),
+        Mistake("one direction only", "only widths are compared: a box has a height, too", table_of(
+            lambda a, b: one_direction(a, b, 1))),
     ],
 )  # fmt: skip
 
@@ -243,7 +269,8 @@ def good_codes(codes):
 
 
 def reading(box=good_box, codes=good_codes, strip=True, all_dropped=True, empty=False, first=False, stop=False,
-            keep_box=False, order=(0, 1, 2, 3), anywhere=False, cut=";"):  # fmt: skip
+            keep_box=False, order=(0, 1, 2, 3), anywhere=False, cut=";", pattern=THING, fits=re.fullmatch,
+            form=lambda label, box, codes: (label, box, codes), drop_bad=True, drop=str):  # fmt: skip
     """The parser, with one rule done differently for the imitations."""
 
     def read_things(text):
@@ -252,18 +279,21 @@ def reading(box=good_box, codes=good_codes, strip=True, all_dropped=True, empty=
             piece = piece.strip()
             if not piece and not empty:
                 continue
-            match = re.fullmatch(THING, piece)
-            places = [int(n) for n in re.findall("<loc([0-9]{4})>", piece)]
-            segments = [int(n) for n in re.findall("<seg([0-9]{3})>", piece)]
+            match = fits(pattern, piece)
+            if match and not anywhere:
+                places, segments = ([int(n) for n in re.findall("[0-9]+", match[group])] for group in (1, 2))
+            else:
+                places = [int(n) for n in re.findall("<loc([0-9]{4})>", piece)]
+                segments = [int(n) for n in re.findall("<seg([0-9]{3})>", piece)]
             label = re.sub("<(?:loc|seg)[0-9]+>", "", piece) if anywhere else match[3] if match else ""
             good = (match or anywhere) and box(places)
             if good and (codes(segments) or keep_box):
                 segments = segments if codes(segments) else []
-                things.append((label.strip() if strip else label, [places[i] for i in order], segments))
+                things.append(form(label.strip() if strip else label, [places[i] for i in order], segments))
                 if first:
                     break
-            elif all_dropped:
-                dropped.append(piece)
+            elif all_dropped and (drop_bad or not match):
+                dropped.append(drop(piece))
                 if stop:
                     break
         return things, dropped
@@ -272,6 +302,19 @@ def reading(box=good_box, codes=good_codes, strip=True, all_dropped=True, empty=
 
 
 read_things = reading()
+
+
+def reading_as_it_is(text):
+    """Blanks stay around what is dropped."""
+    things, dropped = read_things(text)
+    pieces = [piece for piece in text.split(";") if piece.strip() in dropped and piece.strip()]
+    return things, pieces
+
+
+def reading_known_forms(text):
+    """What does not even fit the pattern is passed over."""
+    things, dropped = read_things(text)
+    return things, [piece for piece in dropped if re.fullmatch(THING, piece)]
 
 
 def text_cases(seed):
@@ -304,6 +347,10 @@ def text_cases(seed):
         (f"{seg}{box} circle", "segments before locations"),
         (f"red {box} circle", "a word before the box"),
         (f"{box} circle <loc00", "cut off"),
+        (f"{box}{seg[:-8]}<seg127> circle", "the last segment is 127"),
+        (f"<loc1023>{box[9:18]} circle ; {locs(y1, x1)[:-1]}0><loc0999><loc0999> ring", "too many digits"),
+        (f"{box[:18]}<loc999><loc999> circle ; {box} ring", "too few digits"),
+        (f"{box}{seg[:-8]}<seg07> circle", "two digits in a segment"),
     ):
         yield Case((text,), note=note)
 
@@ -370,6 +417,38 @@ PARSE = Task(
         Mistake("tokens anywhere", "tokens are picked out wherever they stand: pieces that are broken, cut off or in "
                 "another order count as things", reading(anywhere=True)),
         Mistake("pieces not cut", "the text is not cut at each `;`", reading(cut="\0")),
+        Mistake("not the whole piece", "a piece is understood although something stands behind what fits: the whole of "
+                "it has to fit", [reading(fits=re.match), reading(fits=re.search)]),
+        Mistake("largest number refused", "the location 1023 is refused: it is the last of the 1024", reading(
+            box=lambda n: len(n) == 4 and max(n) < 1023 and n[0] < n[2] and n[1] < n[3])),
+        Mistake("largest number refused", "the segment 127 is refused: it is the last of the 128", reading(
+            codes=lambda codes: len(codes) in (0, 16) and all(code < 127 for code in codes))),
+        Mistake("label required", "a thing without a label is dropped: it may be empty", [
+            reading(pattern=THING.replace("[^<>]*", "[^<>]+")),
+            reading(pattern=THING.replace("([^<>]*)", r"\s*([^<>]+)"))]),
+        Mistake("blanks not allowed for", "blanks between the tokens make a thing broken: they may stand around each "
+                "of "
+                "the three", [reading(pattern=THING.replace(r"\s*", "", 1)),
+                              reading(pattern=THING.replace(r"\s*", "", 1).replace("([^<>]*)", r"\s*([^<>]*)"))]),
+        Mistake("blanks around dropped pieces", "blanks around what was dropped are left in", reading_as_it_is),
+        Mistake("some pieces not told", "a piece whose form is right and whose numbers are not is neither understood "
+                "nor "
+                "dropped", reading(drop_bad=False)),
+        Mistake("some pieces not told", "a piece whose form is not right is neither understood nor dropped",
+                reading_known_forms),
+        Mistake("numbers as fractions", "the box comes back in fractions: the numbers are wanted as they are",
+                [reading(form=lambda label, box, codes, last=last: (label, [n / last for n in box], codes))
+                 for last in (1023, 1024)]),
+        Mistake("None for no codes", "codes are None where there are none: an empty list is wanted",
+                reading(form=lambda label, box, codes: (label, box, codes or None))),
+        Mistake("number of digits", "tokens with fewer or more digits than four (or three) are taken for tokens",
+                [reading(pattern=THING.replace("{4}", "+")),
+                 reading(pattern=THING.replace("{4}", "+").replace("{3}", "+")),
+                 reading(pattern=THING.replace("{3}", "+"))]),
+        Mistake("largest of nothing", "a piece without locations ends in an error: `max` of an empty list. Ask first "
+                "how "
+                "many there are", reading(
+                    box=lambda n: max(n) <= 1023 and len(n) == 4 and n[0] < n[2] and n[1] < n[3])),
     ],
 )  # fmt: skip
 
@@ -416,7 +495,7 @@ def quantising(choose=lambda d, dot, v, book: d.argmin(-1), back=lambda z, e: z 
         vectors = z.flatten(2).transpose(1, 2)
         if order == "columns":
             vectors = z.transpose(2, 3).flatten(2).transpose(1, 2)
-        if order == "mixed":
+        if order in ("mixed", "mixed in"):
             vectors = z.reshape(B, h * w, D)
         distances = torch.cdist(vectors, codebook[None])
         codes = choose(distances, vectors @ codebook.T, vectors, codebook)
@@ -504,6 +583,13 @@ QUANTISE = Task(
                 "otherwise, and this gradient is to go to z alone", quantising(back=lambda z, e: z + e - z.detach())),
         Mistake("not quantised", "z comes back as it was: forward, the codes' vectors are wanted",
                 quantising(back=lambda z, e: z)),
+        Mistake("vectors mixed up", "z is cut into pieces of D numbers as they lie in memory, and what is looked up is "
+                "put back with a transpose: the D numbers of a vector lie along axis 1, and have to be brought to "
+                "the end "
+                "first", quantising(order="mixed in")),
+        Mistake("wrong part detached", "the value is z, and the gradient is the codebook's: the two have changed "
+                "places",
+                quantising(back=lambda z, e: e + (z - e).detach())),
     ],
 )  # fmt: skip
 
@@ -536,6 +622,16 @@ def reader_cases(seed):
     yield Case((f"<loc0000><loc{x1:04d}><loc1023><loc1023> dog", 4000, 2250), note="up to the far edge")
     two = f"<loc0100><loc{x1:04d}><loc0800><loc0900> cat ; <loc0001><loc0002><loc0300><loc0400> dog"
     yield Case((two, 640, 400), note="an answer with two boxes: the first is asked for")
+
+
+def pixels(place):
+    """`read_box` with another way from a fraction and a side to a pixel."""
+
+    def function(text, width, height):
+        y1, x1, y2, x2 = (int(n) / 1023 for n in re.findall("<loc([0-9]{4})>", text)[:4])
+        return place(x1, width), place(y1, height), place(x2, width), place(y2, height)
+
+    return function
 
 
 def exactly_four(text, width, height):
@@ -629,6 +725,13 @@ READER = Task(
         Mistake("not rounded", "the pixels are no whole numbers", unrounded),
         Mistake("pixels of the square", "the pixels are those of the square that the model saw, and not the picture's",
                 square),
+        Mistake("last pixel", "the fractions are multiplied by the side less one: the far edge is the side itself",
+                pixels(lambda fraction, side: round(fraction * (side - 1)))),
+        Mistake("rounded up", "pixels are rounded up: the nearest is wanted",
+                pixels(lambda fraction, side: math.ceil(fraction * side))),
+        Mistake("rounded too early", "the fractions are rounded before they are multiplied, and their error with them",
+                [pixels(lambda fraction, side, digits=digits: round(round(fraction, digits) * side))
+                 for digits in (1, 2, 3)]),
     ],
 )  # fmt: skip
 
@@ -644,7 +747,8 @@ def paste(drawn, box, width, height):
 
 
 def pasting(to_pixel=round, threshold=0.0, first_cut=False, resample=2, guard=True, whole=False, turned=False,
-            sides="hwhw", order=(0, 1, 2, 3), invert=False, grid=64):  # fmt: skip
+            sides="hwhw", order=(0, 1, 2, 3), invert=False, grow=False, window=False,
+            inside=lambda resized, limit: resized > limit):  # fmt: skip
     """`paste` with one step done differently."""
 
     def function(drawn, box, width, height):
@@ -652,14 +756,17 @@ def pasting(to_pixel=round, threshold=0.0, first_cut=False, resample=2, guard=Tr
         y1, x1, y2, x2 = (to_pixel(box[i] * full[side]) for i, side in zip(order, sides, strict=True))
         if whole:
             y1, x1, y2, x2 = 0, 0, height, width
+        if grow:
+            y2, x2 = max(y2, y1 + 1), max(x2, x1 + 1)
         pasted = np.zeros((height, width), dtype=bool)
         if guard and (y2 <= y1 or x2 <= x1):
             return pasted
-        size = (y2 - y1, x2 - x1) if turned else (x2 - x1, y2 - y1)
+        size = (width, height) if window else (y2 - y1, x2 - x1) if turned else (x2 - x1, y2 - y1)
         source = (drawn > threshold).astype(np.float32) if first_cut else drawn
         resized = np.asarray(Image.fromarray(source).resize(size, resample))
-        inside = resized > (0.5 if first_cut else threshold)
-        pasted[y1:y2, x1:x2] = ~inside if invert else inside
+        resized = resized.T if turned == "back" else resized[y1:y2, x1:x2] if window else resized
+        found = inside(resized, 0.5 if first_cut else threshold)
+        pasted[y1:y2, x1:x2] = ~found if invert else found
         return pasted
 
     return function
@@ -745,6 +852,16 @@ PASTE = Task(
         Mistake("box ignored", "the mask is stretched over the whole picture: it belongs into the box",
                 pasting(whole=True)),
         Mistake("not stretched", "the mask is pasted as it is, 64 x 64", unresized),
+        Mistake("width and height swapped", "the size of the resized mask is given as (height, width), and its "
+                "transpose "
+                "is pasted: the drawing lies on its side", pasting(turned="back")),
+        Mistake("box without a pixel", "a box that is rounded to no pixel at all gets one: its mask is empty",
+                pasting(grow=True)),
+        Mistake("threshold", "everything that is not exactly 0 counts as inside: what is above 0 is",
+                pasting(inside=lambda resized, limit: resized != 0)),
+        Mistake("box as a window", "the drawing is stretched over the whole picture, and the box cuts a window out "
+                "of it: "
+                "it is to be stretched over the box", pasting(window=True)),
     ],
 )  # fmt: skip
 

@@ -216,21 +216,71 @@ def half_precision(logits, labels, average):
     return (mean_over_tokens if average == "tokens" else mean_over_examples)(losses, labels != -100)
 
 
+def in_half(late=False):
+    """The softmax in the dtype of the logits; float32 comes at the end, or for the losses."""
+
+    def suffix_loss(logits, labels, average):
+        logits, labels = shift(logits, labels)
+        counts = labels != -100
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        losses = losses if late else losses.float()
+        return (mean_over_tokens if average == "tokens" else mean_over_examples)(losses, counts).float()
+
+    return suffix_loss
+
+
+def computing(losses_of):
+    """The loss, with another way to the losses of single guesses: `losses_of(logits, labels)`, after the shift."""
+
+    def suffix_loss(logits, labels, average):
+        logits, labels = shift(logits.float(), labels)
+        counts = labels != -100
+        if not counts.any():
+            raise ValueError("no token has a label")
+        return (mean_over_tokens if average == "tokens" else mean_over_examples)(losses_of(logits, labels), counts)
+
+    return suffix_loss
+
+
+def entropy(logits, labels):
+    """[B, V, L], [B, L] -> [B, L]"""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def log_of_softmax(logits, labels):
+    picked = -logits.softmax(-1).log().gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return torch.where(labels == -100, 0.0, picked)
+
+
+def counted_too_early(logits, labels, average):
+    """The labels are counted before the first is cut off."""
+    counts = (labels != -100).sum(1)
+    if not counts.any():
+        raise ValueError("no token has a label")
+    losses, _ = token_losses(*shift(logits, labels))
+    return losses.sum() / counts.sum() if average == "tokens" else (losses.sum(1) / counts).mean()
+
+
 def loss_cases(seed):
     k = larger(seed)
     for average in ("tokens", "examples"):
         labels = batch_of(seed, "qqaaaa", "qqqqa.", vocabulary=7)["labels"]
         yield Case((numbers(seed, 2, 6, 7, scale=2.0), labels, average), sizes={"B": 2, "L": 6, "V": 7})
         labels = batch_of(seed, ".qqqa", "qqaaa", "..qaa", vocabulary=4)["labels"]
+        logits = numbers(seed, 3, 5, 4, scale=30.0)
+        logits[2, 3, labels[2, 4]] = logits[2, 3].max() - 150.0  # a probability that float32 rounds to 0
         yield Case(
-            (numbers(seed, 3, 5, 4, scale=30.0), labels, average),
+            (logits, labels, average),
             sizes={"B": 3, "L": 5, "V": 4},
-            note="logits of about 30, padded on the left",
+            note="logits of about 30, a token that is found all but impossible, padded on the left",
         )
         labels = batch_of(seed, "qaaaaa." + "." * k, "qqqaa.." + "." * k, vocabulary=9)["labels"]
         yield Case(
             (numbers(seed, 2, 7 + k, 9, dtype=torch.bfloat16), labels, average), sizes={"B": 2, "L": 7 + k, "V": 9}
         )
+        labels = batch_of(seed, "aaaaaa", "qqqaaa", vocabulary=8)["labels"]
+        yield Case((numbers(seed, 2, 6, 8), labels, average), sizes={"B": 2, "L": 6, "V": 8},
+                   note="the first token has a label, and nobody guesses it")  # fmt: skip
 
 
 def refuses_nothing(thing):
@@ -354,6 +404,44 @@ LOSS = Task(
             "with bfloat16 logits the loss is cast to bfloat16 at the end: it is to be float32",
             losing(finish=lambda loss, logits: loss.to(logits.dtype)),
         ),
+        Mistake(
+            "sum of the rows",
+            "the means of the rows are added up: their mean is wanted",
+            losing(examples=lambda losses, counts: (losses.sum(1) / counts.sum(1)).sum()),
+        ),
+        Mistake(
+            "computed in half precision",
+            "the softmax is computed in the logits' bfloat16 and made float32 too late",
+            [in_half(), in_half(late=True)],
+        ),
+        Mistake(
+            "logarithm of the softmax",
+            "the logarithm is taken of a probability that has become 0: log_softmax, or "
+            "cross_entropy, works with the logits",
+            computing(log_of_softmax),
+        ),
+        Mistake(
+            "counted before the cut",
+            "the labels are counted before the first is cut off: the first token is guessed "
+            "by nobody, and its label counts for nothing",
+            counted_too_early,
+        ),
+        Mistake(
+            "axes mixed up",
+            "the vocabulary was brought to the second axis by reshape or view, which deal numbers "
+            "out anew: a transpose moves an axis",
+            computing(lambda logits, labels: entropy(logits.reshape(len(logits), logits.shape[2], -1), labels)),
+        ),
+        Mistake(
+            "softmax twice",
+            "the softmax is taken twice: cross_entropy wants logits, not probabilities",
+            computing(lambda logits, labels: entropy(logits.softmax(-1).transpose(1, 2), labels)),
+        ),
+        Mistake(
+            "skipped ones counted",
+            "where the label is -100 the loss of token 0 is added: it is to be 0 there",
+            computing(lambda logits, labels: entropy(logits.transpose(1, 2), labels.clamp(min=0))),
+        ),
     ],
 )
 
@@ -397,6 +485,7 @@ def show_causes(answer):
 
 READ = matching_task(
     "13.3",
+    parts="logs",
     truth=CAUSES,
     confusions={
         frozenset(
@@ -475,6 +564,18 @@ def show_positions(thing):
     table = trained()[0].vision_tower.vision_model.embeddings.position_embedding.weight.detach()
     show_similarity_maps(thing(table, (8, 8), (12, 12)), (12, 12), [0, 42, 103], title="your 144 positions")
     print("  Each map: how much one place is like all others. Neighbours are still neighbours.")
+
+
+def square_of(rounding):
+    """The old grid is made a square, and what is left over goes into the channels."""
+
+    def function(table, old, new):
+        side = rounding(len(table) ** 0.5)
+        grid = table.view(1, side, side, -1).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, size=tuple(new), mode="bilinear", align_corners=False)
+        return grid.permute(0, 2, 3, 1).reshape(new[0] * new[1], -1)
+
+    return function
 
 
 POSITIONS = Task(
@@ -571,6 +672,9 @@ POSITIONS = Task(
             "the result has D rows; a table is asked for, with one row for each place",
             interpolating(back=lambda picture: picture[0].flatten(1)),
         ),
+        Mistake("square assumed", "the old grid is taken for a square, of as many rows as columns: it may be of any "
+                "shape",
+                [square_of(rounding) for rounding in (int, round)]),
     ],
 )  # fmt: skip
 
@@ -612,7 +716,12 @@ STEP_FAULTS = {  # what can be observed of each, and its name
     "prompt": ("picture and prompt have labels: the loss is on the prompt, too", "loss on the prompt"),
     "shift": ("the labels are shifted by one, and the model shifts them again", "labels shifted twice"),
     "zero": ("gradients of earlier steps are still there when new ones are added", "zero_grad missing"),
-    "clip": ("the gradients are clipped before they are there, or not at all", "not clipped"),
+    "clip": (
+        "the step is taken with gradients that are not clipped: the clipping is missing, or stands before `backward` "
+        "or "
+        "after the step",
+        "not clipped",
+    ),
 }
 
 
@@ -656,15 +765,6 @@ def stale_step(model, optimizer, batch, clip=1.0):
     return loss.item()
 
 
-def clipped_after_step(model, optimizer, batch, clip=1.0):
-    optimizer.zero_grad()
-    loss = model(**batch).loss
-    loss.backward()
-    optimizer.step()
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    return loss.item()
-
-
 def clipped_by_value(model, optimizer, batch, clip=1.0):
     optimizer.zero_grad()
     loss = model(**batch).loss
@@ -672,6 +772,36 @@ def clipped_by_value(model, optimizer, batch, clip=1.0):
     nn.utils.clip_grad_value_(model.parameters(), clip)
     optimizer.step()
     return loss.item()
+
+
+def each_clipped_alone(model, optimizer, batch, clip=1.0):
+    optimizer.zero_grad()
+    loss = model(**batch).loss
+    loss.backward()
+    for parameter in model.parameters():
+        nn.utils.clip_grad_norm_(parameter, clip)
+    optimizer.step()
+    return loss.item()
+
+
+def loss_of_afterwards(model, optimizer, batch, clip=1.0):
+    training_step(model, optimizer, batch, clip)
+    return model(**batch).loss.item()
+
+
+def gives_a_number(step) -> Finding | None:
+    """A loss with its graph holds on to everything that it was computed from; a detached one does no harm."""
+    seed, batches, clip = next(iter(step_cases(0))).inputs
+    loss = use_step(step, seed, batches[:1], clip)["losses"][0]
+    return tensor_given("the loss") if isinstance(loss, torch.Tensor) and loss.requires_grad else None
+
+
+def tensor_given(what: str) -> Finding:
+    return Finding(
+        "tensor instead of a number",
+        f"{what} comes back as a tensor",
+        "a number is asked for: a tensor may keep all that it was computed from in memory",
+    )
 
 
 def fixed_clip(model, optimizer, batch, clip=1.0):
@@ -704,6 +834,7 @@ STEP = Task(
     gradients=False,
     see='chapter 13, "The batch" and "Break it"; the order of the five lines of a step',
     reward=show_step,
+    extra=[gives_a_number],
     mistakes=[
         *faults_left(STEP_FAULTS, lambda some: functools.partial(training_step, faults=some)),
         Mistake("causal", "everything counts as the answer, so that no token of the prompt sees those after it: the "
@@ -711,10 +842,14 @@ STEP = Task(
         Mistake("step without gradients", "no weight has changed: when the step is taken the gradients are cleared "
                 "again, or not there yet", zeroed_too_late),
         Mistake("step before backward", "each step uses the gradients of the batch before", stale_step),
-        Mistake("not clipped", "the gradients are clipped after the step, too late", clipped_after_step),
         Mistake("clipped by value", "each number of the gradient is clipped for itself, which turns its direction: "
                 "the length of the whole gradient is to be at most `clip`", clipped_by_value),
         Mistake("clip not passed on", "the length that is given is not used: a fixed one is", fixed_clip),
+        Mistake("each tensor clipped alone", "each tensor of the model is clipped for itself, which turns the "
+                "direction of "
+                "the whole gradient: its length is to be at most `clip`", each_clipped_alone),
+        Mistake("loss after the step", "the loss is computed once more after the step: the one before it is wanted",
+                loss_of_afterwards),
     ],
 )  # fmt: skip
 
@@ -779,6 +914,39 @@ def cleared_between(model, optimizer, new, old, steps):
 
 def use_teach(thing, seed, new, old, steps):
     return trained_by(lambda model, optimizer: thing(model, optimizer, new, old, steps), seed, 0.2)
+
+
+def list_of_numbers(thing) -> Finding | None:
+    seed, new, old, _ = next(iter(teach_cases(0))).inputs
+    losses = use_teach(thing, seed, new, old, 1)["losses"]
+    return tensor_given("a loss of the list") if any(isinstance(loss, torch.Tensor) for loss in losses) else None
+
+
+def noting(which):
+    """The reference with another number in its list: `which(loss of new, loss of old)`."""
+
+    def function(model, optimizer, new, old, steps):
+        losses = []
+        for i in range(steps):
+            a, b = model(**new[i % len(new)]).loss, model(**old[i % len(old)]).loss
+            optimizer.zero_grad()
+            ((a + b) / 2).backward()
+            optimizer.step()
+            losses.append(which(a, b).item())
+        return losses
+
+    return function
+
+
+def lengths_mixed_up(model, optimizer, new, old, steps):
+    """The place in `old` is found with the length of `new`."""
+    return teach(model, optimizer, new, [old[i % len(new) % len(old)] for i in range(steps)], steps)
+
+
+def clipped(model, optimizer, new, old, steps, clip):
+    step = optimizer.step
+    optimizer.step = lambda: (nn.utils.clip_grad_norm_(model.parameters(), clip), step())
+    return teach(model, optimizer, new, old, steps)
 
 
 def teach_cases(seed):
@@ -847,6 +1015,7 @@ TEACH = Task(
     gradients=False,
     see='chapter 13, "Stage 3: a new task, live"; the hints of this task',
     reward=show_teaching,
+    extra=[list_of_numbers],
     mistakes=[
         Mistake("old left out", "only the new batches are learned from: that is how the old is forgotten",
                 one_kind(lambda i, new, old: new[i % len(new)])),
@@ -873,6 +1042,18 @@ TEACH = Task(
         Mistake("stops with the shorter list", "the lists are gone through together and the shorter one ends it: when "
                 "a list is at its end, begin again", lambda model, optimizer, new, old, steps:
                 teach(model, optimizer, new, old, min(steps, len(new), len(old)))),
+        Mistake("one loss noted", "the list holds the losses of the new batches: the mean of both is wanted",
+                noting(lambda new, old: new)),
+        Mistake("one loss noted", "the list holds the losses of the old batches: the mean of both is wanted",
+                noting(lambda new, old: old)),
+        Mistake("sum noted", "the list holds the sums of the two losses: their mean is wanted",
+                noting(lambda a, b: a + b)),
+        Mistake("one length for both", "the place in one list is found with the length of the other: each has its own",
+                lengths_mixed_up),
+        Mistake("begins with batch 1", "step 0 takes batch 1 of each list: it is to take batch 0",
+                functools.partial(teach, pick=lambda i, batches: batches[(i + 1) % len(batches)])),
+        Mistake("clipped", "the gradient is clipped: this task does not ask for that",
+                [functools.partial(clipped, clip=clip) for clip in (0.1, 0.5, 1.0)]),
     ],
 )  # fmt: skip
 

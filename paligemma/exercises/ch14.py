@@ -1,6 +1,7 @@
 """Chapter 14: attention maps, rollout, and heads taken away."""
 
 import functools
+from contextlib import nullcontext
 
 import torch
 
@@ -53,7 +54,8 @@ def choosing(row=-1, whose="row", cut="first", turn=False, change=lambda x: x):
     def function(weights, position, grid):
         at = weights.shape[2] - 1 if row == "last" else position + row
         line = weights[:, :, at] if whose == "row" else weights[:, :, :, at]
-        line = line[..., : grid * grid] if cut == "first" else line[..., -grid * grid :]
+        start = {"first": 0, "second": 1, "last": line.shape[-1] - grid * grid}[cut]
+        line = line[..., start : start + grid * grid]
         square = change(line.unflatten(-1, (grid, grid)))
         return square.transpose(-1, -2) if turn else square
 
@@ -116,6 +118,14 @@ CHOOSE = Task(
                 "are", choosing(change=lambda x: x / x.sum(dim=(-2, -1), keepdim=True))),
         Mistake("divided by the largest", "the weights are divided by the largest one: this task leaves them as they "
                 "are", choosing(change=lambda x: x / x.amax(dim=(-2, -1), keepdim=True))),
+        Mistake("one row too late", "this is the row after the token: what it looks at chooses a token further on",
+                choosing(row=1)),
+        Mistake("heads averaged", "the heads are averaged: each has a map of its own here", [
+            choosing(change=lambda x: x.mean(dim=1)), choosing(change=lambda x: x.mean(dim=1, keepdim=True))]),
+        Mistake("one layer only", "only one layer comes back: all are asked for", [
+            choosing(change=lambda x: x[-1]), choosing(change=lambda x: x[0])]),
+        Mistake("one column further", "the columns begin at 1: the first patch stands in column 0",
+                choosing(cut="second")),
     ],
 )  # fmt: skip
 
@@ -162,19 +172,30 @@ def unclamped(low, high, grid):
     return (edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)) * grid
 
 
+def everything(low, high, grid):
+    return torch.ones(grid)
+
+
 def unscaled(low, high, grid):
     return covered_parts(low, high, grid) / grid
 
 
-def sharing(covered=covered_parts, turned=False, finish=lambda inside, all_, area: inside / all_):
-    """`share_inside` with one step done differently."""
+def sharing(covered=covered_parts, turned=False, finish=lambda inside, all_, area: inside / all_, across=None,
+            combine=lambda rows, columns: rows * columns):  # fmt: skip
+    """`share_inside` with one step done differently; `across` is another `covered` for the columns."""
 
     def function(weights, box):
         y1, x1, y2, x2 = (box[1], box[0], box[3], box[2]) if turned else box
-        mask = covered(y1, y2, len(weights))[:, None] * covered(x1, x2, len(weights))[None, :]
+        rows, columns = covered(y1, y2, len(weights)), (across or covered)(x1, x2, len(weights))
+        mask = combine(rows[:, None], columns[None, :])
         return float(finish((weights * mask).sum(), weights.sum(), mask.mean()))
 
     return function
+
+
+def mean_inside(weights, box):
+    mask = covered_parts(box[0], box[2], len(weights))[:, None] * covered_parts(box[1], box[3], len(weights))
+    return float((weights * mask).sum() / mask.sum())
 
 
 def share_cases(seed):
@@ -249,6 +270,22 @@ SHARE = Task(
                 sharing(finish=lambda inside, all_, area: inside / (all_ - inside).clamp(min=1e-9))),
         Mistake("outside", "this is the share outside the box",
                 sharing(finish=lambda inside, all_, area: 1 - inside / all_)),
+        Mistake("mean inside", "what is inside is divided by how many patches are inside, which is a mean: divide by "
+                "what "
+                "the picture gets", mean_inside),
+        Mistake("overlap in parts of the picture", "one of the two overlaps is measured in parts of the whole picture: "
+                "a patch wholly inside is to count as 1", [
+                    sharing(across=unscaled), sharing(unscaled, across=covered_parts)]),
+        Mistake("weights not used", "this is the box's share of the area: the weights are not used",
+                sharing(finish=lambda inside, all_, area: area)),
+        Mistake("overlaps added", "the overlaps of row and column are added: a patch is inside as far as both are, "
+                "which "
+                "is a product", [sharing(combine=lambda rows, columns: (rows + columns) / 2),
+                                 sharing(combine=lambda rows, columns: rows + columns)]),
+        Mistake("one direction only", "only the rows are looked at, and the box has a left and a right side, too",
+                sharing(across=everything)),
+        Mistake("one direction only", "only the columns are looked at, and the box has a top and a bottom, too",
+                sharing(everything, across=covered_parts)),
     ],
 )  # fmt: skip
 
@@ -361,6 +398,11 @@ ROLL = Task(
                 lambda x: 0.5 * rolling(residual=lambda a, eye: a)(x) + 0.5 * torch.eye(x.shape[-1])),
         Mistake("transposed", "columns and rows are swapped: row i is to say where token i has gathered from",
                 lambda x: rollout(x).T),
+        Mistake("multiplied number by number", "the matrices are multiplied entry by entry: a token gathers from all "
+                "that it looks at, which is a matrix product", rolling(step=lambda a, flow: a * flow)),
+        Mistake("a layer left out", "the first layer is left out: what tokens gathered there is missing",
+                [rolling(lambda x: x.mean(dim=1)[1:]), lambda x: rollout(x[1:])]),
+        Mistake("a layer left out", "the last layer is left out", [rolling(lambda x: x.mean(dim=1)[:-1])]),
     ],
 )  # fmt: skip
 
@@ -399,6 +441,24 @@ def viewer_cases(seed):
 
 def first_head(decoder, *rest):
     return viewer_map(decoder[:, :1], *rest)
+
+
+def viewing(whose=lambda weights, place: weights[place], row=-1, layer=None, heads=lambda x: x.mean(dim=0),
+            scale=lambda x: x / x.max()):  # fmt: skip
+    """`viewer_map` with one step done differently."""
+
+    def function(decoder, token_type_ids, chosen, t, grid, size):
+        answer = token_type_ids.nonzero().flatten().tolist()
+        place = answer[t - 1] if row == "before in the answer" else t - 1 if row == "t" else answer[t] + row
+        weights = heads(decoder[chosen if layer is None else layer])
+        square = scale(whose(weights, place)[: grid * grid]).view(grid, grid)
+        return square.repeat_interleave(size // grid, 0).repeat_interleave(size // grid, 1)
+
+    return function
+
+
+def all_layers(decoder, token_type_ids, layer, *rest):
+    return viewer_map(decoder.mean(dim=0, keepdim=True), token_type_ids, 0, *rest)
 
 
 def unscaled_map(decoder, token_type_ids, layer, t, grid, size):
@@ -449,6 +509,21 @@ VIEWER = Task(
                 first_head),
         Mistake("not scaled", "the map is not scaled at all: its largest value is to be 1", unscaled_map),
         Mistake("divided by the sum", "the map sums to 1; its largest value is to be 1", summed_to_one),
+        Mistake("place in the answer", "`answer[t - 1]` is the token of the answer before: before the first there is "
+                "the "
+                "prompt's last one, and an index of -1 counts from the end", viewing(row="before in the answer")),
+        Mistake("place in the answer", "t is taken for a place in the sequence: it counts the tokens of the answer",
+                viewing(row="t")),
+        Mistake("layer not used", "the map is that of the last layer, whatever `layer` is", viewing(layer=-1)),
+        Mistake("layer not used", "the map is that of the first layer, whatever `layer` is", viewing(layer=0)),
+        Mistake("layer not used", "the layers are averaged: one of them is asked for", all_layers),
+        Mistake("max instead of mean", "the largest head is taken at each place: the heads are to be averaged",
+                viewing(heads=lambda x: x.amax(dim=0))),
+        Mistake("column instead of row", "this is a column, who looks at that place: a row holds whom it looks at",
+                viewing(lambda weights, place: weights[:, place])),
+        Mistake("smallest taken off", "the smallest value is taken off before the division: 0 is to stay 0, and the "
+                "rest "
+                "in proportion", viewing(scale=lambda x: (x - x.min()) / (x.max() - x.min()))),
     ],
 )  # fmt: skip
 
@@ -594,21 +669,41 @@ def head_that_counts(accuracy, ablate, layers, heads):
 
 
 def searching(table=lambda whole, without: whole - without, pick=lambda lost: int(lost.argmax()),
-              split=lambda place, layers, heads: divmod(place, heads), close=True, enter=True):  # fmt: skip
-    """`head_that_counts` with one step done differently."""
+              split=lambda place, layers, heads: divmod(place, heads), close=True, enter=True, first=None):  # fmt: skip
+    """`head_that_counts` with one step done differently; `first` is a head that is away when the whole is measured."""
 
     def function(accuracy, ablate, layers, heads):
-        whole, without = accuracy(), torch.zeros(layers, heads)
+        with ablate(*first) if first else nullcontext():
+            whole = accuracy()
+        without, blocks = torch.zeros(layers, heads), []
         for layer in range(layers):
             for head in range(heads):
                 block = ablate(layer, head)
                 if enter:
                     block.__enter__()
+                    blocks.append(block)
                 without[layer, head] = accuracy()
-                if enter and close:
+                if enter and close is True:
                     block.__exit__(None, None, None)
+        if close == "at the end":
+            for block in blocks:
+                block.__exit__(None, None, None)
         lost = table(whole, without)
         return lost, split(pick(lost), layers, heads)
+
+    return function
+
+
+def without_the_last(places):
+    """Some heads are never taken away: their losses stay 0. `places(layers, heads)` says how far the loops go."""
+
+    def function(accuracy, ablate, layers, heads):
+        whole, lost = accuracy(), torch.zeros(layers, heads)
+        for layer in range(places(layers, heads)[0]):
+            for head in range(places(layers, heads)[1]):
+                with ablate(layer, head):
+                    lost[layer, head] = whole - accuracy()
+        return lost, divmod(int(lost.argmax()), heads)
 
     return function
 
@@ -721,9 +816,21 @@ SEARCH = Task(
                 "row of it has as many entries as a layer has heads",
                 searching(split=lambda place, layers, heads: divmod(place, layers))),
         Mistake("left silenced", "heads stay silenced, one after another: use `ablate` in a `with` statement",
-                searching(close=False)),
+                [searching(close=False), searching(close="at the end")]),
         Mistake("never taken away", "all losses are zero: `ablate` does something only inside a `with` block, and the "
                 "accuracy must be measured there", searching(enter=False)),
+        Mistake("negative losses cut off", "losses below 0 are held at 0: a model may get better without a head, and "
+                "the "
+                "table is to say so", searching(lambda whole, without: (whole - without).clamp(min=0))),
+        Mistake("whole measured without a head", "the whole model was measured while a head was away: measure it "
+                "before "
+                "anything is taken away", searching(first=(0, 0))),
+        Mistake("heads left out", "the last head of each layer is never taken away",
+                without_the_last(lambda layers, heads: (layers, heads - 1))),
+        Mistake("heads left out", "the last layer's heads are never taken away",
+                without_the_last(lambda layers, heads: (layers - 1, heads))),
+        Mistake("place in the flat table", "the head is a place in the flat table: layer and head are asked for",
+                searching(split=lambda place, layers, heads: place)),
     ],
 )  # fmt: skip
 

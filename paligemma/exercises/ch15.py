@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import ASSETS
 from ..checkpoint import canonical_name as package_name
@@ -23,8 +24,9 @@ from ..modeling_gemma import (
 )
 from ..modeling_gemma2 import Gemma2Config, Gemma2DecoderLayer
 from . import watching
+from .checking import explain_error
 from .exposing import exposing_task
-from .tasks import Case, Mistake, Task, faults_left, larger, numbers
+from .tasks import Case, Finding, Mistake, Task, faults_left, larger, numbers
 
 # --- 15.1 --------------------------------------------------------------------------------------------------------
 
@@ -60,6 +62,36 @@ MEMORY = (("model.vision_tower.vision_model.", VISION), ("model.vision_tower.", 
 REST = (("model.language_model.", LANGUAGE), ("model.multi_modal_projector.", PROJECTOR))
 
 
+def without_dots(some):
+    """These prefixes are compared without the dot at their end."""
+    table = [
+        (p.rstrip("."), to.rstrip(".")) if (p, to) in some else (p, to) for p, to in (*KEPT, *MEMORY, SAVED, *REST)
+    ]
+    return by_table(*table)
+
+
+def wherever(*prefixes):
+    """The first prefix that is found is replaced, wherever it stands."""
+
+    def function(name):
+        for prefix, published in prefixes:
+            if prefix in name:
+                return name.replace(prefix, published)
+        return name
+
+    return function
+
+
+def cut_off_by_letters(name):
+    """`lstrip` takes a set of letters."""
+    if not name.startswith(("model.vision_tower.", "model.language_model.", "model.multi_modal_projector.")):
+        return canonical_name(name)
+    rest = name.lstrip("model.")
+    if rest.startswith("vision_tower.") and not rest.startswith(VISION):
+        return VISION + rest.removeprefix("vision_tower.")
+    return rest
+
+
 def name_cases(seed):
     i, j = 3 * seed, 3 * seed + 1
     for layout, names in {
@@ -87,6 +119,8 @@ def name_cases(seed):
             "lm_head.weight",
             f"model.adapter.{i}.weight",
             f"adapter.{i}.model.vision_tower.weight",
+            f"vision_towers.{i}.weight",
+            f"model.language_models.{i}.weight",
         ),
     }.items():
         for name in names:
@@ -140,6 +174,20 @@ NAMES = Task(
                 "`vision_model.` too: a prefix is at the beginning", lambda name: name.replace("model.", "")),
         Mistake("replaced anywhere", "the first `model.` is taken out wherever it stands, in the middle of "
                 "`language_model.` too: a prefix is at the beginning", lambda name: name.replace("model.", "", 1)),
+        Mistake("published names changed", "the decoder's `model.` stands twice: a published name is to come back as "
+                "it "
+                "is", [by_table(*MEMORY, KEPT[0], SAVED, *REST, ("language_model.", LANGUAGE)),
+                       by_table(*KEPT[::2], SAVED, *MEMORY, *REST, ("language_model.", LANGUAGE))]),
+        Mistake("replaced anywhere", "a prefix is replaced in the middle of a name as well: it is at the beginning",
+                [wherever(*KEPT, *MEMORY, SAVED, *REST), wherever(*MEMORY, *REST, *KEPT, SAVED)]),
+        Mistake("unknown names changed", "`model.` is cut off names that are in none of the four layouts: they come "
+                "back "
+                "as they are", lambda name: by_table(*KEPT, SAVED, *MEMORY, *REST, ("model.", ""))(name)),
+        Mistake("letters cut off", "`lstrip` cuts off all letters of a set, and not a prefix: `removeprefix`, or a "
+                "slice, "
+                "does", cut_off_by_letters),
+        Mistake("dot left out", "a name that only begins like one of the prefixes is changed: the dot belongs to the "
+                "prefix", [without_dots(some) for some in ((*MEMORY, SAVED, *REST), (SAVED,), REST[:1])]),
     ],
 )  # fmt: skip
 
@@ -246,7 +294,7 @@ def attending(score=lambda s, scale, cap, allowed: bend(s * scale, cap).masked_f
     """`capped_attention` with one step done differently."""
 
     def function(query, key, value, allowed, scale, cap=None):
-        scores = score(query @ key.transpose(-1, -2), scale, cap, allowed)
+        scores = score((query @ key.transpose(-1, -2)).float(), scale, cap, allowed)
         weights = after(scores.float().softmax(dim=axis), cap).to(query.dtype)
         return weights @ value
 
@@ -255,6 +303,11 @@ def attending(score=lambda s, scale, cap, allowed: bend(s * scale, cap).masked_f
 
 def masked(s, allowed, low=-1e30):
     return s.masked_fill(~allowed, low)
+
+
+def hidden_afterwards(query, key, value, allowed, scale, cap=None):
+    weights = bend(query.float() @ key.float().transpose(-1, -2) * scale, cap).softmax(-1)
+    return weights.masked_fill(~allowed, 0.0).to(query.dtype) @ value
 
 
 def attention_cases(seed):
@@ -272,6 +325,21 @@ def attention_cases(seed):
     yield Case((*parts(scale=1.5), allowed, 0.7, 5.0), sizes=sizes, note="a cap of 5")
     yield Case((*parts(), allowed, 0.5, None), sizes=sizes, note="no cap")
     yield Case((*parts(torch.bfloat16), allowed, 0.5, 3.0), sizes=sizes, note="bfloat16")
+
+
+def half_precision_works(thing) -> Finding | None:
+    """float16 holds nothing below -65504. Here and not among the cases, where it would hide other mistakes."""
+    query, key, value, allowed, scale, cap = next(iter(attention_cases(0))).inputs
+    inputs = [x.to(torch.float16) for x in (query, key, value)]
+    try:
+        got = thing(*inputs, allowed, scale, cap)
+    except RuntimeError as error:
+        finding = explain_error(error)
+        return Finding(finding.name, f"with float16: {finding.observed}", finding.explanation)
+    gap = float((got.float() - capped_attention(*inputs, allowed, scale, cap).float()).abs().max())
+    if gap < 0.05:
+        return None
+    return Finding("half precision", f"with float16 your result is off by {gap:.2g}", "")
 
 
 def show_capped(thing):
@@ -295,6 +363,7 @@ CAPPED = Task(
     cases=attention_cases,
     see='chapter 15, "What Gemma 2 changed"; the hints of this task',
     reward=show_capped,
+    extra=[half_precision_works],
     mistakes=[
         Mistake("cap after the mask", "hidden tokens get a weight: the cap bends even the mask's huge negative numbers "
                 "into its range", attending(lambda s, scale, cap, ok: bend(masked(s * scale, ok), cap))),
@@ -330,6 +399,20 @@ CAPPED = Task(
             lambda s, scale, cap, ok: masked(bend(s * scale, cap), ok, 0.0))),
         Mistake("softmax over the wrong axis", "the softmax runs over the queries: the weights of one query are to sum "
                 "to 1", attending(axis=-2)),
+        Mistake("cap fixed", "the cap is 50 whatever is given", attending(lambda s, scale, cap, ok: masked(
+            bend(s * scale, None if cap is None else 50.0), ok))),
+        Mistake("cap fixed", "the cap is 50 whatever is given, where none is given, too", attending(
+            lambda s, scale, cap, ok: masked(bend(s * scale, 50.0), ok))),
+        Mistake("no cap not allowed for", "without a cap (`cap=None`) nothing is to be bent", [
+            attending(lambda s, scale, cap, ok: masked(cap * torch.tanh(s * scale / cap), ok)),
+            attending(lambda s, scale, cap, ok: masked(torch.tanh(s * scale / cap) * cap, ok))]),
+        Mistake("mask not low enough", "hidden tokens keep a little weight: the number in place of their scores is "
+                "not low "
+                "enough", [attending(lambda s, scale, cap, ok, low=low: masked(bend(s * scale, cap), ok, low))
+                           for low in (-1.0, -5.0, -10.0)]),
+        Mistake("hidden after the softmax", "hidden weights are set to 0 after the softmax: what is left of a row "
+                "does not "
+                "sum to 1", hidden_afterwards),
     ],
 )  # fmt: skip
 
@@ -391,6 +474,33 @@ class AfterOutside(Layer):
         attended, _ = self.self_attn(self.input_layernorm(x), position_embeddings, attention_mask)
         x = x + self.post_attention_layernorm(attended)
         return self.post_feedforward_layernorm(x + self.mlp(self.pre_feedforward_layernorm(x)))
+
+
+class AttentionAsItIs(Layer):
+    def forward(self, hidden_states, position_embeddings, attention_mask=None):
+        x = hidden_states
+        x = x + self.self_attn(self.input_layernorm(x), position_embeddings, attention_mask)[0]
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+
+
+class RawStream(Layer):
+    def forward(self, hidden_states, position_embeddings, attention_mask=None):
+        x = hidden_states
+        x = x + self.post_attention_layernorm(self.self_attn(x, position_embeddings, attention_mask)[0])
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+
+
+class MaskLost(Layer):
+    def forward(self, hidden_states, position_embeddings, attention_mask=None):
+        return super().forward(hidden_states, position_embeddings)
+
+
+class AttentionLost(Layer):
+    def forward(self, hidden_states, position_embeddings, attention_mask=None):
+        x = hidden_states
+        attended, _ = self.self_attn(self.input_layernorm(x), position_embeddings, attention_mask)
+        h = x + self.post_attention_layernorm(attended)
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(h)))
 
 
 class ResidualForgotten(Layer):
@@ -463,6 +573,11 @@ LAYER = Task(
         Mistake("norm forgotten", "the norm before the MLP is not used", BeforeForgotten),
         Mistake("norm outside the residual", "the last norm normalises the sum: the residual must pass untouched",
                 AfterOutside),
+        Mistake("norm forgotten", "the norm on what attention gives is not used", AttentionAsItIs),
+        Mistake("norm forgotten", "attention reads the stream as it is: the norm before it is not used", RawStream),
+        Mistake("mask lost", "the mask does not reach the attention", MaskLost),
+        Mistake("attention lost", "the second sum begins with what came into the layer: what attention added is lost",
+                AttentionLost),
         Mistake("residual forgotten", "the MLP's output replaces what was there: it is to be added", ResidualForgotten),
     ],
 )  # fmt: skip
@@ -539,12 +654,28 @@ WINDOW = Task(
         Mistake("window in the answer only", "the answer sees the whole of picture and prompt: the window holds for "
                 "all that is read in order, however important",
                 windowing(lambda q, k, qa, ka, w: ~ka | ((k <= q) & (q - k < w)))),
-        Mistake("future seen", "a token of the answer sees what comes after it", windowing(
-            lambda q, k, qa, ka, w: ~(qa | ka) | ((q - k).abs() < w))),
+        Mistake("future seen", "a token of the answer sees what comes after it", [
+            windowing(lambda q, k, qa, ka, w: ~(qa | ka) | ((q - k).abs() < w)),
+            windowing(lambda q, k, qa, ka, w: ~(qa | ka) | (qa & ((q - k).abs() < w)))]),
         Mistake("future seen", "a token of the answer sees what comes after it, however far", windowing(
             lambda q, k, qa, ka, w: ~(qa | ka) | (q - k < w))),
         Mistake("transposed", "rows and columns are swapped: the row is who looks, the column at whom", windowing(
             lambda q, k, qa, ka, w: ~(qa | ka) | ((q <= k) & (k - q < w)))),
+        Mistake("future seen", "a token of picture and prompt sees the answer: it comes after them", [
+            windowing(lambda q, k, qa, ka, w: ~qa | ((k <= q) & (q - k < w))),
+            windowing(lambda q, k, qa, ka, w: ~qa | (~qa & ~ka) | ((k <= q) & (q - k < w)))]),
+        Mistake("causal", "picture and prompt see only what comes before: they are one block and see each other whole",
+                windowing(lambda q, k, qa, ka, w: (~(qa | ka) & (k <= q)) | (qa & (k <= q) & (q - k < w)))),
+        Mistake("block missing", "picture and prompt see nothing at all: they see each other whole",
+                windowing(lambda q, k, qa, ka, w: qa & (k <= q) & (q - k < w))),
+        Mistake("row 0 for all", "every row of the batch has the mask of row 0: prompts have different lengths",
+                lambda is_answer, window: window_mask(is_answer[:1].expand_as(is_answer), window)),
+        Mistake("prompt out of the window", "the answer sees nothing of picture and prompt: where the window reaches "
+                "back "
+                "to them they are seen", windowing(
+                    lambda q, k, qa, ka, w: ~(qa | ka) | (qa & ka & (k <= q) & (q - k < w)))),
+        Mistake("not bool", "a mask of numbers comes back: True and False are asked for",
+                lambda is_answer, window: torch.zeros(1).masked_fill(~window_mask(is_answer, window), -torch.inf)),
     ],
 )  # fmt: skip
 
@@ -655,6 +786,44 @@ def folder_cases(seed):
             yield Case((kind, seed), note="a broken folder")
 
 
+class NumbersMade(TorchDispatchMode):
+    """Counts the numbers that torch's operators have made in memory, by what the operators do."""
+
+    KINDS = {name: "new" for name in ("empty", "zeros", "ones", "full", "rand", "randn", "normal_", "uniform_")}
+    KINDS |= {name: "copied" for name in ("clone", "_to_copy", "copy_", "contiguous")}
+
+    def __init__(self):
+        super().__init__()
+        self.made = {"new": 0, "copied": 0}
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        kind = self.KINDS.get(function.overloadpacket.__name__)
+        if kind and isinstance(result, torch.Tensor) and not result.is_meta:
+            self.made[kind] += result.numel()
+        return result
+
+
+def made_by(load) -> dict[str, int]:
+    with NumbersMade() as counting, torch.no_grad():
+        load(Path(small_folder("published", 0).name))
+    return counting.made
+
+
+def no_memory_of_its_own(thing) -> Finding | None:
+    """The model is built without memory, and takes the tensors of the file as they are."""
+    mine, theirs = made_by(thing), made_by(load)
+    there = sum(tensor.numel() for tensor in read_tensors(Path(small_folder("published", 0).name)).values())
+    for kind, name, text, means in (
+        ("new", "built with memory", "were put into memory while the model was built",
+         "build it on torch's meta device: otherwise there is a whole model in memory before the first tensor is read"),
+        ("copied", "copied", "were copied", "the parameters are to be the tensors of the file themselves"),
+    ):  # fmt: skip
+        if mine[kind] - theirs[kind] > there / 2:
+            return Finding(name, f"for a file of {there} numbers {mine[kind] - theirs[kind]} {text}", means)
+    return None
+
+
 def show_load(thing):
     """The trained model, opened by the learner's loader, captions three pictures."""
     if watching.trained() is None:
@@ -680,6 +849,7 @@ LOAD = Task(
     gradients=False,
     see='chapter 15, "A loader in twenty lines"; the hints of this task',
     reward=show_load,
+    extra=[no_memory_of_its_own],
     mistakes=[
         Mistake("copied instead of assigned", "the parameters are not the tensors of the file: their dtype is that of "
                 "the memory which the model had already (or they were cast), and for a moment both exist",

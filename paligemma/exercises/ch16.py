@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..generation import generate
 from ..speed.fast import quantize_rows as package_rows
@@ -46,16 +47,23 @@ def prefill_flops(config, L):
     return config.num_hidden_layers * layer + 2 * config.vocab_size * D
 
 
-def counting(q=1, kv=2, o=1, mlp=3, scores=1, mix=1, head=1, factor=2, layers=True, heads_kv=None, heads_q=None):
-    """The count with other numbers of matrices. `scores`, `mix`: times L * L * H * d; or functions (config, L)."""
+def counting(q=1, kv=2, o=1, mlp=3, scores=1, mix=1, head=1, factor=2, layers=True, heads_kv=None, heads_q=None,
+             width=None, tokens=None, half=False):  # fmt: skip
+    """The count with other numbers of matrices. `scores`, `mix`: times L * L * H * d; or functions (config, L).
+
+    `width(config)` instead of H * d in the query's and the output's matrix; `tokens` instead of L for the matrices;
+    `half`: the 2 is missing for the matrices of the layers alone.
+    """
 
     def count(config, L):
         D, d = config.hidden_size, config.head_dim
         H = heads_q(config) if heads_q else config.num_attention_heads
         H_kv = heads_kv(config) if heads_kv else config.num_key_value_heads
-        attention = (q + o) * L * D * H * d + kv * L * D * H_kv * d
+        T = tokens or L
+        attention = (q + o) * T * D * (width(config) if width else H * d) + kv * T * D * H_kv * d
         inside = sum(part(config, L) if callable(part) else part * L * L * H * d for part in (scores, mix))
-        layer = attention + inside + mlp * L * D * config.intermediate_size
+        matrices = attention + mlp * T * D * config.intermediate_size
+        layer = (matrices / 2 if half else matrices) + inside
         last = head(config, L) if callable(head) else head * D * config.vocab_size
         return factor * ((config.num_hidden_layers if layers else 1) * layer + last)
 
@@ -165,6 +173,19 @@ FLOPS = Task(
             lambda config, L: config.num_hidden_layers
             * (counting(layers=False, head=0)(config, L) + 2 * config.hidden_size * config.vocab_size),
         ),
+        Mistake("factor 2 forgotten", "for the matrices of the layers the factor 2 is missing: each weight is "
+                "multiplied "
+                "and added", counting(half=True)),
+        Mistake("half of the attention", "only tokens that came before are counted, as with a causal mask: in a prompt "
+                "every token sees every other", [
+                    counting(scores=lambda c, L: L * (L + 1) / 2 * c.num_attention_heads * c.head_dim,
+                             mix=lambda c, L: L * (L + 1) / 2 * c.num_attention_heads * c.head_dim),
+                    counting(scores=0.5, mix=0.5)]),
+        Mistake("width instead of heads", "the query and output projections are counted as D by D: they have H * d "
+                "numbers "
+                "on one side, which need not be D", counting(width=lambda config: config.hidden_size)),
+        Mistake("one token", "the matrices of the layers are counted for one token: all L go through them",
+                counting(tokens=1)),
     ],
 )  # fmt: skip
 
@@ -256,6 +277,9 @@ BYTES = Task(
                 reading(size=lambda bits, cache_bits: 2)),
         Mistake("cache squared", "the cache is counted with length * length: one new token meets `length` old ones",
                 reading(per=lambda rows, length: rows * length * length)),
+        Mistake("bytes made whole", "`//` cuts off: 4 bits are half a byte", [
+            reading(lambda p, bits, rows, cache_bits: p * (bits // 8)),
+            reading(lambda p, bits, rows, cache_bits: p * (bits // 8), size=lambda bits, cache_bits: cache_bits // 8)]),
     ],
 )  # fmt: skip
 
@@ -341,7 +365,9 @@ ROOF = Task(
                 roof(lambda a, b: b, name=lambda a, b: "memory")),
         Mistake("arithmetic only", "the bound and its name are always those of arithmetic",
                 roof(lambda a, b: a, name=lambda a, b: "compute")),
-        Mistake("rows forgotten", "one token for each step is counted: each row gets one", roof(rows=False)),
+        Mistake("rows forgotten", "one token for each step is counted, or FLOPs and bytes are multiplied by the "
+                "rows: each "
+                "row gets a token, and both counts are for the whole batch already", roof(rows=False)),
         Mistake("names swapped", 'the number is right, and what limits it is not: "memory" means that reading takes '
                 "longer", roof(name=swapped_name)),
         Mistake("the faster one decides", "the smaller time is taken, and named", roof(min, name=swapped_name)),
@@ -351,6 +377,24 @@ ROOF = Task(
                 seconds_given),
         Mistake("FLOPs instead of tokens a second", "the result is in FLOPs a second, the height of the roof: how many "
                 "does one step take, and how many tokens does it write?", flops_given),
+        Mistake("seconds instead of tokens a second", "the result is the time for one token; asked for are tokens a "
+                "second", lambda rows, *rest: (
+                    1 / tokens_per_second(rows, *rest)[0], tokens_per_second(rows, *rest)[1])),
+        Mistake("compute and bandwidth swapped", "FLOPs are divided by the bandwidth and bytes by the FLOPs a second",
+                lambda rows, flops, read, compute, bandwidth: tokens_per_second(rows, flops, read, bandwidth, compute)),
+        Mistake("counts compared", "the number is right; the name comes from comparing FLOPs with bytes: compare the "
+                "times "
+                "that they take", lambda rows, flops, read, *rest: (
+                    tokens_per_second(rows, flops, read, *rest)[0], "memory" if read > flops else "compute")),
+        Mistake("another name", 'the number is right; the name of the limit is one of two words, "memory" and '
+                '"compute"', [
+            roof(name=lambda a, b, words=words: words[0] if a > b else words[1])
+            for words in (("compute", "bandwidth"), ("Compute", "Memory"), ("flops", "memory"), ("FLOPs", "bytes"))]),
+        Mistake("cut off to a whole number", "the tokens a second are made a whole number",
+                [lambda *given, whole=whole: (whole(tokens_per_second(*given)[0]), tokens_per_second(*given)[1])
+                 for whole in (int, round, lambda rate: rate // 1)]),
+        Mistake("order of the results", "the name comes first: first the number, then the name",
+                lambda *given: tokens_per_second(*given)[::-1]),
     ],
 )  # fmt: skip
 
@@ -482,6 +526,12 @@ STOPWATCH = Task(
                 functools.partial(measure, average=lambda seconds: seconds[len(seconds) // 2])),
         Mistake("every time", "all times are returned: asked for is one number",
                 functools.partial(measure, average=list)),
+        Mistake("a round too few", "one round too few counts: the call that is not counted comes on top of `rounds`",
+                lambda work, make_input, wait, clock, rounds: measure(work, make_input, wait, clock, rounds - 1)),
+        Mistake("a round too few", "one round too few counts: the call that is not counted comes on top of `rounds`",
+                functools.partial(measure, faults=("first",), average=lambda seconds: statistics.median(seconds[1:]))),
+        Mistake("a round too many", "one round too many counts", lambda work, make_input, wait, clock, rounds: measure(
+            work, make_input, wait, clock, rounds + 1)),
     ],
 )  # fmt: skip
 
@@ -516,6 +566,27 @@ def shifted_range(weight):
 def unguarded(weight):
     scale = weight.float().abs().amax(1) / 127
     return (weight.float() / scale[:, None]).round().nan_to_num(7).to(torch.int8), scale
+
+
+def signs_lost(weight):
+    """The largest number instead of the largest size, cast as it is."""
+    scale = weight.float().amax(1) / 127
+    return (weight.float() / scale.clamp(min=1e-30)[:, None]).round().to(torch.int8), scale
+
+
+def scale_in_weights_dtype(weight):
+    return quantize_rows(weight)[0], quantize_rows(weight)[1].to(weight.dtype)
+
+
+def largest_given(weight):
+    return quantize_rows(weight)[0], weight.float().abs().amax(1)
+
+
+def twice_the_range(weight):
+    """The largest size becomes 255, cast without a clamp."""
+    scale = weight.float().abs().amax(1) / 255
+    whole = (weight.float() / scale.clamp(min=1e-30)[:, None]).round().to(torch.int64)
+    return ((whole + 128) % 256 - 128).to(torch.int8), scale
 
 
 def ones_for_zeros(weight):
@@ -573,6 +644,34 @@ def show_rows(thing):
         print(f"  row {name:15}: scale {scale[row]:.5f}, error {error[row]:.1%}, never above {most:.2f} of a step")
 
 
+class NanMadeWhole(TorchDispatchMode):
+    """Watches for a NaN that is cast to whole numbers: what comes of it differs from machine to machine."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        for x in arguments if function.overloadpacket.__name__ in ("_to_copy", "copy_") else ():
+            if isinstance(x, torch.Tensor) and x.is_floating_point() and not result.is_floating_point():
+                self.seen = self.seen or bool(x.isnan().any())
+        return result
+
+
+def rows_of_zeros(thing) -> Finding | None:
+    """0 / 0 is NaN; cast to int8 it happens to be 0 on many machines. And the scale is 0, not nearly."""
+    with NanMadeWhole() as watching, torch.no_grad():
+        result = thing(torch.tensor([[0.0, 0.0, 0.0], [0.5, -1.0, 0.25]]))
+    if watching.seen:
+        seen = "in a row of zeros a NaN is cast to int8, and what comes of that is left to the machine"
+        return Finding("row of zeros", seen, "0 is divided by 0: guard the division")
+    if float(result[1][0]) != 0:
+        means = "its scale is to be 0: guard the division, and not the scale itself"
+        return Finding("row of zeros", f"a row of zeros has the scale {float(result[1][0]):.3g}", means)
+    return None
+
+
 def lossy(case, got, want):
     """Is each weight off by at most half a step?"""
     whole, scale = got if isinstance(got, tuple | list) and len(got) == 2 else (None, None)
@@ -604,6 +703,7 @@ ROWS = Task(
     see='chapter 16, "8 bits"; the hints of this task',
     reward=show_rows,
     symptoms=[lossy],
+    extra=[rows_of_zeros],
     mistakes=[
         Mistake("max without abs", "your scale comes from the largest number and not from the largest size: in a row "
                 "whose largest weight is below zero, numbers are cut off",
@@ -639,6 +739,8 @@ ROWS = Task(
         Mistake("half of the range", "the largest size becomes 255 or 127.5: that is the width of the whole range, "
                 "both "
                 "signs", quantizing(most=255)),
+        Mistake("half of the range", "the largest size becomes 255, which int8 cannot hold: it ends at 127",
+                twice_the_range),
         Mistake("half of the range", "the largest size becomes 127.5: 127 is the largest number of int8",
                 quantizing(most=127.5)),
         Mistake("half of the range", "the largest size becomes 63 or 64: int8 goes to 127", quantizing(most=63)),
@@ -662,6 +764,24 @@ ROWS = Task(
                 lambda weight: (quantize_rows(weight)[0], quantize_rows(weight)[1][:, None])),
         Mistake("order of the results", "first the numbers, then the scale",
                 lambda weight: quantize_rows(weight)[::-1]),
+        Mistake("max without abs", "your scale comes from the largest number and not from the largest size, and what "
+                "does "
+                "not fit into 8 bits has come out at the other end", signs_lost),
+        Mistake("scale in half precision", "the scale has the dtype of the weight: it is to be float32",
+                [scale_in_weights_dtype, in_weights_dtype]),
+        Mistake("largest instead of the scale", "your scale is the largest size: it is to be that by 127, so that "
+                "numbers "
+                "times scale is the weight", largest_given),
+        Mistake("range not symmetric", "your numbers are moved by 127, or begin at 0: a number and a scale are not "
+                "enough to "
+                "come back", [quantizing(to_whole=lambda x: (x.round() + 127).clamp(0, 127)),
+                              quantizing(to_whole=lambda x: x.round() + 127)]),
+        Mistake("not int8", "the numbers are whole, and wider than int8: then less is saved",
+                [lambda weight, dtype=dtype: (quantize_rows(weight)[0].to(dtype), quantize_rows(weight)[1])
+                 for dtype in (torch.int16, torch.int32, torch.int64)]),
+        Mistake("row of zeros", "a row of zeros is to have the scale 0: guard the division, and not the scale itself",
+                [quantizing(lambda w, low=low: w.abs().amax(1, keepdim=True).clamp(min=low))
+                 for low in (1e-2, 1e-3, 127e-4)]),
     ],
 )  # fmt: skip
 
@@ -713,6 +833,30 @@ class WrongAxis(EightBit):
         return F.linear(x.float(), self.numbers * self.scale, self.bias).to(x.dtype)
 
 
+class OneScale(EightBit):
+    """One scale for all rows."""
+
+    def finish(self, y, x):
+        y = y * self.scale.mean()
+        return (y if self.bias is None else y + self.bias.float()).to(x.dtype)
+
+
+class TwoAxes(EightBit):
+    def forward(self, x):
+        return self.finish(torch.einsum("nk,rk->nr", x.float(), self.numbers.float()), x)
+
+
+class BiasAlways(EightBit):
+    def finish(self, y, x):
+        return (y * self.scale + self.bias).to(x.dtype)
+
+
+class BiasLast(EightBit):
+    def finish(self, y, x):
+        y = (y * self.scale).to(x.dtype)
+        return y if self.bias is None else y + self.bias
+
+
 class InputRounded(EightBit):
     def forward(self, x):
         return super().finish(x.to(torch.int8).float() @ self.numbers.float().T, x)
@@ -757,12 +901,20 @@ def keeps_eight_bits(kind):
         seen = f"the layer keeps a {str(wide[0].dtype).removeprefix('torch.')} tensor of {list(wide[0].shape)}"
         means = "the weight is to be kept in 8 bits and made wide only while it is used: that is what saves the memory"
         return Finding("wide copy kept", seen, means)
+    means = "a plain attribute is left behind when the module is saved or moved to another device: register_buffer"
     if not any(buffer.dtype == torch.int8 for buffer in layer.buffers()):
-        return Finding(
-            "not registered",
-            "no buffer of the layer is int8",
-            "a plain attribute is left behind when the module is saved or moved to another device: register_buffer",
-        )
+        return Finding("not registered", "no buffer of the layer is int8", means)
+    names = ", ".join(name for name, parameter in layer.named_parameters() if parameter.requires_grad)
+    if names:
+        text = "an optimizer would change it: what is only kept is a buffer (register_buffer)"
+        return Finding("a parameter", f"the layer has a parameter ({names})", text)
+    bias = numbers(2, 40)
+    layer = kind(whole, scale, bias)
+    saved = list(layer.state_dict().values())
+    for what, tensor in (("numbers", whole), ("scale", scale), ("bias", bias)):
+        if not any(kept.shape == tensor.shape and torch.equal(kept.to(tensor.dtype), tensor) for kept in saved):
+            text = means if what not in dict(layer.named_buffers()) else "a buffer with persistent=False is not saved"
+            return Finding("not saved", f"the {what} are not in the layer's state_dict", text)
     return None
 
 
@@ -816,6 +968,12 @@ LAYER = Task(
                 Untransposed),
         Mistake("int8 times float", "torch multiplies no int8 matrix with a float one: make the numbers wide first",
                 IntTimesFloat),
+        Mistake("one scale for all rows", "all outputs are multiplied by one and the same number: each row has its own",
+                OneScale),
+        Mistake("two axes only", "x may have any number of axes in front of the last: [..., K]", TwoAxes),
+        Mistake("bias always wanted", "without a bias your layer ends in an error: it may be None", BiasAlways),
+        Mistake("not cast back", "the float32 bias is added after the cast, and makes the result float32 again",
+                BiasLast),
     ],
 )  # fmt: skip
 
@@ -857,6 +1015,7 @@ def show_points(answer):
 
 ROOFLINE = matching_task(
     "16.7",
+    parts="points",
     truth=WORK,
     confusions={
         frozenset(

@@ -100,6 +100,8 @@ def check(task_id: str, solution, hidden: bool = False) -> None:
         raise (NotStarted if finding.name == "not started" else CheckFailed)(task, finding)
     if not hidden:
         say(f"{task.id} · {task.title}: passed ({task.points} point{'s' if task.points > 1 else ''})")
+        if trial.note:
+            say(trial.note)
         if task.reward is not None:
             show_reward(task, solution)
         if task.prediction is not None:
@@ -148,6 +150,7 @@ class Trial:
     outcomes: list[Outcome] = field(default_factory=list)
     changed: Case | None = None  # the first whose input the solution has written into
     last: Last | None = None
+    note: str = ""  # what a solution that passes is told all the same
 
     def first_finding(self) -> Finding | None:
         """One question after the other, until one finds something."""
@@ -157,6 +160,7 @@ class Trial:
             self.gives_the_right_results,
             self.leaves_its_inputs,
             self.repeats_itself,
+            self.is_the_same_in_training,
             self.keeps_the_other_rules,
             self.lets_gradients_through,
         )
@@ -253,6 +257,21 @@ class Trial:
         """The same input once more, with other random numbers."""
         return difference(attempt_theirs(self.task, self.solution, case, seed=1), got, 1e-6, case) is None
 
+    def is_the_same_in_training(self) -> Finding | None:
+        """A module in training mode gives what it gives otherwise: none of the package's drops anything out."""
+        if not a_module_is_asked_for(self.task):
+            return None
+        case = self.cases[0]
+        got = attempt_theirs(self.task, self.solution, case, training=True)
+        if got.error is None and difference(got, self.wanted[0], case.tolerance or self.task.tolerance, case) is None:
+            return None
+        return Finding(
+            "other in training",
+            f"right after `.eval()`; in training mode, as every module is made, the same input ({describe(case)}) "
+            f"gives {describe_error(got.error) if got.error is not None else 'something else'}",
+            "what differs between the two: a dropout that the task does not ask for, or a test of self.training?",
+        )
+
     def keeps_the_other_rules(self) -> Finding | None:
         for rule in self.task.extra:
             try:
@@ -273,7 +292,9 @@ class Trial:
     def lets_gradients_through(self) -> Finding | None:
         for case in self.cases if self.task.gradients else ():
             finding = compare_gradients(self.task, self.solution, case)
-            if finding is not None:
+            if finding is not None and finding.name == OVERWRITTEN:
+                self.note = "(training would stop here: an in-place operation overwrites numbers that gradients need)"
+            elif finding is not None:
                 return finding
         return None
 
@@ -361,22 +382,24 @@ def is_ours(value) -> bool:
     return str(getattr(value, "__module__", "")).split(".")[0] == "paligemma"
 
 
-def attempt(task: Task, solution, case: Case, inputs=None, seed: int = 0) -> Outcome:
+def attempt(task: Task, solution, case: Case, inputs=None, seed: int = 0, training: bool = False) -> Outcome:
     """Run a solution, a reference or an imitation on one input, without gradients."""
     inputs = copy(case.inputs) if inputs is None else inputs
     try:
         with torch.no_grad():
             torch.manual_seed(seed)
             function, _ = bind(task, solution, case)
+            if training:
+                function.train()
             return Outcome(result=function(*inputs))
     except BaseException as error:  # whatever it is: a learner's `exit()` must not end the notebook's check
         return Outcome(error=error)
 
 
-def attempt_theirs(task: Task, solution, case: Case, inputs=None, seed: int = 0) -> Outcome:
+def attempt_theirs(task: Task, solution, case: Case, inputs=None, seed: int = 0, training: bool = False) -> Outcome:
     """The learner's: what it does to torch and the rest is undone afterwards."""
     with undisturbed():
-        return attempt(task, solution, case, inputs, seed)
+        return attempt(task, solution, case, inputs, seed, training)
 
 
 def known(task: Task, solution, seeds, index: int, case: Case) -> Outcome:
@@ -390,6 +413,10 @@ def known(task: Task, solution, seeds, index: int, case: Case) -> Outcome:
     return task.cache[key]
 
 
+def a_module_is_asked_for(task: Task) -> bool:
+    return task.use is None and inspect.isclass(task.reference) and issubclass(task.reference, nn.Module)
+
+
 class Misfit(Exception):
     """A module of the learner's that does not take the reference's weights."""
 
@@ -400,7 +427,7 @@ def bind(task: Task, solution, case: Case) -> tuple[Callable, dict[str, torch.Te
         return (lambda *inputs: task.use(solution, *inputs)), {}
     if not callable(task.reference):  # a value is its own result
         return (lambda *inputs: solution), {}
-    if not (inspect.isclass(task.reference) and issubclass(task.reference, nn.Module)):
+    if not a_module_is_asked_for(task):
         return solution, {}
     named = inspect.signature(task.reference).bind(*case.init).arguments
     module = swap_module.construct(solution, named)
@@ -461,6 +488,9 @@ def input_changed(case: Case) -> Finding:
 # --- gradients -----------------------------------------------------------------------------------------------
 
 
+OVERWRITTEN = "overwritten"  # a solution that is right, and writes into tensors of its own: no reason to refuse it
+
+
 def compare_gradients(task: Task, solution, case: Case) -> Finding | None:
     """The gradient of a fixed mix of the results, for the inputs and for a module's parameters."""
     mine, theirs = gradients(task, solution, case, guard=undisturbed), gradients(task, task.reference, case)
@@ -468,6 +498,8 @@ def compare_gradients(task: Task, solution, case: Case) -> Finding | None:
         return None
     if mine is None or isinstance(mine, BaseException):
         if isinstance(mine, BaseException):
+            if "modified by an inplace operation" in text_of(mine):
+                return Finding(OVERWRITTEN, text_of(mine), "")
             finding = explain_error(mine)
             seen = (
                 f"without gradients it works; with inputs that require gradients ({describe(case)}): {finding.observed}"
@@ -570,7 +602,7 @@ def explain_error(error: BaseException) -> Finding:
     if isinstance(error, Misfit):
         return Finding(
             "weights do not fit",
-            text_of(error),
+            first_lines(text_of(error)),
             "the parameters must have the names and shapes of the package's, or trained weights have nowhere to go",
         )
     if isinstance(error, Found):
@@ -579,7 +611,7 @@ def explain_error(error: BaseException) -> Finding:
     where = learner_line(error)
     if isinstance(error, SystemExit):
         return Finding("raised", f"your code calls exit(){where}", "it would end the notebook: return a result instead")
-    if "ellipsis" in text.lower():
+    if re.search(r"'ellipsis'|(not|got|type) ellipsis|ellipsis object", text, re.IGNORECASE):
         return Finding("not started", f"{where}\n{text}", "a line still has `...` in it: put your code there")
     means = ""
     for pattern, meaning in ERRORS:
@@ -589,6 +621,13 @@ def explain_error(error: BaseException) -> Finding:
     return Finding("raised", f"your code raised an error{where}\n{text}", means)
 
 
+def first_lines(text: str, count: int = 4) -> str:
+    """A long list cut off: a whole model under other names would fill pages."""
+    lines = text.split("\n")
+    more = f"... and {len(lines) - count} more like these"
+    return "\n".join(lines if len(lines) <= count + 1 else [*lines[:count], more])
+
+
 ERRORS = (
     (r"cannot assign .* before Module.__init__", "super().__init__() must come first in __init__"),
     (r"cannot be converted to type .* without overflow",
@@ -596,8 +635,10 @@ ERRORS = (
     (r"view size is not compatible", "after a transpose the numbers no longer lie in order: reshape copies them"),
     (r"mat1 and mat2 shapes|size mismatch|expected size for first two dimensions|must match the size",
      "two shapes do not fit each other: print both just before this line"),
-    (r"leaf Variable that requires grad|modified by an inplace operation",
+    (r"leaf Variable that requires grad",
      "an in-place operation (+=, *=, a method ending in _) changes an input"),
+    (r"modified by an inplace operation",
+     "an in-place operation (+=, *=, a method ending in _) overwrites numbers that the gradient still needs"),
     (r"missing \d+ required positional|takes \d+ positional|unexpected keyword",
      "the signature is not the one that the task gives"),
     (r"unsupported operand .*'tuple'|'tuple' and|can only concatenate tuple|must be Tensor, not .*(tuple|max)",

@@ -14,7 +14,8 @@ def compare(got, want, tolerance: float, case: Case, path: str) -> Finding | Non
     """The first difference, or None. Wrong forms (types, lengths, shapes) come before wrong values."""
     label = f"`{path}` " if path else ""
     if got is None and want is not None:
-        return Finding("no return", f"{label}the result is None", "the `return` is missing, or returns nothing")
+        means = "" if path else "the `return` is missing, or returns nothing"
+        return Finding("no return", f"{label}the result is None", means)
     if got is Ellipsis:
         return Finding("not started", "the result is `...`", "put your code in place of the dots")
     if isinstance(want, dict):
@@ -174,6 +175,11 @@ def side_by_side(got, want) -> str:
     return "\n" + "\n".join(f"  {line}" for line in [head, *(f"{a}    {b}" for a, b in zip(*rows, strict=True))])
 
 
+def and_more(seen: str, text: str) -> str:
+    """One sentence more about what was seen: on a line of its own when a table stands before it."""
+    return f"{seen}\n{text}" if "\n" in seen else f"{seen}; {text}"
+
+
 def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None) -> Finding:
     """Numbers of the right shape that are wrong: what relates them to the right ones?
 
@@ -192,7 +198,7 @@ def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None
             f"your numbers are the expected ones, rounded to {rounded}: something on the way is computed in "
             f"{rounded}, or is cast to it too early",
         )
-    if not got.any():
+    if not got.any() and got.numel() > 1:  # one number may be zero by accident
         return Finding("all zeros", seen, "your result is zero everywhere: is what you compute put into the result?")
     gap, size = (got - want).abs(), float(want.abs().max())
     far = float(gap.max()) > max(0.02 * size, 20 * tolerance)  # much more than rounding
@@ -202,14 +208,14 @@ def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None
         if abs(ratio - 1) > 2e-2 and ratio != 0 and equal(got, ratio * want):
             return Finding(
                 "constant factor",
-                f"{seen}; every number is {ratio:.4g} times the expected one{guess(ratio, case.sizes)}",
+                and_more(seen, f"every number is {ratio:.4g} times the expected one{guess(ratio, case.sizes)}"),
                 "a factor is forgotten, doubled or turned upside down" if ratio > 0 else "a sign is turned round",
             )
         shift = float((got - want).median())
         if equal(got, want + shift) and abs(shift) > 20 * tolerance:
             return Finding(
                 "constant difference",
-                f"{seen}; every number is {shift:+.4g} away from the expected one",
+                and_more(seen, f"every number is {shift:+.4g} away from the expected one"),
                 "something is added that should not be, or left out",
             )
     if far and got.ndim >= 2 and equal(got.transpose(-1, -2), want):
@@ -218,12 +224,14 @@ def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None
         return other_places(got, want, seen, equal)
     if same is not None and same.ndim >= 2 and len(same) > 1 and same[0].all() and not same[1:].flatten(1).all(1).any():
         batch = case.sizes.get("B") == len(same)
+        others = "row 1 is not" if len(same) == 2 else f"none of the other {len(same) - 1} is"
         return Finding(
             "row 0 only",
-            f"{seen}; row 0 is right, {'the other' if len(same) == 2 else f'none of the other {len(same) - 1}'} is not"
-            if len(same) > 2
-            else f"{seen}; row 0 is right, row 1 is not",
-            "right for a batch of one: something is read from row 0 only" if batch else "",
+            and_more(seen, f"row 0 is right, {others}"),
+            "what sets row 0 apart? Either something is read from row 0 only, or the other rows hold what your code "
+            "does not allow for"
+            if batch
+            else "",
         )
     return Finding("values", seen, "")
 
@@ -249,17 +257,17 @@ def other_places(got, want, seen: str, equal) -> Finding:
             where = (
                 "each row holds the right numbers in reverse" if axis == got.ndim - 1 else f"axis {axis} is reversed"
             )
-            return Finding("reversed", f"{seen}; {where}", "")
+            return Finding("reversed", and_more(seen, where), "")
     if got.ndim > 1 and equal(got.sort(-1).values, want.sort(-1).values):
         return Finding(
             "right numbers in other places",
-            f"{seen}; each row holds the right numbers, at other places of the row",
-            "what moves numbers along the last axis: a sort that is not undone or undone the wrong way (gather reads "
-            "at an index, scatter writes to it), a roll, an index",
+            and_more(seen, "each row holds the right numbers, at other places of the row"),
+            "what puts the numbers of a row in this order: parts that are joined or counted in another order, a roll, "
+            "an index, a sort that is not undone (gather reads at an index, scatter writes to it)?",
         )
     return Finding(
         "right numbers in other places",
-        f"{seen}; the numbers are the right ones, at other places",
+        and_more(seen, "the numbers are the right ones, at other places"),
         "axes may be merged or split in another order: `view` and `reshape` never move numbers, a transpose does",
     )
 
@@ -282,8 +290,9 @@ def explain_shape(got, want, case: Case, label: str = "") -> Finding:
         return Finding("shape", seen, "an axis of length 1 is missing, too much or elsewhere (keepdim, unsqueeze)")
     if sorted(got.shape) == sorted(want.shape):
         moved = [axis for axis, (a, b) in enumerate(zip(got.shape, want.shape)) if a != b]
-        means = f"the axes are right and in another order (places {', '.join(map(str, moved))}): are two of them "
-        return Finding("axes in another order", seen, means + "swapped, query and key for instance, or a transpose?")
+        means = f"the sizes are right and in another order (places {', '.join(map(str, moved))}): a transpose too few "
+        means += "or too many, two axes exchanged (query and key, for instance), or a size that is fixed in the code?"
+        return Finding("axes in another order", seen, means)
     longer = explain_length(got, want, seen)
     if longer:
         return longer

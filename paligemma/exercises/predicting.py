@@ -17,21 +17,33 @@ from .undisturbed import say
 def predict(task_id: str, guess=...) -> None:
     """Keep what you expect for the question of a task: a number, one of the words it names, or a dict of these.
 
+    The question is printed, with the dots and with a guess.
     Raises ValueError for a task that asks for no prediction, and for a guess that is no answer to its question.
     """
     task = find_task(task_id)
     if task.prediction is None:
         those = [other.id for other in tasks_of(task.id[:2]) if other.prediction is not None]
         raise ValueError(f"task {task.id} asks for no prediction; those that do: {', '.join(those) or 'none here'}")
-    if guess is ... or (isinstance(guess, dict) and ... in guess.values()):
-        say(f"{task.id}: no prediction yet. Put yours in place of the dots: it costs nothing to be wrong.")
+    say(wrapped(f"{task.id}: {task.prediction.question}"))
+    if guess is ... or (isinstance(guess, dict) and any(value is ... for value in guess.values())):
+        answer = form(task.prediction.tempting, task.prediction.options)
+        say(wrapped(f"no prediction yet; put yours in place of the dots ({answer}): it costs nothing to be wrong"))
         return
     guess = understood(task.prediction, guess)
     if load().get(task.id, {}).get("passed"):
         say(f"{task.id} is passed already, so this prediction is not kept; `reset({task.id!r})` begins it afresh.")
         return
     note({"task": task.id, "predicted": guess})
-    say(f"{task.id}: you predict {spoken(guess)}. The check below shows it beside the truth.")
+    say(f"you predict {spoken(guess)}; the check below shows it beside the truth")
+
+
+def form(wanted, options) -> str:
+    """What an answer looks like, in words: "a number", "one of 'tokens', 'examples'"."""
+    if isinstance(wanted, dict) and not options:
+        return "a number for each"
+    if isinstance(wanted, dict):
+        return "; ".join(f"{key}: {form(value, options)}" for key, value in wanted.items())
+    return f"one of {', '.join(map(repr, options))}" if isinstance(wanted, str) else "a number"
 
 
 def understood(prediction: Prediction, guess):

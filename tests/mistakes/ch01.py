@@ -201,7 +201,7 @@ wrong("01.4", "reshaped instead of transposed")(
 )
 
 
-@wrong("01.4", "raised")
+@wrong("01.4", "not converted")
 def _(images, size):
     out = []
     for image in images:  # a grey picture has no third axis

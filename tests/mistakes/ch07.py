@@ -530,10 +530,10 @@ def _(d, back, base):
 
 
 wrong("07.5", "turned the other way")(lambda d, back, base: hands(d, -back, base, size=200.0))
-wrong("07.5", "elsewhere")(lambda d, back, base: hands(d, 8, base, size=200.0))
+wrong("07.5", "back not used")(lambda d, back, base: hands(d, 8, base, size=200.0))
 wrong("07.5", "elsewhere")(lambda d, back, base: hands(d, back + 1, base, size=200.0))
 wrong("07.5", "at itself")(lambda d, back, base: (100 * torch.ones(d), torch.ones(d)))
-wrong("07.5", "elsewhere")(
+wrong("07.5", "interleaved")(
     lambda d, back, base: hands(d, back, base, size=200.0, layout=lambda parts: torch.stack(parts, -1).flatten())
 )
 wrong("07.5", "too soft")(lambda d, back, base: hands(d, back, base, size=20.0))

@@ -364,7 +364,7 @@ class _(Model):
         return x / x.shape[-1] ** 0.5
 
 
-@wrong("10.5", "raised")
+@wrong("10.5", "looked up outside the table")
 class _(Model):
     """The id of <image> is looked up, and lies outside of the table."""
 

@@ -76,7 +76,7 @@ def _(weights, position, grid):
     return (row / row.max(-1, keepdim=True).values).unflatten(-1, (grid, grid))
 
 
-@wrong("14.1", "shape")
+@wrong("14.1", "heads averaged")
 def _(weights, position, grid):
     return weights.mean(dim=1)[:, position - 1, : grid * grid].unflatten(-1, (grid, grid))
 

@@ -199,7 +199,9 @@ wrong("15.3", "mask forgotten")(attention(lambda s, scale, cap, ok: softcap(s * 
 wrong("15.3", "hidden scores set to zero")(attention(lambda s, scale, cap, ok: softcap(s * scale, cap) * ok))
 wrong("15.3", "softmax over the wrong axis")(attention(
     lambda s, scale, cap, ok: hide(softcap(s * scale, cap), ok), lambda s: s.float().softmax(dim=2)))  # fmt: skip
-wrong("15.3", "raised")(attention(lambda s, scale, cap, ok: hide(cap * torch.tanh(s * scale / cap), ok)))
+wrong("15.3", "no cap not allowed for")(
+    attention(lambda s, scale, cap, ok: hide(cap * torch.tanh(s * scale / cap), ok))
+)
 wrong("15.3", "dtype")(lambda query, key, value, ok, scale, cap=None: (
     hide(softcap(query @ key.mT * scale, cap).float(), ok).softmax(-1) @ value.float()))  # fmt: skip
 

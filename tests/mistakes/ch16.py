@@ -555,7 +555,7 @@ class _(nn.Module):
         return (y if self.bias is None else y + self.bias).to(x.dtype)
 
 
-@wrong("16.6", "raised")
+@wrong("16.6", "bias always wanted")
 class _(Mine):
     def forward(self, x):
         y = F.linear(x.float(), self.numbers.float()) * self.scale + self.bias
