@@ -417,11 +417,11 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     start = torch.load(encoder / "state.pt", weights_only=True)["model"]
     assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in start.items() if "vision" in name)
     assert not torch.equal(frozen["model.multi_modal_projector.linear.weight"], torch.zeros(()))
-    kept = ["--masks", masks_folder, "--encoder-runs", encoder]
-    assert run("export", tmp_path / "parts", "--out", tmp_path / "export", *kept) == 0
-    for name in ("training.jsonl", "encoder-training.jsonl"):
+    kept = ["--masks", masks_folder, "--encoder-runs", encoder, "--earlier-runs", tmp_path / "parts"]
+    assert run("export", tmp_path / "more", "--out", tmp_path / "export", *kept) == 0
+    for name, steps in (("training.jsonl", [2, 1]), ("encoder-training.jsonl", [2])):
         short = (tmp_path / "export" / name).read_text(encoding="utf-8").splitlines()
-        assert [json.loads(line)["step"] for line in short] == [2]
+        assert [json.loads(line)["step"] for line in short] == steps
 
     mine, my_processor = load_pretrained(tmp_path / "export")
     assert mine.dtype == torch.bfloat16

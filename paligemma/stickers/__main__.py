@@ -58,9 +58,8 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     sub = command("export", "write what a run of `model` has come to as a folder in bfloat16", seeded=False)
     sub.add_argument("run", type=Path, nargs="?", default=RUNS / "model", help="folder of the run")
     sub.add_argument("--out", type=Path, default=RUNS / "export", help="folder to write (default %(default)s)")
-    sub.add_argument(
-        "--encoder-runs", type=Path, nargs="*", default=[], help="folders of the encoder's runs, to keep their logs"
-    )
+    for option, what in (("--earlier-runs", "the model's runs before this one"), ("--encoder-runs", "the encoder's")):
+        sub.add_argument(option, type=Path, nargs="*", default=[], help=f"folders of {what}, to keep their logs")
     for needing in (stages[1], sub):
         needing.add_argument("--masks", type=Path, default=RUNS / "masks", help="folder of the mask tokenizer")
     sub = command("evaluate", "measure a model on held-out scenes", seeded=False)
@@ -92,7 +91,7 @@ def main(arguments=None) -> int:
             masks = args.masks or Path(args.model) / "mask-tokenizer"
             evaluation.run(args.model, masks, args.splits.split(","), args.scenes, args.json)
         elif args.command == "export":
-            steps = export(args.run, args.masks, args.out, tuple(args.encoder_runs))
+            steps = export(args.run, args.masks, args.out, tuple(args.earlier_runs), tuple(args.encoder_runs))
             print(f"{args.out}: the model after {steps} steps")
         elif args.command == "card":
             print(f"{draw_curves(Path(args.model))} and {draw_confusions(Path(args.model))}")

@@ -368,23 +368,27 @@ def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path)
     save_pretrained(copy.deepcopy(model).to(torch.bfloat16), processor, folder)
 
 
-def export(run: Path, masks: Path, folder: Path, encoder_runs: tuple[Path, ...] = ()) -> int:
-    """Write the model of a run's state.pt, finished or not, in bfloat16; returns the steps it has had.
+def export(
+    run: Path, masks: Path, folder: Path, earlier_runs: tuple[Path, ...] = (), encoder_runs: tuple[Path, ...] = ()
+) -> int:
+    """Write the model of a run's state.pt, finished or not, in bfloat16; returns the steps that it has had, those of
+    `earlier_runs` included.
 
-    With it go the mask tokenizer, as `mask-tokenizer/`, and in short the run's log, `training.jsonl`, and those of the
-    encoder's runs one after another, `encoder-training.jsonl`. Raises FileNotFoundError when a run has no state or log
-    yet or `masks` holds no mask tokenizer.
+    With it go the mask tokenizer, as `mask-tokenizer/`, and in short the logs of the runs that led to it:
+    `training.jsonl` from the model's `earlier_runs` and this one, `encoder-training.jsonl` from the encoder's. Raises
+    FileNotFoundError when a run has no state or log yet or `masks` holds no mask tokenizer.
     """
     mask_tokenizer = load_mask_tokenizer(masks)
-    *logs, log = (read_run(each) for each in (*encoder_runs, run))
+    logs = [read_run(each) for each in (*earlier_runs, run)]
+    encoder_logs = [read_run(each) for each in encoder_runs]
     stage, processor = new_stage()
     stage.load_state_dict(read_weights(run / "state.pt"))
     save_half(stage.model, processor, folder)
     save_mask_tokenizer(mask_tokenizer, folder / "mask-tokenizer")
-    if logs:
-        write_log(folder / "encoder-training.jsonl", [line for earlier in logs for line in shorten(earlier)])
-    write_log(folder / "training.jsonl", shorten(log))
-    return log[-1]["step"]
+    if encoder_logs:
+        write_log(folder / "encoder-training.jsonl", [line for log in encoder_logs for line in shorten(log)])
+    write_log(folder / "training.jsonl", [line for log in logs for line in shorten(log)])
+    return sum(log[-1]["step"] for log in logs)
 
 
 def read_run(run: Path) -> list[dict]:
