@@ -96,7 +96,8 @@ def ask_parser() -> Parser:
     parser.add_argument(
         "--masks",
         metavar="FILE",
-        help="what turns <seg> tokens into masks: a folder, or Google's vae-oid.npz\n(default: the model's own, if its folder has one)",
+        help="what turns <seg> tokens into masks: a folder, or Google's vae-oid.npz\n"
+        "(default: the one in the model's folder)",
     )
     writing = parser.add_argument_group("how the answer is written")
     writing.add_argument(
