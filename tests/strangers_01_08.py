@@ -773,7 +773,7 @@ def read_rows():
         "E": "no positions",
     }
 """)
-wrong("02.6", "small letters", "the panels are ['a', 'b', 'c', 'd', 'e'], expected", """
+wrong("02.6", "small letters", "the rows are ['a', 'b', 'c', 'd', 'e'], expected", """
 def read_rows():
     return {
         "a": "the picture mirrored",
@@ -1625,7 +1625,7 @@ def read_rows():
         "E": "loss on the prompt",
     }
 """)
-wrong("05.1", "D left out", "the panels are ['A', 'B', 'C', 'E'], expected ['A',", """
+wrong("05.1", "D left out", "the rows are ['A', 'B', 'C', 'E'], expected ['A',", """
 def read_rows():
     return {
         "A": "loss on padding",

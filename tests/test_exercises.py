@@ -739,10 +739,13 @@ def test_panels_are_matched():
     exchanged = found(A="two", B="one", C="three")
     assert exchanged.name == "taken for another" and "count them" in exchanged.explanation
     assert "1 of 3 panels are right" in exchanged.observed
-    assert found(A="one", B="one", C="three").name == "a name twice"
+    twice = found(A="one", B="one", C="three")
+    assert twice.name == "a name twice" and "'one' stands at more than one of the panels" in twice.observed
     assert found(A="two", B="three", C="one").name == "taken for another"
     assert found(A="three", B="two", C="one").name == "not matched"
     assert found(A="one", B="two", C="four").name == "unknown name"
+    empty = found()
+    assert empty.name == "structure" and "each with one name" in empty.explanation
     assert found(A="one", B="two").name == "structure"
     assert found(A="one", B="two", C=...).name == "not started"
 

@@ -48,7 +48,7 @@ BOX = Task(
     reference=patch_box,
     cases=box_cases,
     gradients=False,
-    see='chapter 02, "By hand"; the hints of this task',
+    see='chapter 02, "Cut, without a loop"; the hints of this task',
     reward=show_box,
     mistakes=[
         Mistake(
@@ -373,7 +373,7 @@ FILTERS = Task(
     use=see_through,
     gradients=False,
     tolerance=1e-4,
-    see='chapter 02, "What filters measure"; the hints of this task',
+    see='chapter 02, "By hand"; the hints of this task',
     reward=show_filtered,
     symptoms=[which_feature],
     mistakes=[
@@ -534,7 +534,7 @@ MODULE = Task(
     from_memory=True,
     title="SiglipVisionEmbeddings",
     points=4,
-    minutes=12,
+    minutes=8,
     level="medium",
     reference=SiglipVisionEmbeddings,
     cases=module_cases,
@@ -701,6 +701,7 @@ def show_changes() -> None:
 
 DAMAGE = matching_task(
     id="02.6",
+    parts="rows",
     title="what was done to the model",
     points=3,
     minutes=10,

@@ -48,6 +48,7 @@ def show_rows() -> None:
 
 ROWS = matching_task(
     id="05.1",
+    parts="rows",
     title="five rows of labels",
     points=2,
     minutes=8,

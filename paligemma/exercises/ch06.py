@@ -1,8 +1,10 @@
 """Chapter 06: RMSNorm."""
 
+import functools
+
 import torch
 
-from ..modeling_gemma import GemmaRMSNorm
+from ..modeling_gemma import GemmaModel, GemmaRMSNorm
 from .exposing import exposing_task
 from .tasks import Case, Finding, Mistake, Prediction, Task, larger, numbers
 from .watching import draw_kept, trained, words_kept
@@ -670,6 +672,18 @@ def not_for_a_norm(x, weight) -> str | None:
     return None
 
 
+def show_random(solution):
+    """What an ordinary test exposes: random numbers of ordinary size."""
+    x, weight = numbers(0, 4, 8, shift=0.5), numbers(1, 8, scale=0.5)
+    want = gemma_norm(x, weight)
+    differ = {
+        name: not torch.allclose(version(x, weight), want, 1e-3, 1e-3) for name, version in WRONG_VERSIONS.items()
+    }
+    seen, missed = ([name for name, wrong in differ.items() if wrong is kind] for kind in (True, False))
+    print(f"  A test with one random input, [4, 8] in float32, exposes {', '.join(seen)} all at once,")
+    print(f"  and does not expose {' and '.join(missed)}. Your five inputs tell all five apart.")
+
+
 EXPOSE = exposing_task(
     id="06.4",
     title="five inputs that expose",
@@ -683,7 +697,7 @@ EXPOSE = exposing_task(
     usable=not_for_a_norm,
     tolerance=1e-3,
     see='chapter 06, "Why float32" and "Where $\\epsilon$ goes"; the hints of this task',
-    reward=lambda solution: print("  one token of ordinary size, in float32, with weights of zero exposes at most one"),
+    reward=show_random,
 )
 
 # --- 06.5 --------------------------------------------------------------------------------------------------------
@@ -760,6 +774,18 @@ class CentredWithoutOne(GemmaRMSNorm):
         return (normed * self.weight.float()).type_as(x)
 
 
+class Lifted(GemmaModel):
+    """The decoder, with 1 added to every number that enters it. [B, L, D] -> [B, L, D]"""
+
+    def forward(self, inputs_embeds, *arguments, **named):
+        return super().forward(inputs_embeds + 1, *arguments, **named)
+
+
+@functools.cache
+def lifted_with_gemmas() -> dict[str, float]:
+    return words_kept(GemmaModel=Lifted)
+
+
 def centred_cases(seed):
     k = larger(seed)
     yield Case((numbers(seed, 2, 5, 7 + k, shift=0.5),), (7 + k,), {"B": 2, "N": 5, "D": 7 + k}, note="mean about 0.5")
@@ -773,15 +799,17 @@ def centred_cases(seed):
 
 
 def show_centred(kind):
-    """What the learner's norm leaves of the captions, beside a norm without the 1 in 1 + weight."""
+    """What the learner's norm leaves of the captions, and what it and Gemma's leave when 1 is added to all inputs."""
     if trained() is None:
         print("The trained model is not in assets/tiny-paligemma, so nothing can be measured.")
         return
     rows = {
-        "mean subtracted": words_kept(GemmaRMSNorm=kind),
-        "weight, not 1 + weight": words_kept(GemmaRMSNorm=WithoutOne),
+        "yours": words_kept(GemmaRMSNorm=kind),
+        "1 added, Gemma's": lifted_with_gemmas(),
+        "1 added, yours": words_kept(GemmaModel=Lifted, GemmaRMSNorm=kind),
     }
-    print("Captions of 24 that are as before, and words that are kept, with your norm and with another fault:")
+    print("Captions of 24 that are as before, and words that are kept, with your norm in all nine places, with 1 added")
+    print("to every number that enters the decoder, and with both:")
     draw_kept(rows)
 
 
@@ -797,13 +825,18 @@ CENTRED = Task(
     see='chapter 06, "Three norms on the same activations" and "Break it"; the hints of this task',
     reward=show_centred,
     prediction=Prediction(
-        "The mean subtracted in all nine norms of the trained decoder, which was trained without that: how many of 24 "
-        "captions stay as they were?",
-        truth=lambda: words_kept(GemmaRMSNorm=Centred)["captions"],
-        tempting=0,
-        why="A mean that is hardly there can be subtracted: in this model the square of a token's mean is 0.6% of its "
-        "mean square, no more than 128 random features would have (1/128 is 0.8%). That is what RMSNorm counts on when "
-        "it leaves the step out. The check tells your norm from Gemma's all the same, by its numbers.",
+        "1 is added to every number that enters the trained decoder: of 24 captions, how many stay as they were with "
+        "Gemma's norms, and how many with yours in all nine places?",
+        truth=lambda: {
+            "Gemma's norms": lifted_with_gemmas()["captions"],
+            "your norms": words_kept(GemmaModel=Lifted, GemmaRMSNorm=Centred)["captions"],
+        },
+        tempting={"Gemma's norms": 0, "your norms": 0},
+        why="Nothing in the decoder reads the residual stream but through a norm, and yours subtracts what all "
+        "features of a token have in common: the 1 is carried along and never seen. Gemma's norm lets it through. "
+        "Without the added 1 both norms give the same captions: in this model the square of a token's mean is 0.6% of "
+        "its mean square, no more than 128 random features would have (1/128 is 0.8%). That is what RMSNorm counts on "
+        "when it leaves the step out.",
     ),
     mistakes=[
         Mistake("no mean subtracted", "your norm computes what Gemma's does: no mean is subtracted", GemmaRMSNorm),

@@ -271,6 +271,7 @@ def show_damage(answer=None) -> None:
 
 MATCH = matching_task(
     "10.2",
+    parts="lines",
     truth=DAMAGE,
     confusions={
         frozenset(

@@ -1,5 +1,6 @@
 """Chapter 11: choosing tokens, the cache, and the loop that writes."""
 
+import ast
 from types import SimpleNamespace
 
 import torch
@@ -148,6 +149,22 @@ def at_least_one(values, sums, top_p):
     return drop
 
 
+def keeps_few_of_the_ties(thing) -> Finding | None:
+    """Where tokens are equally likely, any of them may be kept, and no more than are needed."""
+    p = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.125, 0.375, 0.125, 0.375]])  # sums without rounding
+    for top_p, kept in ((0.5, (2, 2)), (0.75, (3, 2))):
+        got = tuple((thing(p.clone(), top_p) > 0).sum(dim=-1).tolist())
+        for row, mine, needed in zip(p.tolist(), got, kept, strict=True):
+            if mine != needed:
+                return Finding(
+                    "ties kept together",
+                    f"of {row} with top_p = {top_p} your code keeps {mine} tokens, expected {needed}",
+                    "equally likely tokens are kept or dropped together, by their probability: they stand one after "
+                    "the other in the order of the sort, so decide by the place in that order",
+                )
+    return None
+
+
 def show_nucleus(thing):
     p = torch.tensor([[0.55, 0.25, 0.12, 0.05, 0.03]])
     for top_p in (0.5, 0.75, 0.9, 1.0):
@@ -174,6 +191,7 @@ NUCLEUS = Task(
     see='chapter 11, "By hand"; the hints of this task',
     gradients=False,
     reward=show_nucleus,
+    extra=[keeps_few_of_the_ties],
     mistakes=[
         Mistake(
             "crossing token dropped",
@@ -498,7 +516,7 @@ CACHE = Task(
     id="11.3",
     title="KVCache, and a way back",
     points=4,
-    minutes=15,
+    minutes=10,
     level="medium",
     importance="core",
     reference=Plain,
@@ -598,7 +616,12 @@ def run_loop(loop, texts, prompt, max_new_tokens):
 def loop_cases(seed):
     k = larger(seed)
     prompt = torch.tensor([[2, 7, 3], [2, 8, 3]])
-    yield Case((((5, 6, 7, EOS), (9, EOS, 4, 4)), prompt, 8), sizes={"B": 2}, note="the second row ends first")
+    yield Case(
+        (((5, 6, 7, EOS), (9, EOS, 4, 4)), prompt, 8),
+        sizes={"B": 2},
+        note="first what the model answers, row by row (eos is 1, pad is 0), then the prompt and max_new_tokens; "
+        "the second row ends first",
+    )
     yield Case(
         (((5, 6, 7, 8, 9), (4, 5, 4, 5, 4)), prompt, 3 + k),
         sizes={"B": 2},
@@ -611,6 +634,7 @@ def loop_cases(seed):
 def loop(
     finish=True, mask=True, feed_all=False, extra=False, drop_eos=False, any_row=False, forget=False, more=0, axis=-1,
     eos_lost=False, feed=lambda tokens: tokens[:, None], ask_first=False, ends=lambda tokens, eos, pad: tokens == eos,
+    same_step=False,
 ):  # fmt: skip
     """The reference with one thing done differently."""
 
@@ -626,6 +650,8 @@ def loop(
             if eos_lost:
                 tokens = tokens.masked_fill(finished, pad)
             ended = finished.any() if any_row else finished.all()
+            if same_step:
+                ended = (tokens == eos).all()
             if ask_first:
                 logits = next_logits(feed(tokens))
             if drop_eos and ended:
@@ -670,6 +696,26 @@ def ends_before_it_notes(next_logits, prompt, max_new_tokens, eos, pad):
     return torch.stack(written, dim=1)
 
 
+def goes_on(case, got, want) -> Finding | None:
+    """Calls that nobody needs, or tokens after the end of all rows."""
+    mine, theirs = (result["written"] for result in (got, want))
+    steps = theirs.shape[1]
+    if mine.shape[1] > steps and torch.equal(mine[:, :steps], theirs):
+        return Finding(
+            "goes on",
+            f"{mine.shape[1]} tokens a row are written, and all rows have ended after {steps}",
+            "it goes on after all rows have ended: remember which rows have ended; they need not end in the same step",
+        )
+    calls, needed = (len(ast.literal_eval(result["what the model was fed"])) for result in (got, want))
+    if torch.equal(mine, theirs) and calls > needed:
+        return Finding(
+            "one step too many",
+            f"the tokens are right, and the model was called {calls} times, expected {needed}",
+            "the model is called when nobody needs its answer: is there anything left to write before each call?",
+        )
+    return None
+
+
 def show_loop(thing):
     words = {5: "a", 6: "small", 7: "red", 8: "ring", EOS: "<eos>", PAD: "<pad>", 9: "two"}
     script = Script((5, 6, 7, 8, EOS), (9, EOS))
@@ -694,6 +740,7 @@ LOOP = Task(
     reference=write,
     cases=loop_cases,
     use=run_loop,
+    symptoms=[goes_on],
     gradients=False,
     see='chapter 11, "Prefill and decode"; the hints of this task',
     reward=show_loop,
@@ -701,6 +748,8 @@ LOOP = Task(
         Mistake("row goes on after EOS", "a row that has ended gets what the model says, and not padding",
                 loop(mask=False)),
         Mistake("never stops", "the loop runs to max_new_tokens although all rows have ended", loop(finish=False)),
+        Mistake("ends in one step only", "it goes on after all rows have ended: remember which rows have ended; they "
+                "need not end in the same step", [loop(same_step=True), loop(same_step=True, mask=False)]),
         Mistake("everything fed again", "the whole sequence is fed at each step: with a cache, the new token alone",
                 loop(feed_all=True)),
         Mistake("one step too many", "after the last token the model is called once more, for nothing",
@@ -799,8 +848,8 @@ def show_samplers(expose):
     print("  What the trained model writes when the likeliest of the kept tokens is chosen, top_p = 0.9:")
     for name, function in {"right": keep_nucleus, **SAMPLERS}.items():
         with swap_module.swap(None, sample=likeliest_kept(function)):
-            text = generate(model, processor, images=[picture(1)], text=[PROMPT], max_new_tokens=12)[0]
-        print(f"  {name:5}  {text or '(nothing)'!s:.70}")
+            text = generate(model, processor, images=[picture(1)], text=[PROMPT], max_new_tokens=30)[0]
+        print(f"  {name:5}  {text or '(nothing)'}")
 
 
 EXPOSE = exposing_task(
@@ -812,7 +861,7 @@ EXPOSE = exposing_task(
     together={"C": {"E"}},  # E keeps the likeliest of every row, or drops it: it is right only where nothing is dropped
     title="five samplers, five inputs",
     points=4,
-    minutes=18,
+    minutes=25,
     level="medium",
     importance="deepen",
     see='chapter 11, "By hand"; the hints of this task',

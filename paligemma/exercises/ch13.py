@@ -485,6 +485,7 @@ def show_causes(answer):
 
 READ = matching_task(
     "13.3",
+    parts="logs",
     truth=CAUSES,
     confusions={
         frozenset(

@@ -1015,6 +1015,7 @@ def show_points(answer):
 
 ROOFLINE = matching_task(
     "16.7",
+    parts="points",
     truth=WORK,
     confusions={
         frozenset(

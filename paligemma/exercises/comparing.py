@@ -175,6 +175,11 @@ def side_by_side(got, want) -> str:
     return "\n" + "\n".join(f"  {line}" for line in [head, *(f"{a}    {b}" for a, b in zip(*rows, strict=True))])
 
 
+def and_more(seen: str, text: str) -> str:
+    """One sentence more about what was seen: on a line of its own when a table stands before it."""
+    return f"{seen}\n{text}" if "\n" in seen else f"{seen}; {text}"
+
+
 def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None) -> Finding:
     """Numbers of the right shape that are wrong: what relates them to the right ones?
 
@@ -203,14 +208,14 @@ def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None
         if abs(ratio - 1) > 2e-2 and ratio != 0 and equal(got, ratio * want):
             return Finding(
                 "constant factor",
-                f"{seen}; every number is {ratio:.4g} times the expected one{guess(ratio, case.sizes)}",
+                and_more(seen, f"every number is {ratio:.4g} times the expected one{guess(ratio, case.sizes)}"),
                 "a factor is forgotten, doubled or turned upside down" if ratio > 0 else "a sign is turned round",
             )
         shift = float((got - want).median())
         if equal(got, want + shift) and abs(shift) > 20 * tolerance:
             return Finding(
                 "constant difference",
-                f"{seen}; every number is {shift:+.4g} away from the expected one",
+                and_more(seen, f"every number is {shift:+.4g} away from the expected one"),
                 "something is added that should not be, or left out",
             )
     if far and got.ndim >= 2 and equal(got.transpose(-1, -2), want):
@@ -222,7 +227,7 @@ def explain_values(got, want, tolerance: float, case: Case, seen: str, same=None
         others = "row 1 is not" if len(same) == 2 else f"none of the other {len(same) - 1} is"
         return Finding(
             "row 0 only",
-            f"{seen}; row 0 is right, {others}",
+            and_more(seen, f"row 0 is right, {others}"),
             "what sets row 0 apart? Either something is read from row 0 only, or the other rows hold what your code "
             "does not allow for"
             if batch
@@ -252,17 +257,17 @@ def other_places(got, want, seen: str, equal) -> Finding:
             where = (
                 "each row holds the right numbers in reverse" if axis == got.ndim - 1 else f"axis {axis} is reversed"
             )
-            return Finding("reversed", f"{seen}; {where}", "")
+            return Finding("reversed", and_more(seen, where), "")
     if got.ndim > 1 and equal(got.sort(-1).values, want.sort(-1).values):
         return Finding(
             "right numbers in other places",
-            f"{seen}; each row holds the right numbers, at other places of the row",
+            and_more(seen, "each row holds the right numbers, at other places of the row"),
             "what puts the numbers of a row in this order: parts that are joined or counted in another order, a roll, "
             "an index, a sort that is not undone (gather reads at an index, scatter writes to it)?",
         )
     return Finding(
         "right numbers in other places",
-        f"{seen}; the numbers are the right ones, at other places",
+        and_more(seen, "the numbers are the right ones, at other places"),
         "axes may be merged or split in another order: `view` and `reshape` never move numbers, a transpose does",
     )
 

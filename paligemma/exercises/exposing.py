@@ -95,9 +95,14 @@ def exposing_task(
 
 
 def matching_task(
-    id: str, truth: dict[str, str], confusions: dict[frozenset, str], mistakes: tuple[Mistake, ...] = (), **more
+    id: str,
+    truth: dict[str, str],
+    confusions: dict[frozenset, str],
+    mistakes: tuple[Mistake, ...] = (),
+    parts: str = "panels",
+    **more,
 ) -> Task:
-    """The learner writes a function without arguments that returns {panel: its name}.
+    """The learner writes a function without arguments that returns {panel: its name}; `parts` says what panels are.
 
     `confusions` says for a pair of names that are easily exchanged what tells them apart:
     {frozenset({"scale left out", "softmax over queries"}): "look at the sums of the rows"}.
@@ -111,7 +116,8 @@ def matching_task(
         if any(value is ... for value in given.values()):
             raise Found("not started", "there are still dots in your answer", "put a name in place of each")
         if set(given) != set(truth):
-            raise Found("structure", f"the panels are {sorted(map(str, given))}, expected {sorted(truth)}")
+            seen = f"the {parts} are {sorted(map(str, given))}, expected {sorted(truth)}"
+            raise Found("structure", seen, f"the keys of the dict are the {parts}, each with one name")
         unknown = [value for value in given.values() if value not in names]
         if unknown:
             raise Found("unknown name", f"{unknown[0]!r} is none of the names: {', '.join(sorted(names))}")
@@ -119,10 +125,12 @@ def matching_task(
 
     def symptom(case, got, want) -> Finding | None:
         right = sum(got[panel] == want[panel] for panel in want)
-        seen = f"{right} of {len(want)} panels are right"
+        seen = f"{right} of {len(want)} {parts} are right"
         twice = [name for name, number in collections.Counter(got.values()).items() if number > 1]
         if twice and len(names) == len(truth):
-            return Finding("a name twice", f"{seen}; {twice[0]!r} stands at more than one panel", "each name fits once")
+            return Finding(
+                "a name twice", f"{seen}; {twice[0]!r} stands at more than one of the {parts}", "each name fits once"
+            )
         for panel in want:
             text = confusions.get(frozenset((got[panel], want[panel])))
             if text and got[panel] != want[panel]:

@@ -62,10 +62,10 @@ def arrows(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Attention of one token: an arrow from every token it reads, as thick as the weight, beside its matrix row.
+    """Attention of one token: an arrow from every token it reads, as thick as the weight, beside the matrix.
 
     Args:
-        tokens: n str, at most eight or so. weights: [n, n], each row sums to 1. query: the row that is drawn.
+        tokens: n str, at most eight or so. weights: [n, n], each row sums to 1. query: the row drawn as arrows.
     """
     weights, n = to_array(weights).astype(float), len(tokens)
     if weights.shape != (n, n) or not 0 <= query < n:
@@ -97,7 +97,7 @@ def arrows(
     left, low = PAGE - n * side - 12, (height - n * side) / 2 - 6
     scale = matplotlib.colormaps["Blues"]
     fills = [[scale(0.85 * value) for value in row] for row in weights]
-    shown = [[f"{value:.2f}" if r == query else "" for value in row] for r, row in enumerate(weights)]
+    shown = [[f"{value:.2f}" for value in row] for row in weights]
     inks = [[text_colour(fill) for fill in row] for row in fills]
     cells(ax, left, low, fills, side, labels=shown, colours=inks)
     row = low + (n - 1 - query) * side
@@ -105,14 +105,14 @@ def arrows(
     for i, name in enumerate(names):
         write(ax, left - 5, low + (n - 0.5 - i) * side, name, ha="right", bold=i == query)
         write(ax, left + (i + 0.5) * side, low + n * side + 5, name, ha="left", va="bottom", rotation=45)
-    write(ax, left + n * side / 2, low - 10, "one row of the matrix", colour=GREY)
+    write(ax, left + n * side / 2, low - 10, "row: query, column: key", colour=GREY)
     return ax
 
 
 def split_heads(
     num_tokens: int = 4, num_heads: int = 3, head_dim: int = 2, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """[N, D] cut into H heads [N, d] that attend on their own, and put side by side again."""
+    """Queries (keys, values) [N, D] cut into H heads [N, d] that attend on their own, then put side by side again."""
     side = min(18, 161 / (head_dim * (num_heads + 1)))  # both ends and one head's slice on either side fit the page
     row = num_tokens * side
     height = max(num_heads * (row + 20) + 10, 150)
@@ -121,10 +121,10 @@ def split_heads(
     wide, middle = num_heads * head_dim * side, height / 2
     whole = [colours] * num_tokens
     first, last = 26, PAGE - 12 - wide
-    for left, name in ((first, "[N, D]"), (last, "[N, D]")):
+    for left in (first, last):
         cells(ax, left, middle - row / 2, whole, side)
-        write(ax, left + wide / 2, middle - row / 2 - 10, name, colour=GREY)
-    write(ax, first + wide / 2, middle + row / 2 + 10, "D = H · d")
+        write(ax, left + wide / 2, middle - row / 2 - 10, "[N, D]", colour=GREY)
+    write(ax, first + wide / 2, middle + row / 2 + 10, "queries (keys, values)")
     write(ax, last + wide / 2, middle + row / 2 + 10, "side by side again")
     centre = (first + wide + last) / 2
     for h in range(num_heads):
@@ -539,10 +539,12 @@ def coordinate_ruler(
         write(ax, 352, y, f"{value:.3f} × 1023", ha="left")
         arrow(ax, (418, y), (430, y))
         _token(ax, 464, y, f"<loc{round(value * 1023):04d}>", "loc", width=64)
-    for x in (x1, x2):
-        ax.plot([left + x * side] * 2, [top, top - y1 * side], color=RED, linewidth=1, linestyle=":", zorder=5)
-    for y in (y1, y2):
-        ax.plot([left, left + x1 * side], [top - y * side] * 2, color=RED, linewidth=1, linestyle=":", zorder=5)
+    for colour, line, style in (("white", 2.4, "-"), (RED, 1.2, ":")):  # dotted guides, to be seen on any picture
+        guide = {"color": colour, "linewidth": line, "linestyle": style, "zorder": 4}
+        for x in (x1, x2):
+            ax.plot([left + x * side] * 2, [top, top - y1 * side], **guide)
+        for y in (y1, y2):
+            ax.plot([left, left + x1 * side], [top - y * side] * 2, **guide)
     write(ax, 292, bottom + 8, "in this order: y before x, top before bottom", ha="left", colour=GREY)
     return ax
 

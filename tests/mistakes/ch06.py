@@ -485,6 +485,13 @@ class _(Base):
         return super().forward(x - x.mean(dim=-2, keepdim=True))
 
 
+@wrong("06.5", "subtracted too early")
+class _(Base):
+    def forward(self, x):
+        x = x - x.mean(dim=-1, keepdim=True)
+        return super().forward(x)
+
+
 @wrong("06.5", "values")
 class _(Base):  # everything in float16
     def forward(self, x):

@@ -85,7 +85,7 @@ def _(p, top_p):
     return out / out.sum(-1, keepdim=True)
 
 
-@right("11.2")
+@wrong("11.2", "ties kept together")
 def _(p, top_p):
     # For each token: how much do the likelier ones have together?
     likelier = p[:, None, :] > p[:, :, None]  # [B, token, other]
@@ -554,6 +554,34 @@ class _:
 
     def advance(self, new_tokens):
         pass
+
+
+@wrong("11.4", "ends in one step only")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    out, tokens = [], prompt
+    while len(out) < max_new_tokens:
+        best = next_logits(tokens).argmax(-1)
+        out.append(best)
+        if (best == eos).all():
+            break
+        tokens = best[:, None]
+    return torch.stack(out, 1)
+
+
+@wrong("11.4", "one step too many")
+def _(next_logits, prompt, max_new_tokens, eos, pad):
+    done = torch.zeros(len(prompt), dtype=torch.bool)
+    logits, out = next_logits(prompt), []
+    for step in range(max_new_tokens):
+        best = logits.argmax(-1).masked_fill(done, pad)
+        out.append(best)
+        done |= best == eos
+        if step + 1 == max_new_tokens:
+            break
+        logits = next_logits(best[:, None])
+        if done.all():
+            break
+    return torch.stack(out, 1)
 
 
 @wrong("11.4", "no end")
