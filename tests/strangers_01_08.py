@@ -314,7 +314,7 @@ change("01.4", "division by 0.5 left out", "your numbers run from -0.5 to 0.5: t
 change("01.4", "brackets forgotten", "your numbers run from -1 to 0: without brackets x -", P14, "(x - 0.5) / 0.5", "x - 0.5 / 0.5")
 change("01.4", "bilinear", "your numbers are those of bilinear interpolation", P14, "BICUBIC", "BILINEAR")
 change("01.4", "nearest", "your numbers are those of the nearest pixel: edges", P14, "(width, height), Image.Resampling.BICUBIC", "(width, height), Image.Resampling.NEAREST")
-change("01.4", "float64", "`[0]` the result is float64, expected float32", P14, ".astype(np.float32) / 255", " / 255.0")
+change("01.4", "float64", "`[0]`: the result is float64, expected float32", P14, ".astype(np.float32) / 255", " / 255.0")
 change("01.4", "one array", "one array comes back for all pictures: a list with", P14, "return out", "return np.stack(out)")
 change("01.4", "return in the loop", "1 values, expected 2", P14, """out.append(x.transpose(2, 0, 1))
     return out""", """out.append(x.transpose(2, 0, 1))
@@ -2737,7 +2737,7 @@ def fill_in():
     padded = [[1] + row[1:] for row in prefix]
     return {"causal": causal, "full": [[0] * 5 for _ in range(5)], "prefix-LM": prefix, "padded": padded}
 """)
-change("08.1", "four rows", "`['full']` the shape is [4, T=5], expected [T=5,", F81, '"full": [[1, 1, 1, 1, 1]] * 5', '"full": [[1, 1, 1, 1, 1]] * 4')
+change("08.1", "four rows", "`full`: the shape is [4, T=5], expected [T=5,", F81, '"full": [[1, 1, 1, 1, 1]] * 5', '"full": [[1, 1, 1, 1, 1]] * 4')
 
 # --- 08.2 ---------------------------------------------------------------------------------------------------------
 
@@ -3124,7 +3124,7 @@ change("08.6", "window of 49", "the pairs that lie further apart than the window
 change("08.6", "both sides", "tokens that lie 48 or more places *behind* the one", M86, "query - key < 48", "(query - key).abs() < 48")
 change("08.6", "queries from 0", "nothing is hidden: the places of the queries are", M86, "torch.arange(T - L, T)[:, None]", "torch.arange(L)[:, None]")
 change("08.6", "rule left out", "pairs are allowed that the usual rule does not", M86, "allowed & (query - key < 48)", "(query - key < 48).expand_as(allowed)")
-change("08.6", "num_queries forgotten in causal", "`['causal']` the shape is [B=2, T=60, T=60],", M86, "torch.ones_like(mask_ar), num_queries)", "torch.ones_like(mask_ar))")
+change("08.6", "num_queries forgotten in causal", "`causal`: the shape is [B=2, T=60, T=60],", M86, "torch.ones_like(mask_ar), num_queries)", "torch.ones_like(mask_ar))")
 change("08.6", "causal and everything exchanged", "'causal' and 'everything' are exchanged: ones in", M86, """ones_like(mask_ar), num_queries)
 
     def everything(input_mask, mask_ar, num_queries=None):

@@ -12,7 +12,7 @@ FORM = ("type", "structure", "no return", "not started", "shape", "axes in anoth
 
 def compare(got, want, tolerance: float, case: Case, path: str) -> Finding | None:
     """The first difference, or None. Wrong forms (types, lengths, shapes) come before wrong values."""
-    label = f"`{path}` " if path else ""
+    label = f"`{path}`: " if path else ""
     if got is None and want is not None:
         means = "" if path else "the `return` is missing, or returns nothing"
         return Finding("no return", f"{label}the result is None", means)
@@ -23,7 +23,8 @@ def compare(got, want, tolerance: float, case: Case, path: str) -> Finding | Non
             return wrong_type(label, got, want)
         if set(got) != set(want):
             return Finding("structure", f"{label}keys {sorted(map(str, got))}, expected {sorted(map(str, want))}", "")
-        pairs = [(f"{path}[{key!r}]", got[key], want[key]) for key in want]
+        named = {key: f"{path}[{key!r}]" if path or not isinstance(key, str) else key for key in want}
+        pairs = [(named[key], got[key], want[key]) for key in want]
     elif isinstance(want, list | tuple):
         if not isinstance(got, list | tuple):
             return wrong_type(label, got, want)
