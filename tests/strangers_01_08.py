@@ -1194,6 +1194,12 @@ def layer_norm(x, weight, bias, eps=1e-6):
     var, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
     return torch.addcmul(bias, (x - mean) * torch.rsqrt(var + eps), weight)
 """)
+right("04.1", "var_mean and einsum", """
+def layer_norm(x, weight, bias, eps=1e-6):
+    var, mean = torch.var_mean(x, dim=-1, correction=0)
+    y = torch.einsum("bnd,bn->bnd", x - mean[..., None], (var + eps).rsqrt())
+    return torch.addcmul(bias, y, weight)
+""")
 right("04.1", "token by token", """
 def layer_norm(x, weight, bias, eps=1e-6):
     out = torch.zeros_like(x)
@@ -2006,15 +2012,16 @@ def near_misses():
         "picture after the prompt": lambda prompt, bos, count, image: f"{bos}{prompt}{image * count}\\n",
     }
 """)
-change("05.6", "picture after the newline", "'picture after the prompt' gives", M56, "{bos}{prompt}{image * count}\\n", "{bos}{prompt}\\n{image * count}")
-change("05.6", "space before BOS", "'space after BOS' gives", M56, "{bos} {prompt}", " {bos}{prompt}")
+change("05.6", "picture after the newline", "the newline stays last: the image tokens belong between", M56, "{bos}{prompt}{image * count}\\n", "{bos}{prompt}\\n{image * count}")
+change("05.6", "space before BOS", "it belongs between BOS and the first word of the prompt", M56, "{bos} {prompt}", " {bos}{prompt}")
 change("05.6", "two things left out", "'BOS left out' gives", M56, 'f"{image * count}{prompt}\\n"', 'f"{image * count}{prompt}"')
 change("05.6", "64 images", "'picture after the prompt' gives", M56, '"picture after the prompt": lambda prompt, bos, count, image: f"{bos}{prompt}{image * count}\\n"', '"picture after the prompt": lambda prompt, bos, count, image: f"{bos}{prompt}{image * 64}\\n"')
 change("05.6", "space for the newline", "'newline left out' gives", M56, 'f"{image * count}{bos}{prompt}",', 'f"{image * count}{bos}{prompt} ",')
 change("05.6", "prompt before BOS", "'picture after the prompt' gives", M56, '"picture after the prompt": lambda prompt, bos, count, image: f"{bos}{prompt}{image * count}\\n"', '"picture after the prompt": lambda prompt, bos, count, image: f"{prompt}{bos}{image * count}\\n"')
 change("05.6", "the right one", "that is the whole prompt, with nothing wrong in it", M56, '"BOS left out": lambda prompt, bos, count, image: f"{image * count}{prompt}\\n"', '"BOS left out": lambda prompt, bos, count, image: f"{image * count}{bos}{prompt}\\n"')
 change("05.6", "a string", "'newline left out': a str, expected a function", M56, 'lambda prompt, bos, count, image: f"{image * count}{bos}{prompt}"', 'f"<image>" * 64 + "<bos>caption en"')
-change("05.6", "space before the newline", "'space after BOS' gives", M56, "{image * count}{bos} {prompt}\\n", "{image * count}{bos}{prompt} \\n")
+change("05.6", "two spaces", "change this one thing, and leave the rest", M56, "{bos} {prompt}", "{bos}  {prompt}")
+change("05.6", "space before the newline", "it belongs between BOS and the first word of the prompt", M56, "{image * count}{bos} {prompt}\\n", "{image * count}{bos}{prompt} \\n")
 
 # --- 06.1 ---------------------------------------------------------------------------------------------------------
 
@@ -2122,6 +2129,17 @@ def normalise(x, kind, eps=1e-6):
         return (x - mean) / torch.sqrt(var + eps)
     else:
         return x / torch.sqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
+""")
+change("06.2", "rms: variance", "your RMSNorm divides by the standard deviation", N62, "x.pow(2).mean(dim=-1, keepdim=True)", "x.var(dim=-1, keepdim=True, correction=0)")
+change("06.2", "rms: variance with D - 1", "your RMSNorm divides by the standard deviation", N62, "x.pow(2).mean(dim=-1, keepdim=True)", "x.var(dim=-1, keepdim=True)")
+wrong("06.2", "rms: only the mean above is 0", "your RMSNorm divides by the standard deviation", """
+def normalise(x, kind, eps=1e-6):
+    dims = (0, 1) if kind == "batch" else (-1,)
+    mean = x.mean(dims, keepdim=True)
+    var = (x - mean).square().mean(dims, keepdim=True)
+    if kind == "rms":
+        mean = 0
+    return (x - mean) / torch.sqrt(var + eps)
 """)
 change("06.2", "rms: eps outside", "in your rms norm eps is added after the root: for", N62, "return x / torch.sqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)", "return x / (torch.sqrt(x.pow(2).mean(dim=-1, keepdim=True)) + eps)")
 change("06.2", "layer without eps", "your layer norm leaves eps out", N62, """    elif kind == "layer":

@@ -80,6 +80,9 @@ def compare_leaves(got, want, tolerance: float, case: Case, label: str) -> Findi
     if isinstance(want, torch.Tensor):
         if not isinstance(got, torch.Tensor):
             return wrong_type(label, got, want)
+        if got.is_meta != want.is_meta:
+            seen = f"{label}the tensor is on the {got.device.type} device, expected on the {want.device.type}"
+            return Finding("device", seen, "a tensor on the meta device has a shape and no numbers" * got.is_meta)
         return compare_numbers(got.detach(), want.detach(), got.dtype, want.dtype, tolerance, case, label)
     if isinstance(want, np.ndarray):
         if not isinstance(got, np.ndarray):
@@ -101,7 +104,7 @@ def compare_numbers(got, want, got_dtype, want_dtype, tolerance: float, case: Ca
         return explain_shape(got, want, case, label)
     if got_dtype != want_dtype:
         return wrong_dtype(got_dtype, want_dtype, case, label)
-    if got.numel() == 0:
+    if got.numel() == 0 or got.is_meta:  # on the meta device there are no numbers
         return None
     if got.dtype == torch.bool:
         wrong = got != want
