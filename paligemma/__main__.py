@@ -96,7 +96,8 @@ def ask_parser() -> Parser:
     parser.add_argument(
         "--masks",
         metavar="FILE",
-        help="what turns <seg> tokens into masks: a folder, or Google's vae-oid.npz\n(the small model has its own)",
+        help="what turns <seg> tokens into masks: a folder, or Google's vae-oid.npz\n"
+        "(default: the one in the model's folder)",
     )
     writing = parser.add_argument_group("how the answer is written")
     writing.add_argument(
@@ -289,8 +290,9 @@ def open_masks(options: argparse.Namespace):
     """The mask tokenizer that goes with the model, or None. Codes mean nothing to any other model's."""
     if options.masks:
         return load_mask_tokenizer(Path(options.masks).expanduser())
-    own = options.output and Path(options.model).resolve() == TINY and MASKS.exists()
-    return load_mask_tokenizer(MASKS) if own else None
+    folder = Path(options.model).expanduser().resolve()
+    own = MASKS if folder == TINY else folder / "mask-tokenizer"
+    return load_mask_tokenizer(own) if options.output and own.is_dir() else None
 
 
 def open_model(

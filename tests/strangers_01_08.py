@@ -314,7 +314,7 @@ change("01.4", "division by 0.5 left out", "your numbers run from -0.5 to 0.5: t
 change("01.4", "brackets forgotten", "your numbers run from -1 to 0: without brackets x -", P14, "(x - 0.5) / 0.5", "x - 0.5 / 0.5")
 change("01.4", "bilinear", "your numbers are those of bilinear interpolation", P14, "BICUBIC", "BILINEAR")
 change("01.4", "nearest", "your numbers are those of the nearest pixel: edges", P14, "(width, height), Image.Resampling.BICUBIC", "(width, height), Image.Resampling.NEAREST")
-change("01.4", "float64", "`[0]` the result is float64, expected float32", P14, ".astype(np.float32) / 255", " / 255.0")
+change("01.4", "float64", "`[0]`: the result is float64, expected float32", P14, ".astype(np.float32) / 255", " / 255.0")
 change("01.4", "one array", "one array comes back for all pictures: a list with", P14, "return out", "return np.stack(out)")
 change("01.4", "return in the loop", "1 values, expected 2", P14, """out.append(x.transpose(2, 0, 1))
     return out""", """out.append(x.transpose(2, 0, 1))
@@ -1194,6 +1194,12 @@ def layer_norm(x, weight, bias, eps=1e-6):
     var, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
     return torch.addcmul(bias, (x - mean) * torch.rsqrt(var + eps), weight)
 """)
+right("04.1", "var_mean and einsum", """
+def layer_norm(x, weight, bias, eps=1e-6):
+    var, mean = torch.var_mean(x, dim=-1, correction=0)
+    y = torch.einsum("bnd,bn->bnd", x - mean[..., None], (var + eps).rsqrt())
+    return torch.addcmul(bias, y, weight)
+""")
 right("04.1", "token by token", """
 def layer_norm(x, weight, bias, eps=1e-6):
     out = torch.zeros_like(x)
@@ -2006,15 +2012,16 @@ def near_misses():
         "picture after the prompt": lambda prompt, bos, count, image: f"{bos}{prompt}{image * count}\\n",
     }
 """)
-change("05.6", "picture after the newline", "'picture after the prompt' gives", M56, "{bos}{prompt}{image * count}\\n", "{bos}{prompt}\\n{image * count}")
-change("05.6", "space before BOS", "'space after BOS' gives", M56, "{bos} {prompt}", " {bos}{prompt}")
+change("05.6", "picture after the newline", "the newline stays last: the image tokens belong between", M56, "{bos}{prompt}{image * count}\\n", "{bos}{prompt}\\n{image * count}")
+change("05.6", "space before BOS", "it belongs between BOS and the first word of the prompt", M56, "{bos} {prompt}", " {bos}{prompt}")
 change("05.6", "two things left out", "'BOS left out' gives", M56, 'f"{image * count}{prompt}\\n"', 'f"{image * count}{prompt}"')
 change("05.6", "64 images", "'picture after the prompt' gives", M56, '"picture after the prompt": lambda prompt, bos, count, image: f"{bos}{prompt}{image * count}\\n"', '"picture after the prompt": lambda prompt, bos, count, image: f"{bos}{prompt}{image * 64}\\n"')
 change("05.6", "space for the newline", "'newline left out' gives", M56, 'f"{image * count}{bos}{prompt}",', 'f"{image * count}{bos}{prompt} ",')
 change("05.6", "prompt before BOS", "'picture after the prompt' gives", M56, '"picture after the prompt": lambda prompt, bos, count, image: f"{bos}{prompt}{image * count}\\n"', '"picture after the prompt": lambda prompt, bos, count, image: f"{prompt}{bos}{image * count}\\n"')
 change("05.6", "the right one", "that is the whole prompt, with nothing wrong in it", M56, '"BOS left out": lambda prompt, bos, count, image: f"{image * count}{prompt}\\n"', '"BOS left out": lambda prompt, bos, count, image: f"{image * count}{bos}{prompt}\\n"')
 change("05.6", "a string", "'newline left out': a str, expected a function", M56, 'lambda prompt, bos, count, image: f"{image * count}{bos}{prompt}"', 'f"<image>" * 64 + "<bos>caption en"')
-change("05.6", "space before the newline", "'space after BOS' gives", M56, "{image * count}{bos} {prompt}\\n", "{image * count}{bos}{prompt} \\n")
+change("05.6", "two spaces", "change this one thing, and leave the rest", M56, "{bos} {prompt}", "{bos}  {prompt}")
+change("05.6", "space before the newline", "it belongs between BOS and the first word of the prompt", M56, "{image * count}{bos} {prompt}\\n", "{image * count}{bos}{prompt} \\n")
 
 # --- 06.1 ---------------------------------------------------------------------------------------------------------
 
@@ -2122,6 +2129,17 @@ def normalise(x, kind, eps=1e-6):
         return (x - mean) / torch.sqrt(var + eps)
     else:
         return x / torch.sqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
+""")
+change("06.2", "rms: variance", "your RMSNorm divides by the standard deviation", N62, "x.pow(2).mean(dim=-1, keepdim=True)", "x.var(dim=-1, keepdim=True, correction=0)")
+change("06.2", "rms: variance with D - 1", "your RMSNorm divides by the standard deviation", N62, "x.pow(2).mean(dim=-1, keepdim=True)", "x.var(dim=-1, keepdim=True)")
+wrong("06.2", "rms: only the mean above is 0", "your RMSNorm divides by the standard deviation", """
+def normalise(x, kind, eps=1e-6):
+    dims = (0, 1) if kind == "batch" else (-1,)
+    mean = x.mean(dims, keepdim=True)
+    var = (x - mean).square().mean(dims, keepdim=True)
+    if kind == "rms":
+        mean = 0
+    return (x - mean) / torch.sqrt(var + eps)
 """)
 change("06.2", "rms: eps outside", "in your rms norm eps is added after the root: for", N62, "return x / torch.sqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)", "return x / (torch.sqrt(x.pow(2).mean(dim=-1, keepdim=True)) + eps)")
 change("06.2", "layer without eps", "your layer norm leaves eps out", N62, """    elif kind == "layer":
@@ -2737,7 +2755,7 @@ def fill_in():
     padded = [[1] + row[1:] for row in prefix]
     return {"causal": causal, "full": [[0] * 5 for _ in range(5)], "prefix-LM": prefix, "padded": padded}
 """)
-change("08.1", "four rows", "`['full']` the shape is [4, T=5], expected [T=5,", F81, '"full": [[1, 1, 1, 1, 1]] * 5', '"full": [[1, 1, 1, 1, 1]] * 4')
+change("08.1", "four rows", "`full`: the shape is [4, T=5], expected [T=5,", F81, '"full": [[1, 1, 1, 1, 1]] * 5', '"full": [[1, 1, 1, 1, 1]] * 4')
 
 # --- 08.2 ---------------------------------------------------------------------------------------------------------
 
@@ -3124,7 +3142,7 @@ change("08.6", "window of 49", "the pairs that lie further apart than the window
 change("08.6", "both sides", "tokens that lie 48 or more places *behind* the one", M86, "query - key < 48", "(query - key).abs() < 48")
 change("08.6", "queries from 0", "nothing is hidden: the places of the queries are", M86, "torch.arange(T - L, T)[:, None]", "torch.arange(L)[:, None]")
 change("08.6", "rule left out", "pairs are allowed that the usual rule does not", M86, "allowed & (query - key < 48)", "(query - key < 48).expand_as(allowed)")
-change("08.6", "num_queries forgotten in causal", "`['causal']` the shape is [B=2, T=60, T=60],", M86, "torch.ones_like(mask_ar), num_queries)", "torch.ones_like(mask_ar))")
+change("08.6", "num_queries forgotten in causal", "`causal`: the shape is [B=2, T=60, T=60],", M86, "torch.ones_like(mask_ar), num_queries)", "torch.ones_like(mask_ar))")
 change("08.6", "causal and everything exchanged", "'causal' and 'everything' are exchanged: ones in", M86, """ones_like(mask_ar), num_queries)
 
     def everything(input_mask, mask_ar, num_queries=None):

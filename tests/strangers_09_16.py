@@ -42,6 +42,8 @@ wrong("09.1", "second product not turned back", "the second inner feature adds G
 wrong("09.1", "sign turned twice", "the sign of the second product is turned twice, in up and in down, so it is wrong again", MULT.replace("down_proj.weight[out, 1] = 1", "down_proj.weight[out, 1] = -1"))
 wrong("09.1", "old weights left", "the old weights are not set to 0 first", MULT.replace("    for p in mlp.parameters():\n        p.zero_()\n", ""))
 wrong("09.1", "only the gate zeroed", "up_proj and down_proj keep their old weights elsewhere", MULT.replace("    for p in mlp.parameters():\n        p.zero_()\n", "    mlp.gate_proj.weight.zero_()\n"))
+wrong("09.1", "only the rows of its own zeroed", "the other weights are not set to 0: down_proj's other rows keep their old ones", MULT.replace("    for p in mlp.parameters():\n        p.zero_()\n", "    mlp.gate_proj.weight[:2] = 0\n    mlp.up_proj.weight[:2] = 0\n"))
+wrong("09.1", "row out zeroed alone", "down_proj's other rows keep their old weights", MULT.replace("    for p in mlp.parameters():\n        p.zero_()\n", "    mlp.gate_proj.weight.zero_()\n    mlp.up_proj.weight.zero_()\n    mlp.down_proj.weight[out] = 0\n"))
 wrong("09.1", "down the wrong way round", "down_proj.weight is [to, from]: row out, not column out", MULT.replace("down_proj.weight[out, 0]", "down_proj.weight[0, out]").replace("down_proj.weight[out, 1]", "down_proj.weight[1, out]"))
 wrong("09.1", "squares a", "up_proj reads a, not b: the result is a times a", MULT.replace("weight[0, b]", "weight[0, a]").replace("weight[1, b]", "weight[1, a]"))
 wrong("09.1", "out fixed at 0", "the product goes to feature 0 instead of out", MULT.replace("[out, ", "[0, "))
@@ -425,6 +427,8 @@ nxt("types all zero", "token_type_ids is replaced by zeros: the answer sees what
 nxt("types inverted", "token_type_ids is inverted", ("model.decode(merged, token_type_ids)", "model.decode(merged, 1 - token_type_ids)"))
 nxt("first state", "the next token is chosen from the first position's state instead of the last's", ("states[:, -1]", "states[:, 0]"))
 nxt("last but one", "the state of the last but one position is used", ("states[:, -1]", "states[:, -2]"))
+nxt("last row of the batch", "states[-1] is the last row of the batch, not the last position", ("states[:, -1]", "states[-1]"))
+nxt("first row of the batch", "states[0] is the first row of the batch, not the last position", ("states[:, -1]", "states[0]"))
 nxt("mean over positions", "the states are averaged over all positions", ("states[:, -1]", "states.mean(dim=1)"))
 nxt("logits of all positions", "returns logits of every position", ("states[:, -1]", "states"))
 nxt("no merge", "the image features never get into the sequence", ("    merged = model.embed(input_ids).masked_scatter(is_image[..., None], features)", "    merged = model.embed(input_ids)"))
@@ -893,6 +897,7 @@ def parser(title, truth, *pairs):
 parser("search instead of fullmatch", "only a part of the piece has to fit: broken pieces are understood", ("re.fullmatch", "re.match"))
 parser("location numbers not checked", "a location number above 1023 is accepted", (" and max(box) <= 1023", ""))
 parser("segment numbers not checked", "a segment number above 127 is accepted", (" and max(codes, default=0) <= 127", ""))
+parser("numbers not checked", "locations above 1023 and segments above 127 are accepted", (" and max(box) <= 1023 and max(codes, default=0) <= 127", ""))
 parser("1023 refused", "location 1023 is refused, but it exists", ("max(box) <= 1023", "max(box) < 1023"))
 parser("127 refused", "segment 127 is refused, but it exists", ("max(codes, default=0) <= 127", "max(codes, default=0) < 127"))
 parser("bottom equal to top accepted", "a box whose bottom equals its top is accepted", ("box[0] < box[2]", "box[0] <= box[2]"))
@@ -1045,6 +1050,7 @@ def pasted(title, truth, *pairs):
     wrong("12.6", title, truth, text)
 pasted("cut first", "the drawing is cut at 0 before it is stretched", ("Image.fromarray(drawn).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR))\n        mask[y1:y2, x1:x2] = big > 0", "Image.fromarray(drawn > 0).resize((x2 - x1, y2 - y1), Image.Resampling.NEAREST))\n        mask[y1:y2, x1:x2] = big"))
 pasted("cut first, then bilinear", "the drawing is cut at 0 before it is stretched", ("Image.fromarray(drawn)", "Image.fromarray((drawn > 0).astype(np.float32))"), ("big > 0", "big > 0.5"))
+pasted("cut first, then bilinear and above 0", "the drawing is cut at 0 before it is stretched", ("Image.fromarray(drawn)", "Image.fromarray((drawn > 0).astype(np.float32))"))
 pasted("nearest", "stretches with nearest instead of bilinear", ("BILINEAR", "NEAREST"))
 pasted("bicubic", "stretches with bicubic instead of bilinear", ("BILINEAR", "BICUBIC"))
 pasted("resize the wrong way round", "resize gets (height, width); the stretched drawing is transposed to fit", ("resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR))", "resize((y2 - y1, x2 - x1), Image.Resampling.BILINEAR)).T"))
@@ -1452,6 +1458,8 @@ view("row of the token itself", "the row is the token's own: it shows what the n
 view("token before in the answer", "answer[t - 1] is not the place before for t = 0", ("answer[t] - 1", "answer[t - 1]"))
 view("still on its side", "divmod gives the row first: x and y are exchanged", ("y, x = divmod", "x, y = divmod"))
 view("largest of the text", "divides by the largest value of the whole row, the text's too", ("[: grid * grid]", ""))
+view("maximum before the mean", "each head is divided by its own maximum before the mean", ("    row = decoder[layer].mean(dim=0)[answer[t] - 1][: grid * grid]\n    row = row / row.max()\n", "    rows = decoder[layer][:, answer[t] - 1, : grid * grid]\n    row = (rows / rows.amax(dim=-1, keepdim=True)).mean(dim=0)\n"))
+view("maximum before the mean and after", "each head is divided by its own maximum before the mean", ("    row = decoder[layer].mean(dim=0)[answer[t] - 1][: grid * grid]\n", "    rows = decoder[layer][:, answer[t] - 1, : grid * grid]\n    row = (rows / rows.amax(dim=-1, keepdim=True)).mean(dim=0)\n"))
 view("divided by the sum", "divides by the sum, so the largest value is not 1", ("row / row.max()", "row / row.sum()"))
 view("not divided", "is not divided by its largest value", ("    row = row / row.max()\n", ""))
 view("last layer always", "always the last layer; layer is not used", ("decoder[layer]", "decoder[-1]"))
@@ -1570,6 +1578,15 @@ def canonical_name(name):
         name = "vision_tower.vision_model." + name.removeprefix("vision_tower.")
     if in_memory and name.startswith("language_model."):
         name = "language_model.model." + name.removeprefix("language_model.")
+    return name
+""")
+wrong("15.1", "prefix taken off and text replaced anywhere", "model. is taken off any name, unknown ones too, and texts are replaced anywhere", """
+def canonical_name(name):
+    if name.startswith("model."):
+        name = name[len("model.") :]
+        name = name.replace("language_model.", "language_model.model.")
+    if "vision_tower." in name and "vision_model." not in name:
+        name = name.replace("vision_tower.", "vision_tower.vision_model.")
     return name
 """)
 wrong("15.1", "prefix without its dot", "the prefix is compared without its dot: names that only begin alike are changed", NAME.replace('"vision_tower.", "vision_tower.vision_model."', '"vision_tower", "vision_tower.vision_model"'))
@@ -2119,11 +2136,15 @@ wrong("16.7", "one forgotten", "there is no answer for E", answer("names", {k: v
 
 # Where the message says what is so in other words than the sentence above: these it must hold.
 TOLD = {
+    ("09.1", "only the rows of its own zeroed"): "rows of `down_proj` besides `out` still hold weights",
+    ("09.1", "row out zeroed alone"): "a part of the old weights is left beside yours",
     ("09.3", "second residual normalised"): "added to its normalised input",
     ("09.4", "root cut to a whole number"): "cut off to a whole number",
     ("10.1", "in place"): "writes into the caller's data",
     ("10.1", "mask inverted"): "mask is upside down",
     ("10.2", "one line forgotten"): "lines are .*'D'], expected .*'E']",
+    ("10.4", "last row of the batch"): "logits of one row of the batch",
+    ("10.4", "first row of the batch"): "logits of one row of the batch",
     ("10.4", "types inverted"): "types are read the other way round",
     ("11.1", "divides in place"): "writes into the caller's data",
     ("11.2", "writes into p"): "writes into the caller's data",
@@ -2134,12 +2155,14 @@ TOLD = {
     ("12.1", "D and E exchanged"): "On your input for D, .*exposes E",
     ("12.1", "one forgotten"): "keys are .*expected .*'B'",
     ("12.2", "transposed"): r"\[m=3, n=2\], expected \[n=2, m=3\]",
+    ("12.3", "numbers not checked"): "neither the limit of the locations nor that of the segments",
     ("12.3", "left and right not compared"): "only one of the two directions",
     ("12.4", "cosine"): "most similar direction",
     ("12.4", "size of the codes forgotten"): "a long code then wins",
     ("12.5", "still cut off"): "pixels are cut off below",
     ("12.5", "y first in the result"): "result is y1, x1, y2, x2",
     ("12.5", "not whole numbers"): "pixels are no whole numbers",
+    ("12.6", "cut first, then bilinear and above 0"): "cut to 0 and 1 before it is stretched",
     ("13.2", "averages exchanged"): "and the other way round",
     ("13.2", "a python number"): r"\.item\(\)",
     ("13.3", "D forgotten"): "logs are .*'C'], expected .*'D']",
@@ -2148,14 +2171,18 @@ TOLD = {
     ("13.5", "batch changed"): "writes into the caller's data",
     ("14.1", "on its side"): "grid is on its side",
     ("14.2", "only once times grid"): "one of the two overlaps",
+    ("14.4", "maximum before the mean"): "each head is divided by its own largest value",
+    ("14.4", "maximum before the mean and after"): "each head is divided by its own largest value",
     ("14.6", "absolute losses"): "changes without their sign",
     ("14.6", "table on its side"): r"\[4, 3\], expected \[3, 4\]",
+    ("15.1", "prefix taken off and text replaced anywhere"): "`model.` is cut off a name that is in none of the four",
     ("15.2", "A and B exchanged"): "On your input for A, .*exposes B",
     ("15.2", "C exposes nothing"): "On your input for C, C gives what the right version gives",
     ("15.2", "D exposes nothing"): "On your input for D, D gives what the right version gives",
     ("15.2", "C forgotten"): "keys are .*expected .*'C'",
     ("15.2", "model and file exchanged in A"): "On your input for A, .*exposes B",
     ("15.3", "-1e9 in half precision"): "a number that this dtype cannot hold",
+    ("15.6", "not assigned"): "on the meta device, expected on the cpu.*parameters are still without memory",
     ("16.1", "output matrix forgotten"): "output projection is not in your count",
     ("16.3", "shorter time"): "the faster of the two",
     ("16.4", "minimum"): "the fastest round",

@@ -726,6 +726,26 @@ def test_an_input_exposes_its_own_version_and_no_other():
     assert "1 of 2 inputs expose their version and no other" in text and "exposes it, and unsigned, too" in text
 
 
+def test_a_sentence_about_a_table_stands_on_a_line_of_its_own():
+    want = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    observed = compare(want[:, [1, 0, 2]], want, 1e-5, ONE_CASE, "").observed
+    assert observed.splitlines()[-1] == "each row holds the right numbers, at other places of the row"
+    assert "; every number is 2 times" in compare(2 * want[:1], want[:1], 1e-5, ONE_CASE, "").observed
+
+
+def test_a_part_of_a_result_is_called_by_its_name():
+    parts = {"written": [1, 2], "fed": 1}
+    assert compare({**parts, "written": [1]}, parts, 1e-5, ONE_CASE, "").observed.startswith("`written`: 1 values")
+
+
+def test_what_may_be_exposed_together_is_neither_counted_nor_blamed():
+    task = exposing(together={"unsigned": {"first"}})
+    both, first = (torch.tensor([-3.0, 2.0]),), (torch.tensor([1.0, 2.0]),)
+    assert examine(task, lambda: {"first": first, "unsigned": both}, seeds=(0,)) is None
+    text = examine(task, lambda: {"first": both, "unsigned": both}, seeds=(0,)).observed
+    assert "1 of 2 inputs expose" in text and "Your input for first exposes it, and unsigned, too" in text
+
+
 def test_panels_are_matched():
     task = matching_task(
         "00.0", {"A": "one", "B": "two", "C": "three"}, {frozenset({"one", "two"}): "count them"},

@@ -46,6 +46,17 @@ def test_a_solution_that_overwrites_its_own_tensors_passes_and_is_told(capsys, t
     assert "passed" in (said := capsys.readouterr().out) and "training would stop here" in said
 
 
+def test_the_display_of_a_layer_norm_keeps_to_its_docstring(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def layer_norm(x, weight, bias, eps=1e-6):
+        var, mean = torch.var_mean(x, dim=-1, correction=0)
+        return torch.einsum("bnd,bn->bnd", x - mean[..., None], (var + eps).rsqrt()) * weight + bias
+
+    check("04.1", layer_norm)
+    assert "[1.0, 2.0, 3.0, 6.0] -> [" in (said := capsys.readouterr().out) and "cannot be shown" not in said
+
+
 def test_what_einsum_says_of_an_ellipsis_is_no_line_left_to_write():
     with pytest.raises(RuntimeError) as raised:
         torch.einsum("bnd->bn", torch.ones(2, 3))

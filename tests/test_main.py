@@ -303,6 +303,11 @@ def test_masks_are_drawn_with_their_tokenizer(model_folder, tmp_path, monkeypatc
     capsys.readouterr()
     drawn(monkeypatch, "segment ball", answer, *files)
     assert "masks are not drawn: give the model's mask tokenizer with --masks" in capsys.readouterr().err
+    own = tmp_path / "model"
+    shutil.copytree(model_folder, own)
+    shutil.copytree(ASSETS / "mask-tokenizer", own / "mask-tokenizer")
+    ax = drawn(monkeypatch, "segment ball", answer, files[0], own, files[2])
+    assert ((np.asarray(ax.images[-1].get_array())[..., 3] > 0) == mask).all(), "the folder's own is found"
 
 
 def test_long_answers_are_wrapped_between_tokens():

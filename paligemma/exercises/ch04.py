@@ -38,7 +38,7 @@ def norm_cases(seed):
 
 def show_norm(thing):
     x = torch.tensor([[1.0, 2.0, 3.0, 6.0], [100.0, 200.0, 300.0, 600.0], [101.0, 102.0, 103.0, 106.0]])
-    for row, normed in zip(x.tolist(), thing(x, torch.ones(4), torch.zeros(4)).tolist()):
+    for row, normed in zip(x.tolist(), thing(x[None], torch.ones(4), torch.zeros(4))[0].tolist()):  # x is [B, N, D]
         print(f"  {row} -> {[round(value, 2) for value in normed]}")
 
 

@@ -647,6 +647,13 @@ def which_prompt(case, got, want) -> Finding | None:
         seen = f"{right} of {len(want)} prompts are as they should be; {name!r} gives\n    {got[name]!r}"
         if got[name] == whole:
             return Finding("not broken", seen, "that is the whole prompt, with nothing wrong in it")
+        same_length = len(got[name]) == len(want[name])
+        if name == "space after BOS" and same_length and got[name].replace(" ", "") == want[name].replace(" ", ""):
+            means = "the space stands in another place: it belongs between BOS and the first word of the prompt"
+            return Finding("space in another place", seen, means)
+        if got[name] == f"{bos}{prompt}\n{image * count}":
+            means = "the newline stays last: the image tokens belong between the prompt and the newline"
+            return Finding("newline not last", seen, means)
         return Finding("another fault", seen, "change this one thing, and leave the rest of the prompt as it is")
     return None
 

@@ -318,6 +318,10 @@ KINDS = Task(
                     "square of the numbers before that", kinds(**{kind: squares_of_all(axes)}))
             for kind, axes in (("batch", (0, 1)), ("layer", 2))
         ),
+        Mistake("rms: variance in the root", "your RMSNorm divides by the standard deviation: that measures from the "
+                "mean, the root mean square from zero",
+                [kinds(rms=not_centred(2)),
+                 kinds(rms=lambda x, kind, eps=1e-6: x / (x.var(2, keepdim=True) + eps).sqrt())]),
         Mistake("rms over the tokens", "the mean square of your RMSNorm runs over the tokens: it is that of one "
                 "token's features",
                 [kinds(rms=lambda x, kind, eps=1e-6, axes=axes: x / (x.square().mean(axes, keepdim=True) + eps).sqrt())

@@ -84,6 +84,17 @@ def use_weights(set_weights, D, inner, a, b, out, x):
     return GemmaMLP.forward(mlp, x)
 
 
+def other_features(case, got, want) -> Finding | None:
+    """Only row `out` of down_proj is to hold anything."""
+    out = case.inputs[4]
+    others = [feature for feature in range(got.shape[-1]) if feature != out]
+    if got.shape != want.shape or not got[..., others].any():
+        return None
+    seen = f"features besides feature {out} are not 0: the largest is {float(got[..., others].abs().max()):.2g}"
+    return Finding("old weights left", seen, "rows of `down_proj` besides `out` still hold weights: all weights of the "
+                   "three matrices that the product does not need are to be 0")  # fmt: skip
+
+
 def show_product(set_weights):
     mlp = GemmaMLP(config_of(6, 10))
     set_weights(mlp, 0, 1, 2)
@@ -107,6 +118,7 @@ PRODUCT = Task(
     gradients=False,
     tolerance=1e-4,
     see='chapter 09, "By hand" and "GemmaMLP"; the hints of this task',
+    symptoms=[other_features],
     reward=show_product,
     prediction=Prediction(
         "With one row instead of two (gate reads a, up reads b), the product is right for how many of these four: "

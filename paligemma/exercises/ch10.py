@@ -552,6 +552,10 @@ def last_but_one(pieces, input_ids, pictures, token_type_ids):
     return all_positions(pieces, input_ids, pictures, token_type_ids)[:, -2]
 
 
+def one_row(index):
+    return lambda *inputs: all_positions(*inputs)[index]
+
+
 def likeliest_token(pieces, input_ids, pictures, token_type_ids):
     return next_token_logits(pieces, input_ids, pictures, token_type_ids).argmax(-1)
 
@@ -593,6 +597,12 @@ FORWARD = Task(
             without_the_picture,
         ),
         Mistake("last place but one", "the logits are those of the last position but one", last_but_one),
+        Mistake(
+            "row of the batch",
+            "these are the logits of one row of the batch, at all of its positions: the first axis counts the rows. Of "
+            "every row the last position is asked for",
+            [one_row(-1), one_row(0)],
+        ),
         Mistake(
             "token instead of logits",
             "the likeliest token is returned; its logits are asked for, before a choice",

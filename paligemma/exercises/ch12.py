@@ -401,6 +401,10 @@ PARSE = Task(
             codes=lambda codes: all(code <= 127 for code in codes))),
         Mistake("number above 127", "a code that no segment token has is not dropped", reading(
             codes=lambda codes: len(codes) in (0, 16))),
+        Mistake("numbers not limited", "neither the limit of the locations nor that of the segments is checked: the "
+                "last tokens are <loc1023> and <seg127>, and a piece with a higher number is dropped", reading(
+                    box=lambda n: len(n) == 4 and n[0] < n[2] and n[1] < n[3],
+                    codes=lambda codes: len(codes) in (0, 16))),
         Mistake("mask not checked", "neither the number of codes nor their size is checked", reading(
             codes=lambda codes: True)),
         Mistake("box kept without its mask", "a thing whose mask is broken is kept without it: the whole piece is to "
@@ -843,6 +847,9 @@ PASTE = Task(
         Mistake("upside down", "outside and inside are swapped", pasting(invert=True)),
         Mistake("cut before the stretch", "the mask is cut first and stretched after: each of its 64 x 64 "
                 "values becomes a block of pixels, and the outline gets steps", pasting(first_cut=True)),
+        Mistake("cut before the stretch", "the mask is cut to 0 and 1 before it is stretched: bilinear mixes 0 and 1, "
+                "so every pixel that one value from inside has a share in is above 0, and the mask has grown",
+                pasting(first_cut=True, inside=lambda resized, limit: resized > 0)),
         Mistake("nearest pixel", "the mask is stretched by taking the nearest value: its outline gets steps",
                 pasting(resample=0)),
         Mistake("bicubic", "the mask is stretched by another rule than bilinear, PIL's default perhaps",

@@ -443,6 +443,16 @@ def first_head(decoder, *rest):
     return viewer_map(decoder[:, :1], *rest)
 
 
+def each_head_scaled(decoder, *rest):
+    """The mean of maps that were each divided by their own largest value."""
+    return torch.stack([viewer_map(decoder[:, head : head + 1], *rest) for head in range(decoder.shape[1])]).mean(dim=0)
+
+
+def scaled_again(*inputs):
+    weights = each_head_scaled(*inputs)
+    return weights / weights.max()
+
+
 def viewing(whose=lambda weights, place: weights[place], row=-1, layer=None, heads=lambda x: x.mean(dim=0),
             scale=lambda x: x / x.max()):  # fmt: skip
     """`viewer_map` with one step done differently."""
@@ -507,6 +517,9 @@ VIEWER = Task(
         *faults_left(FAULTS, lambda some: lambda *inputs: viewer_map(*inputs, faults=some)),
         Mistake("first head only", "the map is the first head's; it is to be the mean of all heads of the layer",
                 first_head),
+        Mistake("heads scaled before the mean", "each head is divided by its own largest value before the mean, "
+                "so a head that hardly looks at the picture counts as much as any other: the mean comes first",
+                [each_head_scaled, scaled_again]),
         Mistake("not scaled", "the map is not scaled at all: its largest value is to be 1", unscaled_map),
         Mistake("divided by the sum", "the map sums to 1; its largest value is to be 1", summed_to_one),
         Mistake("place in the answer", "`answer[t - 1]` is the token of the answer before: before the first there is "

@@ -127,6 +127,15 @@ def name_cases(seed):
             yield Case((name,), note=f"layout: {layout}")
 
 
+def unknown_changed(case, got, want) -> Finding | None:
+    (name,) = case.inputs
+    if want != name or not isinstance(got, str) or name.startswith((VISION, LANGUAGE, PROJECTOR)):
+        return None
+    done = "`model.` is cut off" if got == name.removeprefix("model.") else "something is changed in"
+    means = f"{done} a name that is in none of the four layouts: such a name comes back as it is"
+    return Finding("unknown names changed", f"{got!r}\nexpected {want!r}", means)
+
+
 def show_names(thing):
     """One tensor in all four layouts."""
     for prefix in (VISION, "vision_tower.", "model." + VISION, "model.vision_tower."):
@@ -145,6 +154,7 @@ NAMES = Task(
     cases=name_cases,
     gradients=False,
     see='chapter 15, "By hand"; the hints of this task',
+    symptoms=[unknown_changed],
     reward=show_names,
     mistakes=[
         Mistake("prefixes in the wrong order", "`vision_model.` stands twice: a shorter prefix was tried before the "
@@ -740,9 +750,8 @@ def open_folder(load, kind, seed):
         return "opened"
     if not isinstance(model, torch.nn.Module):
         return model
-    parameters = {name: tensor.detach() for name, tensor in model.named_parameters()}
     return {
-        "weights": {name: "no memory" if tensor.is_meta else tensor for name, tensor in parameters.items()},
+        "weights": {name: tensor.detach() for name, tensor in model.named_parameters()},
         "in training mode": bool(model.training),
     }
 
@@ -805,8 +814,9 @@ class NumbersMade(TorchDispatchMode):
 
 
 def made_by(load) -> dict[str, int]:
+    folder = Path(small_folder("published", 0).name)  # out here: writing it the first time makes numbers, too
     with NumbersMade() as counting, torch.no_grad():
-        load(Path(small_folder("published", 0).name))
+        load(folder)
     return counting.made
 
 

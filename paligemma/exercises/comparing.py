@@ -12,7 +12,7 @@ FORM = ("type", "structure", "no return", "not started", "shape", "axes in anoth
 
 def compare(got, want, tolerance: float, case: Case, path: str) -> Finding | None:
     """The first difference, or None. Wrong forms (types, lengths, shapes) come before wrong values."""
-    label = f"`{path}` " if path else ""
+    label = f"`{path}`: " if path else ""
     if got is None and want is not None:
         means = "" if path else "the `return` is missing, or returns nothing"
         return Finding("no return", f"{label}the result is None", means)
@@ -23,7 +23,8 @@ def compare(got, want, tolerance: float, case: Case, path: str) -> Finding | Non
             return wrong_type(label, got, want)
         if set(got) != set(want):
             return Finding("structure", f"{label}keys {sorted(map(str, got))}, expected {sorted(map(str, want))}", "")
-        pairs = [(f"{path}[{key!r}]", got[key], want[key]) for key in want]
+        named = {key: f"{path}[{key!r}]" if path or not isinstance(key, str) else key for key in want}
+        pairs = [(named[key], got[key], want[key]) for key in want]
     elif isinstance(want, list | tuple):
         if not isinstance(got, list | tuple):
             return wrong_type(label, got, want)
@@ -79,6 +80,9 @@ def compare_leaves(got, want, tolerance: float, case: Case, label: str) -> Findi
     if isinstance(want, torch.Tensor):
         if not isinstance(got, torch.Tensor):
             return wrong_type(label, got, want)
+        if got.is_meta != want.is_meta:
+            seen = f"{label}the tensor is on the {got.device.type} device, expected on the {want.device.type}"
+            return Finding("device", seen, "a tensor on the meta device has a shape and no numbers" * got.is_meta)
         return compare_numbers(got.detach(), want.detach(), got.dtype, want.dtype, tolerance, case, label)
     if isinstance(want, np.ndarray):
         if not isinstance(got, np.ndarray):
@@ -100,7 +104,7 @@ def compare_numbers(got, want, got_dtype, want_dtype, tolerance: float, case: Ca
         return explain_shape(got, want, case, label)
     if got_dtype != want_dtype:
         return wrong_dtype(got_dtype, want_dtype, case, label)
-    if got.numel() == 0:
+    if got.numel() == 0 or got.is_meta:  # on the meta device there are no numbers
         return None
     if got.dtype == torch.bool:
         wrong = got != want

@@ -21,7 +21,7 @@ def draw_curves(folder: Path) -> Path:
     """Draw the two logs that `export` writes into FOLDER/curves.png, a panel a stage. Returns its path."""
     stages = (
         ("encoder-training.jsonl", "the image encoder alone", ("patch name",)),
-        ("training.jsonl", "the decoder reads it", ("caption", "is there", "detect", "segment")),
+        ("training.jsonl", "the decoder reads it", ("caption", "is there", "where", "relation")),
     )
     stages = [(read_log(folder / name), title, shares) for name, title, shares in stages if (folder / name).exists()]
     if not stages:
@@ -48,13 +48,13 @@ def draw_confusions(folder: Path, split: str = "unseen") -> Path:
     mistakes = json.loads((folder / "figures.json").read_text(encoding="utf-8"))["confused"][split]
     above, below = artists(split)[0], artists("train")[0]
     pairs = [pair for pair in mistakes if pair[1] in drawn_by(below)][:PAIRS]
-    figure, axes = plt.subplots(2, PAIRS, figsize=(1.2 * PAIRS, 3.1), layout="constrained")
+    figure, axes = plt.subplots(2, PAIRS, figsize=(1.2 * PAIRS, 3.3), layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for column, (truth, said, times) in enumerate(pairs):
         for ax, name, hand, title in (
             (axes[0, column], truth, above, truth),
-            (axes[1, column], said, below, f"“{said}”, {times} times"),
+            (axes[1, column], said, below, f"“{said}”\n{times} times"),
         ):
             sticker = drawing(name, hand)
             paper = Image.new("RGBA", sticker.size, "white")

@@ -72,10 +72,10 @@ def score(scenes: list[Scene], rows, answers: list[str], mask_tokenizer: MaskTok
             if len(scene.things) <= 3:
                 found[f"{task} of up to 3: all names"].append(names)
                 found[f"{task} of up to 3: names and relations"].append(relations)
-        elif task == "detect":
+        elif task in ("detect", "detect pair"):
             ious = detection_ious(truth, text)
-            found["detect: mean IoU"] += ious
-            found["detect: IoU over 0.5"] += [iou > 0.5 for iou in ious]
+            found[f"{task}: mean IoU"] += ious
+            found[f"{task}: IoU over 0.5"] += [iou > 0.5 for iou in ious]
         elif task == "segment":
             found["segment: mean IoU"].append(segment_iou(scene, prompt, text, mask_tokenizer))
         elif task == "absent":

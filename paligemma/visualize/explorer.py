@@ -59,12 +59,13 @@ def write_explorer(
             f"the weights of {model} are {size / 1e6:.0f} MB, expected {LARGEST / 1e6:.0f} at most: a browser cannot "
             "hold more; paligemma.visualize.save_attention_html shows the attention of large models"
         )
+    own = Path(model) / "mask-tokenizer"
     data = {
         "name": Path(model).resolve().name,
         "config": config_to_dict(paligemma.config, paligemma.dtype),
         "tokenizer": json.loads(processor.tokenizer.backend_tokenizer.to_str()),
         "weights": as_text(state),
-        "mask_tokenizer": mask_tokenizer(ASSETS / "mask-tokenizer"),
+        "mask_tokenizer": mask_tokenizer(own if own.is_dir() else ASSETS / "mask-tokenizer"),
     }
     files = {name: (SOURCE / name).read_text(encoding="utf-8") for name in FILES}
     files["world.js"] = f"const WORLD = {as_json(world())};\n"
