@@ -507,7 +507,7 @@ def test_word_loss_is_cross_entropy_over_the_names(processor):
 def test_grounding_is_the_attention_of_the_models_own_first_head(pictures, processor):
     """As recorded while the model reads `detect NAME`: to the patches of that name, or to itself where it is absent."""
     model = build_sticker_model(processor).eval()
-    words = model.language_model.model.embed_tokens.weight[recipe.word_ids(processor.tokenizer)[0]]
+    words = recipe.word_ids(processor.tokenizer)[0]
     labels = pictures.labels(range(3))["name"]  # [P, N], 0 is no sticker
     asked = labels.unique()[1:].tolist()
     present, absent = [], []

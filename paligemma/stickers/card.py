@@ -8,8 +8,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
+from ..processing_paligemma import to_rgb
 from ..training import read_log
 from ..visualize import save_figure, show_curves
 from .atlas import artists, drawing, drawn_by
@@ -56,9 +56,6 @@ def draw_confusions(folder: Path, split: str = "unseen") -> Path:
             (axes[0, column], truth, above, truth),
             (axes[1, column], said, below, f"“{said}”\n{times} times"),
         ):
-            sticker = drawing(name, hand)
-            paper = Image.new("RGBA", sticker.size, "white")
-            paper.alpha_composite(sticker)
-            ax.imshow(paper)
+            ax.imshow(to_rgb(drawing(name, hand)))
             ax.set_title(title, fontsize=9)
     return save_figure(figure, folder / "confusions.png")

@@ -90,11 +90,13 @@ def single(count: int, hands: tuple[str, ...]) -> list[Scene]:
     return [make_scene(seed, hands, most=1) for seed in range(count)]
 
 
-def evaluate(model, processor, mask_tokenizer: MaskTokenizer, split: str, scenes: int = 500) -> dict[str, float]:
-    """The figures for held-out seeds 0 to scenes - 1 by the artists of `split`.
+def ask_all(
+    model, processor, split: str, scenes: int
+) -> tuple[list[Scene], list[tuple[int, str, str, str]], list[str]]:
+    """Held-out seeds 0 to scenes - 1 by the artists of `split`: the scenes, the questions and the answers.
 
-    Naming is measured on `scenes` pictures of one sticker, all else on as many of one to four. Raises ValueError for
-    an unknown split or number.
+    Naming is asked about `scenes` pictures of one sticker, all else about as many of one to four. Raises ValueError
+    for an unknown split or number.
     """
     if not 1 <= scenes <= TRAIN_SEEDS:
         raise ValueError(f"The number of scenes is {scenes}, expected 1 to {TRAIN_SEEDS:,}.")
@@ -105,17 +107,19 @@ def evaluate(model, processor, mask_tokenizer: MaskTokenizer, split: str, scenes
     other = tuple(task for task in TASKS if task != "name")
     rows = make_questions(alone, ("name",))
     rows += [(index + scenes, *rest) for index, *rest in make_questions(mixed, other)]
-    answers = answer_all(model, processor, [draw(scene) for scene in everything], rows)
-    return score(everything, rows, answers, mask_tokenizer)
+    return everything, rows, answer_all(model, processor, [draw(scene) for scene in everything], rows)
 
 
-def confusions(model, processor, split: str, scenes: int = 500) -> list[tuple[str, str, int]]:
-    """What is taken for what: (true name, answered name, times), most frequent first, on pictures of one sticker."""
-    alone = single(scenes, artists(split))
-    rows = make_questions(alone, ("name",))
+def evaluate(model, processor, mask_tokenizer: MaskTokenizer, split: str, scenes: int = 500) -> dict[str, float]:
+    """The figures for the scenes of `ask_all`, which raises for an unknown split or number."""
+    return score(*ask_all(model, processor, split, scenes), mask_tokenizer)
+
+
+def confusions(rows, answers: list[str]) -> list[tuple[str, str, int]]:
+    """What is taken for what: (true name, answered name, times), most frequent first, where one sticker was named."""
     counts = defaultdict(int)
-    for (_, _, _, truth), text in zip(rows, answer_all(model, processor, [draw(s) for s in alone], rows), strict=True):
-        if text != truth:
+    for (_, task, _, truth), text in zip(rows, answers, strict=True):
+        if task == "name" and text != truth:
             counts[truth, text] += 1
     return sorted(((*pair, times) for pair, times in counts.items()), key=lambda row: (-row[2], row))
 
@@ -139,9 +143,12 @@ def run(folder: str | Path, masks_folder: str | Path, splits: list[str], scenes:
         artists(split)  # an unknown split is an error before anything is loaded
     model, processor = load_pretrained(folder, dtype=torch.float32)
     mask_tokenizer = load_mask_tokenizer(masks_folder)
-    results = {split: evaluate(model, processor, mask_tokenizer, split, scenes) for split in splits}
+    results, confused = {}, {}
+    for split in splits:
+        asked = ask_all(model, processor, split, scenes)
+        results[split] = score(*asked, mask_tokenizer)
+        confused[split] = confusions(*asked[1:])
     print_table(results)
-    confused = {split: confusions(model, processor, split, scenes) for split in splits}
     print(f"\nMost often confused (artists: {', '.join(artists(splits[-1]))}):")
     for truth, text, times in confused[splits[-1]][:20]:
         print(f"  {truth} taken for {text[:40] or 'nothing'}: {times}")

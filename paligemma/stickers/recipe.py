@@ -208,25 +208,26 @@ def word_loss(features: torch.Tensor, words: torch.Tensor, names: torch.Tensor) 
 
 
 def grounding_loss(
-    model: PaliGemmaForConditionalGeneration, features: torch.Tensor, words: torch.Tensor, names: torch.Tensor, rng
+    model: PaliGemmaForConditionalGeneration, features: torch.Tensor, word_ids: torch.Tensor, names: torch.Tensor, rng
 ) -> tuple[torch.Tensor, Metric]:
     """Where the first head of the first layer looks from a name in the prompt: at its sticker, or at itself.
 
     The contrastive alignment of words and regions of MDETR (Kamath et al. 2021, section 3.2), with the query and key
     of a head in place of a projection of their own. No prompt is needed, since the first layer sees each token before
-    anything has been mixed into it: features [P, N, D] of the pictures, embeddings `words` [W, D] of all names, and
+    anything has been mixed into it: features [P, N, D] of the pictures, the tokens `word_ids` [W] of all names, and
     labels `names` [P, N] (0 is no sticker). Every name that any of these pictures holds is asked of each; where it is
     absent, the head is to stay at the name's own key, so that "nothing here" can be told.
     """
-    layer = model.language_model.model.layers[0]
+    decoder = model.language_model.model
+    layer = decoder.layers[0]
     attention, d = layer.self_attn, layer.self_attn.head_dim
     N = features.shape[1]
     asked = names.unique()
     asked = asked[asked > 0]  # [A]
-    text = layer.input_layernorm(words[asked - 1] * words.shape[1] ** 0.5)  # [A, D], scaled as `embed` does
+    text = layer.input_layernorm(decoder.embed(word_ids[asked - 1]))  # [A, D]
     place = N + 3 + int(rng.integers(8))  # of the name: after <bos> and a few words
     positions = torch.cat([torch.arange(1, N + 1), torch.tensor([place])])[None].to(features.device)
-    cos, sin = model.language_model.model.rotary_emb(features.float(), positions)  # [1, N + 1, d]
+    cos, sin = decoder.rotary_emb(features.float(), positions)  # [1, N + 1, d]
     picture, text_place = (cos[:, :N], sin[:, :N]), (cos[:, N:], sin[:, N:])
 
     keys = F.linear(layer.input_layernorm(features.float()), attention.k_proj.weight[:d])[:, None]  # [P, 1, N, d]
@@ -291,7 +292,7 @@ def mixture_loss(
             loss, metrics = questions_loss(model, tokenizer, answer_loss, features, rows)
         words = model.language_model.model.embed_tokens.weight[its_words]  # [forms, W, D]
         aligned, metrics["patch word"] = word_loss(features, words, labels["name"])
-        grounded, metrics["patch found"] = grounding_loss(model, features, words[0], labels["name"], rng)
+        grounded, metrics["patch found"] = grounding_loss(model, features, its_words[0], labels["name"], rng)
         loss = loss + WORDS_WEIGHT * aligned + GROUNDING_WEIGHT * grounded
         if not heads_weight:
             return loss, metrics
