@@ -114,6 +114,7 @@ def test_training_steps_have_the_same_loss_and_gradients(text_model, pictures, q
     config = small_config(text_model)
     ours, theirs = benchmark.make_models(config, torch.float32)
     losses = benchmark.training_losses(ours, theirs, config, pictures, questions)
+    assert list(losses) == ["ours", f"transformers, {theirs.config.get_text_config()._attn_implementation}"]
     (our_loss, their_loss) = (function() for function in losses.values())
     assert_close(our_loss, their_loss)
     our_loss.backward()
