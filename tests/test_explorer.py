@@ -785,7 +785,7 @@ def test_photograph_and_damaged_input(page, folder, tmp_path, root):
     answered(page)
     assert page.evaluate("state.scene === 3 && !state.faults.length")
     for address in (
-        "#lang=toString&broken=toString",
+        "#lang=constructor&broken=constructor",
         "#items=line.ff0000.300.300.400.420.x.0,0,50,100~circle.toString.ff0000.1.1.90.90.0",
         "#items=~~..,circle&prompt=&token=999999&at=9.9.9&broken=x.y&forced=a.b",
         "#scene=-5&lang=xx&open=",
