@@ -77,6 +77,28 @@ def write_files_atomically(folder: str | os.PathLike, outdated: Iterable[str] = 
             shutil.rmtree(fresh, ignore_errors=True)
 
 
+@contextmanager
+def write_folder_atomically(folder: str | os.PathLike) -> Iterator[Path]:
+    """A fresh folder beside `folder`; at the end it is renamed to `folder`, which must be new or empty.
+
+    For a folder with folders in it. After an exception nothing is left of it. Its parents are made when they are
+    missing. Raises FileExistsError, before anything is written, for a folder that has something in it, and
+    NotADirectoryError for a file.
+    """
+    target = Path(os.path.realpath(folder))
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{folder} has something in it, expected a new or empty folder: nothing was changed")
+    fresh = temporary_name(target)
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        if target.exists():
+            target.rmdir()
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` that no other process or thread takes; the ending, which names a format, is kept."""
     return path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
