@@ -1,6 +1,8 @@
 """From drawings to a folder of examples: paper, places and boxes, names, splits, and what is refused."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -174,3 +176,12 @@ def test_a_held_out_name_must_be_trained_on(tmp_path, capsys):
     save(tmp_path / "mine/held-out", cat=on_paper())
     assert drawings.main([str(tmp_path / "mine"), str(tmp_path / "folder")]) == 1
     assert "cat" in capsys.readouterr().err
+
+
+def test_a_letter_that_standard_output_lacks_ends_nothing(tmp_path, monkeypatch):
+    """A file on standard output in Windows's cp1252 has no Korean."""
+    save(tmp_path / "mine", dog=on_paper())
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="cp1252", write_through=True))
+    assert drawings.main([str(tmp_path / "mine"), str(tmp_path / "강아지"), "--per-drawing", "1"]) == 0
+    assert b"???: 1 pictures to train on" in output.getvalue()

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 
 from ..files import write_folder_atomically
 from ..locations import box_to_tokens
+from ..options import print_any_letter, seed, whole
 from ..processing_paligemma import to_rgb, upright
 from ..stickers.scenes import ground, visible_box
 from .folder import JSONL, PICTURES
@@ -151,15 +152,14 @@ def write_folder(
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the drawings, write the folder; returns 0, or 1 after a line that says what is wrong."""
+    print_any_letter()
     parser = argparse.ArgumentParser(prog="python -m paligemma.finetune.drawings", description=__doc__.split("\n")[0])
     parser.add_argument("drawings", metavar="DRAWINGS", help="a folder of drawings named by what they show")
     parser.add_argument("folder", metavar="DIR", help="the folder of examples to write")
-    parser.add_argument("--per-drawing", type=int, default=24, help="pictures of each drawing (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--per-drawing", type=whole, default=24, help="pictures of each drawing (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0)
     args = parser.parse_args(arguments)
     try:
-        if args.per_drawing < 1 or args.seed < 0:
-            raise ValueError("--per-drawing is to be 1 or more, --seed 0 or more")
         train = read_drawings(args.drawings)
         others = Path(args.drawings) / HELD_OUT
         held_out = read_drawings(others) if others.is_dir() else None

@@ -30,6 +30,7 @@ from ..segmentation import (
     MaskTokenizerConfig,
     crop_mask,
     load_mask_tokenizer,
+    mask_tokenizer_folder,
     save_mask_tokenizer,
     train_mask_tokenizer,
 )
@@ -385,7 +386,7 @@ def export(
     stage, processor = new_stage()
     stage.load_state_dict(read_weights(run / "state.pt"))
     save_half(stage.model, processor, folder)
-    save_mask_tokenizer(mask_tokenizer, folder / "mask-tokenizer")
+    save_mask_tokenizer(mask_tokenizer, mask_tokenizer_folder(folder))
     if encoder_logs:
         write_log(folder / "encoder-training.jsonl", [line for log in encoder_logs for line in shorten(log)])
     write_log(folder / "training.jsonl", [line for log in logs for line in shorten(log)])

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..config_checks import check_count
 from ..modeling_gemma import PaliGemmaForConditionalGeneration
 from ..processing_paligemma import PaliGemmaProcessor
 from .adapt import gradient_checkpointing
@@ -46,8 +47,7 @@ def finetune(
     """
     check_examples(model, images, prompts, answers)
     for name, value in (("steps", steps), ("per_step", per_step)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} is {value!r}, expected a whole number of 1 or more")
+        check_count(name, value)
     device = model.device
     pixel_values = processor(text=list(prompts), images=list(images), suffix=list(answers))["pixel_values"]
     schedule = Schedule(cycles=((steps, 1.0),), muon_lr=muon_lr, adam_lr=adam_lr, warmup=20, seed=seed)
