@@ -361,6 +361,9 @@ def test_heads_that_know_everything_have_no_loss():
         assert heads.loss(patches, {**labels, name: wrong})[0] > 0.1
     shifted = heads.loss(patches, {**labels, "box": labels["box"] + 2 / GRID})[1]
     assert shifted["patch box"].mean == pytest.approx(2, rel=1e-4)  # in cells of the grid
+    moved = {**labels, "box": labels["box"] + 2 / GRID}
+    losses = [heads.loss(patches, moved, weight)[0].item() for weight in (0.0, 1.0)]
+    assert losses[0] < 1e-4 and losses[1] == pytest.approx(1.5, rel=1e-3)  # smooth L1 of 2 is 1.5
 
 
 def test_whitened_patches_have_the_same_variance_and_no_correlation():
@@ -393,17 +396,16 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     common = ["--pictures", 12, "--cache", tmp_path, "--per-step", 2]
     encoder = tmp_path / "encoder"
     assert run("encoder", *common, "--out", encoder, "--cycles", "2x1.0") == 0
-    model = ["model", *common, "--encoder", encoder / "state.pt", "--masks", masks_folder]
+    going_on = ["model", *common, "--masks", masks_folder]
+    model = [*going_on, "--encoder", encoder / "state.pt"]
     assert run(*model, "--out", tmp_path / "whole", "--cycles", "2x1.0") == 0
     for stop in (["--stop-at", 1], []):
         assert run(*model, "--out", tmp_path / "parts", "--cycles", "2x1.0", *stop) == 0
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
     assert all(torch.equal(tensor, states[1]["model"][name]) for name, tensor in states[0]["model"].items())
     still = ["--muon-lr", 0, "--adam-lr", 0]
-    assert (
-        run(*model, "--out", tmp_path / "more", "--start", tmp_path / "parts/state.pt", "--cycles", "1x1.0", *still)
-        == 0
-    )
+    start = ["--start", tmp_path / "parts/state.pt", "--cycles", "1x1.0"]
+    assert run(*going_on, "--out", tmp_path / "more", *start, *still) == 0
     more = torch.load(tmp_path / "more/state.pt", weights_only=True)["model"]
     assert all(torch.equal(tensor, states[0]["model"][name]) for name, tensor in more.items())
     weights = ",".join(f"{task}={3 if task == 'detect' else 0}" for task in TASKS)
@@ -414,9 +416,19 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     with pytest.raises(SystemExit):
         run(*model, "--out", tmp_path / "none", "--weights", "dance=1")
     frozen = torch.load(tmp_path / "frozen/state.pt", weights_only=True)["model"]
-    start = torch.load(encoder / "state.pt", weights_only=True)["model"]
-    assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in start.items() if "vision" in name)
+    old = torch.load(encoder / "state.pt", weights_only=True)["model"]
+    assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in old.items() if "vision" in name)
     assert not torch.equal(frozen["model.multi_modal_projector.linear.weight"], torch.zeros(()))
+    sharper = ["--start", encoder / "state.pt", "--cycles", "1x1.0", "--box-weight", 2]
+    assert run("encoder", *common, "--out", tmp_path / "sharper", *sharper) == 0
+    both = [*start, "--encoder", tmp_path / "sharper/state.pt"]
+    assert run(*going_on, *both, "--out", tmp_path / "both", *still) == 0
+    found = torch.load(tmp_path / "both/state.pt", weights_only=True)["model"]
+    new = torch.load(tmp_path / "sharper/state.pt", weights_only=True)["model"]
+    for name, tensor in found.items():
+        theirs = new.get(name if name.startswith("heads.") else name.removeprefix("model."), states[0]["model"][name])
+        assert torch.equal(tensor, theirs), name
+    assert not torch.equal(new["heads.box.weight"], old["heads.box.weight"])
     kept = ["--masks", masks_folder, "--encoder-runs", encoder, "--earlier-runs", tmp_path / "parts"]
     assert run("export", tmp_path / "more", "--out", tmp_path / "export", *kept) == 0
     for name, steps in (("training.jsonl", [2, 1]), ("encoder-training.jsonl", [2])):
