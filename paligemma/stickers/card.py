@@ -28,7 +28,7 @@ def draw_curves(folder: Path) -> Path:
     )
     stages = [(read_log(folder / name), title, shares) for name, title, shares in stages if (folder / name).exists()]
     if not stages:
-        raise FileNotFoundError(f"{folder / 'training.jsonl'} is missing, expected a folder that `export` wrote.")
+        raise FileNotFoundError(f"{folder / 'training.jsonl'} is missing, expected a folder that `export` wrote")
     figure, axes = plt.subplots(1, len(stages), figsize=(4.5 * len(stages), 3.2), layout="constrained", squeeze=False)
     for ax, (of, title, shares) in zip(axes.flat, stages, strict=True):
         # Runs follow one another, each counting its steps from 1.

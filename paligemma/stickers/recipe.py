@@ -156,7 +156,7 @@ def read_weights(state: Path) -> dict[str, torch.Tensor]:
     """The weights in a run's state.pt, finished or not. Raises FileNotFoundError when it is missing."""
     if not state.is_file():
         raise FileNotFoundError(
-            f"{state} is missing, expected the state.pt of a run: run the stage before this one first."
+            f"{state} is missing, expected the state.pt of a run: run the stage before this one first"
         )
     return torch.load(state, map_location="cpu", weights_only=True)["model"]
 

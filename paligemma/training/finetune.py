@@ -12,7 +12,7 @@ from ..config_checks import check_count
 from ..modeling_gemma import PaliGemmaForConditionalGeneration
 from ..processing_paligemma import PaliGemmaProcessor
 from .adapt import gradient_checkpointing
-from .losses import AnswerLoss, answer_lengths, autocast, empty_loss, questions_loss
+from .losses import AnswerLoss, Row, answer_lengths, autocast, empty_loss, questions_loss
 from .optimizers import Schedule, make_optimizers, update
 from .parallel import process_share
 
@@ -56,6 +56,12 @@ def finetune(
     lengths = answer_lengths(processor.tokenizer, list(answers))
     mine = process_share(per_step)
     rng = np.random.default_rng(seed)
+
+    def loss_of(rows: list[Row], pictures: torch.Tensor, total_weight: float) -> torch.Tensor:
+        with autocast(device):
+            features = model.get_image_features(pictures.to(device))
+            return questions_loss(model, processor.tokenizer, answer_loss, features, rows, 1, total_weight)[0]
+
     losses, order = [], []
     was_training = model.training
     model.train()
@@ -69,10 +75,7 @@ def finetune(
                 total_weight = sum(lengths[i] ** 0.5 for i in chosen)  # of all processes
                 chosen = chosen[mine]
                 rows = [(row, "new", prompts[i], answers[i]) for row, i in enumerate(chosen)]
-                with autocast(device):
-                    features = model.get_image_features(pixel_values[chosen].to(device))
-                    loss, _ = questions_loss(model, processor.tokenizer, answer_loss, features, rows, 1, total_weight)
-                loss = loss if rows else empty_loss(model)
+                loss = loss_of(rows, pixel_values[chosen], total_weight) if rows else empty_loss(model)
                 losses.append(update(model, optimizers, schedule, step, loss)[0])
     finally:
         model.train(was_training)
