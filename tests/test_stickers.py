@@ -194,12 +194,17 @@ def test_mirror_turn_and_shear_do_what_they_say():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((-1,), "seed is -1"), ((0, ("nobody",)), "nobody"), ((0, None, 5), "at most 5"), ((0, None, 0), "at most 0")],
+    [
+        ((-1,), "seed is -1"),
+        ((0, ("nobody",)), "nobody"),
+        ((0, None, 5), "most is 5, expected 1 to 4"),
+        ((0, None, 0), "most is 0"),
+    ],
 )
 def test_scenes_that_cannot_be_made(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_scene(*arguments)
-    with pytest.raises(ValueError, match="16 pixels a side"):
+    with pytest.raises(ValueError, match="size is 16, expected 32 to 1024"):
         draw(make_scene(0), 16)
 
 
@@ -274,7 +279,7 @@ def test_counting():
     assert answers["answer en how many stickers show a vehicle?"] == "0"
     with pytest.raises(ValueError, match="'colour', expected one of caption"):
         ask(scene, "colour", np.random.default_rng(0))
-    with pytest.raises(ValueError, match="needs codes="):
+    with pytest.raises(ValueError, match="codes is None, expected a function"):
         ask(scene, "segment", np.random.default_rng(0))
     with pytest.raises(ValueError, match="'red thing'"):
         find(scene, "red thing")
@@ -304,7 +309,7 @@ def test_patches_know_their_sticker():
     assert thing.tolist() == [1 + NAMES.index("cat"), 1 + NAMES.index("cat"), 0, 1 + NAMES.index("pizza")]
     assert part[0].tolist() == [255] * 9 and part[1].tolist() == [255, 0, 0] * 3
     assert part[3].tolist() == [0, 128, 255] * 3
-    with pytest.raises(ValueError, match="patch is 8 pixels wide"):
+    with pytest.raises(ValueError, match="patch is 8 pixels, expected a multiple of 3"):
         patch_truth(found, ["cat", "pizza"], 8)
 
 
@@ -361,6 +366,9 @@ def test_heads_that_know_everything_have_no_loss():
         assert heads.loss(patches, {**labels, name: wrong})[0] > 0.1
     shifted = heads.loss(patches, {**labels, "box": labels["box"] + 2 / GRID})[1]
     assert shifted["patch box"].mean == pytest.approx(2, rel=1e-4)  # in cells of the grid
+    moved = {**labels, "box": labels["box"] + 2 / GRID}
+    losses = [heads.loss(patches, moved, weight)[0].item() for weight in (0.0, 1.0)]
+    assert losses[0] < 1e-4 and losses[1] == pytest.approx(1.5, rel=1e-3)  # smooth L1 of 2 is 1.5
 
 
 def test_whitened_patches_have_the_same_variance_and_no_correlation():
@@ -393,17 +401,16 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     common = ["--pictures", 12, "--cache", tmp_path, "--per-step", 2]
     encoder = tmp_path / "encoder"
     assert run("encoder", *common, "--out", encoder, "--cycles", "2x1.0") == 0
-    model = ["model", *common, "--encoder", encoder / "state.pt", "--masks", masks_folder]
+    going_on = ["model", *common, "--masks", masks_folder]
+    model = [*going_on, "--encoder", encoder / "state.pt"]
     assert run(*model, "--out", tmp_path / "whole", "--cycles", "2x1.0") == 0
     for stop in (["--stop-at", 1], []):
         assert run(*model, "--out", tmp_path / "parts", "--cycles", "2x1.0", *stop) == 0
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
     assert all(torch.equal(tensor, states[1]["model"][name]) for name, tensor in states[0]["model"].items())
     still = ["--muon-lr", 0, "--adam-lr", 0]
-    assert (
-        run(*model, "--out", tmp_path / "more", "--start", tmp_path / "parts/state.pt", "--cycles", "1x1.0", *still)
-        == 0
-    )
+    start = ["--start", tmp_path / "parts/state.pt", "--cycles", "1x1.0"]
+    assert run(*going_on, "--out", tmp_path / "more", *start, *still) == 0
     more = torch.load(tmp_path / "more/state.pt", weights_only=True)["model"]
     assert all(torch.equal(tensor, states[0]["model"][name]) for name, tensor in more.items())
     weights = ",".join(f"{task}={3 if task == 'detect' else 0}" for task in TASKS)
@@ -414,9 +421,19 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
     with pytest.raises(SystemExit):
         run(*model, "--out", tmp_path / "none", "--weights", "dance=1")
     frozen = torch.load(tmp_path / "frozen/state.pt", weights_only=True)["model"]
-    start = torch.load(encoder / "state.pt", weights_only=True)["model"]
-    assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in start.items() if "vision" in name)
+    old = torch.load(encoder / "state.pt", weights_only=True)["model"]
+    assert all(torch.equal(frozen[f"model.{name}"], tensor) for name, tensor in old.items() if "vision" in name)
     assert not torch.equal(frozen["model.multi_modal_projector.linear.weight"], torch.zeros(()))
+    sharper = ["--start", encoder / "state.pt", "--cycles", "1x1.0", "--box-weight", 2]
+    assert run("encoder", *common, "--out", tmp_path / "sharper", *sharper) == 0
+    both = [*start, "--encoder", tmp_path / "sharper/state.pt"]
+    assert run(*going_on, *both, "--out", tmp_path / "both", *still) == 0
+    found = torch.load(tmp_path / "both/state.pt", weights_only=True)["model"]
+    new = torch.load(tmp_path / "sharper/state.pt", weights_only=True)["model"]
+    for name, tensor in found.items():
+        theirs = new.get(name if name.startswith("heads.") else name.removeprefix("model."), states[0]["model"][name])
+        assert torch.equal(tensor, theirs), name
+    assert not torch.equal(new["heads.box.weight"], old["heads.box.weight"])
     kept = ["--masks", masks_folder, "--encoder-runs", encoder, "--earlier-runs", tmp_path / "parts"]
     assert run("export", tmp_path / "more", "--out", tmp_path / "export", *kept) == 0
     for name, steps in (("training.jsonl", [2, 1]), ("encoder-training.jsonl", [2])):
@@ -545,7 +562,7 @@ def test_scores_of_perfect_and_empty_answers():
     assert perfect["detect: mean IoU"] > 0.98 and perfect["beside"] == 1
     assert empty["detect: mean IoU"] == empty["segment: mean IoU"] == empty["caption of up to 3: all names"] == 0
     assert set(evaluation.GOALS) - {"name"} <= set(perfect) | {"name"}
-    with pytest.raises(ValueError, match="number of scenes is 0"):
+    with pytest.raises(ValueError, match="scenes is 0, expected 1 to"):
         evaluation.evaluate(None, None, None, "choice", 0)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
-from ..segmentation import load_mask_tokenizer
+from ..options import number, print_any_letter, seed, whole
+from ..segmentation import load_mask_tokenizer, mask_tokenizer_folder
 from ..training import Schedule
-from ..training.__main__ import available_device, cycles, number, seed, task_weights, whole
+from ..training.__main__ import available_device, cycles, task_weights
 from . import capstone, evaluation
 from .card import draw_confusions, draw_curves
+from .encoder import BOX_WEIGHT
 from .recipe import ENCODER_CYCLES, MODEL_CYCLES, export, open_pictures, train_encoder, train_masks, train_model
 from .tasks import TASKS
 
@@ -50,7 +52,14 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         sub.add_argument("--start", type=Path, help="state.pt of an earlier run to begin from, with a new schedule")
         sub.add_argument("--stop-at", type=whole, help="stop before this step; the same command without it goes on")
         sub.add_argument("--device", type=available_device, default="cuda" if torch.cuda.is_available() else "cpu")
-    stages[1].add_argument("--encoder", type=Path, default=RUNS / "encoder/state.pt", help="the encoder's run")
+    stages[0].add_argument(
+        "--box-weight", type=number, default=BOX_WEIGHT, help="of a patch's box in the loss (default %(default)s)"
+    )
+    stages[1].add_argument(
+        "--encoder",
+        type=Path,
+        help=f"state.pt of the encoder (default: {(RUNS / 'encoder/state.pt').as_posix()}, or with --start its own)",
+    )
     stages[1].add_argument("--freeze-encoder", action="store_true", help="train all but the image encoder")
     stages[1].add_argument(
         "--weights", type=partial(task_weights, tasks=TASKS), default={}, help="of tasks, such as detect=3,relation=1"
@@ -83,12 +92,13 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
 
 
 def main(arguments=None) -> int:
+    print_any_letter()
     args = parse_arguments(arguments)
     try:
         if args.command == "masks":
             train_masks(args.out, args.seed, args.steps)
         elif args.command == "evaluate":
-            masks = args.masks or Path(args.model) / "mask-tokenizer"
+            masks = args.masks or mask_tokenizer_folder(args.model)
             evaluation.run(args.model, masks, args.splits.split(","), args.scenes, args.json)
         elif args.command == "export":
             steps = export(args.run, args.masks, args.out, tuple(args.earlier_runs), tuple(args.encoder_runs))
@@ -106,12 +116,22 @@ def main(arguments=None) -> int:
             schedule = Schedule(args.cycles, args.muon_lr, args.adam_lr, seed=args.seed, save_every=args.save_every)
             pictures = open_pictures(args.pictures, args.cache, args.workers)
             if args.command == "encoder":
-                train_encoder(args.out, pictures, schedule, args.per_step, args.device, args.start, args.stop_at)
+                train_encoder(
+                    args.out,
+                    pictures,
+                    schedule,
+                    args.per_step,
+                    args.device,
+                    args.start,
+                    args.stop_at,
+                    args.box_weight,
+                )
             else:
                 masks = load_mask_tokenizer(args.masks)
+                default = None if args.start else RUNS / "encoder/state.pt"
                 train_model(
                     args.out,
-                    args.encoder,
+                    args.encoder or default,
                     pictures,
                     masks,
                     schedule,

@@ -18,14 +18,17 @@ PAIRS = 8  # pairs of names in the picture of confusions
 
 
 def draw_curves(folder: Path) -> Path:
-    """Draw the two logs that `export` writes into FOLDER/curves.png, a panel a stage. Returns its path."""
+    """Draw the two logs that `export` writes into FOLDER/curves.png, a panel a stage. Returns its path.
+
+    Dotted lines mark where one run ends and the next begins.
+    """
     stages = (
         ("encoder-training.jsonl", "the image encoder alone", ("patch name",)),
-        ("training.jsonl", "the decoder reads it", ("caption", "is there", "where", "relation")),
+        ("training.jsonl", "the decoder reads it", ("caption", "is there", "relation", "detect")),
     )
     stages = [(read_log(folder / name), title, shares) for name, title, shares in stages if (folder / name).exists()]
     if not stages:
-        raise FileNotFoundError(f"{folder / 'training.jsonl'} is missing, expected a folder that `export` wrote.")
+        raise FileNotFoundError(f"{folder / 'training.jsonl'} is missing, expected a folder that `export` wrote")
     figure, axes = plt.subplots(1, len(stages), figsize=(4.5 * len(stages), 3.2), layout="constrained", squeeze=False)
     for ax, (of, title, shares) in zip(axes.flat, stages, strict=True):
         # Runs follow one another, each counting its steps from 1.
@@ -36,7 +39,11 @@ def draw_curves(folder: Path) -> Path:
             has = [name in line for line in of]
             curves[name] = (steps[has], [line[name] for line in of if name in line])
         show_curves(curves, title=title, ylabel="share right in training", ax=ax)
+        for end in steps[:-1][each[1:] < 0]:
+            ax.axvline(end, color="0.6", linewidth=0.8, linestyle=":")
         ax.set_ylim(0, 1)
+        if ax.get_legend():
+            ax.legend(loc="lower right", bbox_to_anchor=(1, 0.24), fontsize=8)
     return save_figure(figure, folder / "curves.png")
 
 

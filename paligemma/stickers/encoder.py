@@ -15,6 +15,8 @@ from ..world.scenes import GRID
 from .atlas import NAMES
 from .pictures import FINE
 
+BOX_WEIGHT = 0.1  # of a patch's box, beside its name: first see what it is, then where it ends
+
 
 class PatchHeads(nn.Module):
     """What each patch says of the sticker it belongs to; used in training only. [B, N, D] -> three answers."""
@@ -25,7 +27,9 @@ class PatchHeads(nn.Module):
         self.box = nn.Linear(width, 4)  # y1, x1, y2, x2 in 0..1
         self.part = nn.Linear(width, FINE * FINE)  # logits: does the sticker cover this cell of the patch?
 
-    def loss(self, patches: torch.Tensor, labels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Metric]]:
+    def loss(
+        self, patches: torch.Tensor, labels: dict[str, torch.Tensor], box_weight: float = BOX_WEIGHT
+    ) -> tuple[torch.Tensor, dict[str, Metric]]:
         """Patches [B, N, D] and labels of `Pictures.labels` -> loss and metrics for the log."""
         inside = labels["name"] > 0  # [B, N]
         count = inside.sum().clamp(min=1)
@@ -35,7 +39,7 @@ class PatchHeads(nn.Module):
         ground = F.cross_entropy(predicted[~inside], labels["name"][~inside], reduction="sum")
         loss = loss + 0.3 * ground / (~inside).sum().clamp(min=1)
         error = (self.box(patches)[inside] - labels["box"][inside]) * GRID  # [patches, 4], in cells of the grid
-        loss = loss + 0.1 * F.smooth_l1_loss(error, torch.zeros_like(error), reduction="sum") / (4 * count)
+        loss = loss + box_weight * F.smooth_l1_loss(error, torch.zeros_like(error), reduction="sum") / (4 * count)
         part, covered = self.part(patches)[inside], labels["part"][inside]  # [patches, FINE * FINE]
         covering = F.binary_cross_entropy_with_logits(part, covered, reduction="sum")
         loss = loss + 0.5 * covering / (FINE * FINE * count)

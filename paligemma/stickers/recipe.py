@@ -30,6 +30,7 @@ from ..segmentation import (
     MaskTokenizerConfig,
     crop_mask,
     load_mask_tokenizer,
+    mask_tokenizer_folder,
     save_mask_tokenizer,
     train_mask_tokenizer,
 )
@@ -47,7 +48,7 @@ from ..training import (
 from ..world.pictures import draw_questions
 from ..world.tiny_model import initialise
 from .atlas import THINGS, artists, drawn_by
-from .encoder import EncoderStage, PatchHeads, freeze_patches, whiten_patches
+from .encoder import BOX_WEIGHT, EncoderStage, PatchHeads, freeze_patches, whiten_patches
 from .pictures import Pictures
 from .scenes import cutout, random_cut
 from .sticker_model import IMAGE_SIZE, PATCH_SIZE, build_sticker_model, build_sticker_processor, vision_config
@@ -118,7 +119,14 @@ def train_masks(out: Path, seed: int = 0, steps: int = 2000) -> MaskTokenizer:
 # ------------------------------------------------------------------------------------------------- the encoder
 
 
-def encoder_loss(stage: EncoderStage, pictures: Pictures, per_step: int, seed: int, device: torch.device) -> Callable:
+def encoder_loss(
+    stage: EncoderStage,
+    pictures: Pictures,
+    per_step: int,
+    seed: int,
+    device: torch.device,
+    box_weight: float = BOX_WEIGHT,
+) -> Callable:
     """The function that `train` calls: what each patch of a batch says of its sticker."""
 
     def batch_loss(step: int):
@@ -126,7 +134,7 @@ def encoder_loss(stage: EncoderStage, pictures: Pictures, per_step: int, seed: i
         labels = {name: tensor.to(device) for name, tensor in pictures.labels(indices).items()}
         with autocast(device):
             patches = stage.vision_tower(pictures.batch(indices).to(device))  # [B, N, D]
-        return stage.heads.loss(patches.float(), labels)
+        return stage.heads.loss(patches.float(), labels, box_weight)
 
     return batch_loss
 
@@ -148,7 +156,7 @@ def read_weights(state: Path) -> dict[str, torch.Tensor]:
     """The weights in a run's state.pt, finished or not. Raises FileNotFoundError when it is missing."""
     if not state.is_file():
         raise FileNotFoundError(
-            f"{state} is missing, expected the state.pt of a run: run the stage before this one first."
+            f"{state} is missing, expected the state.pt of a run: run the stage before this one first"
         )
     return torch.load(state, map_location="cpu", weights_only=True)["model"]
 
@@ -161,20 +169,23 @@ def train_encoder(
     device: torch.device,
     start: Path | None = None,
     stop_at: int | None = None,
+    box_weight: float = BOX_WEIGHT,
 ) -> None:
-    """The first stage: the image encoder alone, from nothing or from the state.pt `start` of an earlier run."""
+    """The first stage: the image encoder alone, from nothing or from the state.pt `start` of an earlier run.
+
+    Once it knows the names, a larger `box_weight` teaches it to see more exactly where things end.
+    """
     stage = EncoderStage(vision_config())
     initialise(stage, schedule.seed)
     whiten_patches(stage.vision_tower, pictures.batch(range(0, pictures.count, max(1, pictures.count // 400))))
     if start is not None:
         stage.load_state_dict(read_weights(start))
     stage.to(device)
-    batch_loss = encoder_loss(stage, pictures, per_step, schedule.seed, device)
+    batch_loss = encoder_loss(stage, pictures, per_step, schedule.seed, device, box_weight)
     others = Pictures(HELD_OUT, pictures.size, pictures.patch, pictures.folder, split="choice")
     held_out = held_out_encoder_loss(stage, others, device)
-    train(
-        stage, batch_loss, schedule, out, stop_at=stop_at, options=options(pictures, per_step, start), held_out=held_out
-    )
+    settings = options(pictures, per_step, start) | {"box weight": box_weight}
+    train(stage, batch_loss, schedule, out, stop_at=stop_at, options=settings, held_out=held_out)
 
 
 def options(pictures: Pictures, per_step: int, start: Path | None) -> dict:
@@ -316,7 +327,7 @@ def start_from_encoder(stage: ModelWithPatchHeads, weights: dict[str, torch.Tens
 
 def train_model(
     out: Path,
-    encoder: Path,
+    encoder: Path | None,
     pictures: Pictures,
     mask_tokenizer: MaskTokenizer,
     schedule: Schedule,
@@ -327,7 +338,10 @@ def train_model(
     freeze_encoder: bool = False,
     weights: dict[str, float] | None = None,
 ) -> None:
-    """The second stage: the whole model on all tasks, from the encoder's state.pt or from that of an earlier run.
+    """The second stage: the whole model on all tasks.
+
+    It begins with the image encoder in the state.pt `encoder` and a new decoder, or with the model in the state.pt
+    `start` of an earlier run, whose image encoder that in `encoder` replaces if both are given.
 
     With `freeze_encoder` the image encoder stays as it is and the decoder learns to read it, which is quicker and does
     not spoil it: the first gradients of an untrained decoder mean little. `weights` of tasks replace those of
@@ -335,10 +349,10 @@ def train_model(
     """
     weights = weights or {}
     stage, processor = new_stage(schedule.seed)
-    if start is None:
-        start_from_encoder(stage, read_weights(encoder))
-    else:
+    if start is not None:
         stage.load_state_dict(read_weights(start))
+    if encoder is not None:
+        start_from_encoder(stage, read_weights(encoder))
     freeze_patches(stage.model.vision_tower)
     if freeze_encoder:
         stage.model.vision_tower.requires_grad_(False)
@@ -360,7 +374,11 @@ def train_model(
     def finish(cycle: int) -> None:
         save_half(stage.model, processor, out / f"cycle{cycle}")
 
-    settings = options(pictures, per_step, start or encoder) | {"freeze encoder": freeze_encoder, "weights": weights}
+    settings = options(pictures, per_step, start) | {
+        "encoder": encoder and encoder.as_posix(),
+        "freeze encoder": freeze_encoder,
+        "weights": weights,
+    }
     train(stage, batch_loss, schedule, out, finish, stop_at, settings)
 
 
@@ -385,7 +403,7 @@ def export(
     stage, processor = new_stage()
     stage.load_state_dict(read_weights(run / "state.pt"))
     save_half(stage.model, processor, folder)
-    save_mask_tokenizer(mask_tokenizer, folder / "mask-tokenizer")
+    save_mask_tokenizer(mask_tokenizer, mask_tokenizer_folder(folder))
     if encoder_logs:
         write_log(folder / "encoder-training.jsonl", [line for log in encoder_logs for line in shorten(log)])
     write_log(folder / "training.jsonl", [line for log in logs for line in shorten(log)])
