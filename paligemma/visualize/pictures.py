@@ -202,14 +202,17 @@ def show_masks(
     ax: Axes | None = None,
     alpha: float = 0.55,
 ) -> Axes:
-    """Masks [n, H, W] (bool, or 0..1) laid over a picture, one colour each, with a legend. Returns Axes."""
+    """Masks [n, H, W] (bool, or 0..1) laid over a picture, one colour each. Returns Axes.
+
+    With a legend of `labels`; an empty list leaves it out.
+    """
     pixels, masks = to_picture(image), to_array(masks).astype(float)
     if masks.ndim != 3 or masks.shape[1:] != pixels.shape[:2]:
         raise ValueError(
             f"show_masks: masks must be [n, {pixels.shape[0]}, {pixels.shape[1]}] like the picture, not {masks.shape}"
         )
     labels = labels if labels is not None else [f"mask {i}" for i in range(len(masks))]
-    if len(labels) != len(masks):
+    if len(labels) not in (0, len(masks)):
         raise ValueError(f"show_masks: {len(masks)} masks but {len(labels)} labels")
     ax = show_image(image, title, new_axes(ax, 3.6, 3.6))
     for i, mask in enumerate(masks):
