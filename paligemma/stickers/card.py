@@ -43,7 +43,7 @@ def draw_curves(folder: Path) -> Path:
             ax.axvline(end, color="0.6", linewidth=0.8, linestyle=":")
         ax.set_ylim(0, 1)
         if ax.get_legend():
-            ax.legend(loc="lower right", bbox_to_anchor=(1, 0.24), fontsize=8)
+            ax.legend(loc="lower right", bbox_to_anchor=(1, 0.32), fontsize=8)
     return save_figure(figure, folder / "curves.png")
 
 
