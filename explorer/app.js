@@ -79,12 +79,12 @@ function remember() {
 }
 
 /** Change the picture (undo knows), show it, and ask again. */
-function change(what, { again = true } = {}) {
+function change(what) {
   remember();
   what();
   state.scene = null;
   show_picture();
-  if (again) ask_soon();
+  ask_soon();
 }
 
 function show_picture() {
@@ -359,8 +359,7 @@ function start_picture() {
     if (state.pencil) say(t("pencil_help"));
   };
   $("clear").onclick = () => {
-    change(() => (state.picture = { background: "#f2f2f0", items: [], photo: null }), { again: true });
-    Object.assign(state, { selected: null });
+    change(() => Object.assign(state, { picture: { background: "#f2f2f0", items: [], photo: null }, selected: null }));
   };
   for (const button of $("item-tools").children) {
     const keys = { smaller: "-", larger: "+", turn: "]", remove: "Delete" };
@@ -368,15 +367,19 @@ function start_picture() {
   }
   $("photo").onchange = async () => {
     const [file] = $("photo").files;
-    if (!file) return;
-    try {
-      const photo = await read_photo(file);
-      change(() => (state.picture = { ...state.picture, items: [], photo }));
-    } catch (error) {
-      say(String(error.message ?? error));
-    }
+    if (file) await put_photo_in(file);
     $("photo").value = "";
   };
+}
+
+/** A photograph in place of the picture; what cannot be read is told, and the picture stays. */
+async function put_photo_in(file) {
+  try {
+    const photo = await read_photo(file);
+    change(() => Object.assign(state, { picture: { ...state.picture, items: [], photo }, selected: null }));
+  } catch (error) {
+    say(String(error.message ?? error));
+  }
 }
 
 function choose_colour(colour) {
@@ -459,6 +462,13 @@ function with_faults(faults) {
   const pair = { model: new PaliGemmaForConditionalGeneration(config, tensors), processor: new PaliGemmaProcessor(tokenizer, config) };
   for (const fault of faults) FAULTS[fault].apply(pair, state.head_off);
   return pair;
+}
+
+/** The faults of `state`, as far as this model has the head that one of them names, become those of the model in use. */
+function put_faults_in() {
+  const { num_hidden_layers, num_attention_heads } = explorer.loaded.config.text_config, { layer, head } = state.head_off;
+  state.faults = state.faults.filter((fault) => fault !== "head_off" || (layer < num_hidden_layers && head < num_attention_heads));
+  Object.assign(explorer, with_faults(state.faults));
 }
 
 /** Ask the model of this moment; the answer appears token by token. Resolves to the run, or null if it was given up. */
@@ -657,7 +667,8 @@ function attention_sizes() {
 function object_of_interest() {
   const items = state.picture.items.filter((item) => item.shape !== "line");
   if (state.object === "none" || !items.length) return null;
-  if (state.object !== "auto") return state.picture.items[Number(state.object)] ?? null;
+  const chosen = state.picture.items[Number(state.object)]; // none for "auto", and once the item is gone
+  if (chosen) return chosen;
   const { run } = explorer, L = run.inputs.input_ids.length, n = state.token - L;
   const words = run.ids.map((id) => token_text(id));
   if (n >= 0 && /^(caption)/.test(run.prompt)) { // the thing of a caption in whose words the token stands
@@ -985,7 +996,7 @@ function answer_loss({ model, processor }, ids) {
 async function break_it(fault, expected) {
   if (explorer.whole?.prompt !== state.prompt || explorer.whole?.picture !== picture_to_text(state.picture)) {
     set_faults([]);
-    await ask();
+    if (!(await ask())) return; // another question came in between
   }
   state.head_off = { layer: Math.min(state.layer, explorer.model.config.text_config.num_hidden_layers - 1), head: Math.min(state.head, explorer.model.config.text_config.num_attention_heads - 1) };
   set_faults([fault]);
@@ -1120,7 +1131,7 @@ function read_address() {
   const values = new URLSearchParams(location.hash.slice(1));
   const numbers = (name) => (values.get(name) ?? "").split(".").filter((part) => /^\d+$/.test(part)).map(Number);
   const wish = values.get("lang") ?? (navigator.language.startsWith("ko") ? "ko" : "en");
-  language = wish in TEXTS ? wish : "en";
+  language = Object.hasOwn(TEXTS, wish) ? wish : "en";
   if (values.has("items")) {
     const ground = values.get("ground") ?? "";
     state.picture = { background: /^[0-9a-f]{6}$/.test(ground) ? `#${ground}` : "#f2f2f0", items: text_to_items(values.get("items")), photo: null };
@@ -1137,7 +1148,7 @@ function read_address() {
   state.view = values.get("view") === "encoder" ? "encoder" : "decoder";
   state.object = values.get("object") ?? "auto";
   state.forced = numbers("forced");
-  state.faults = (values.get("broken") ?? "").split(".").filter((name) => name in FAULTS);
+  state.faults = (values.get("broken") ?? "").split(".").filter((name) => Object.hasOwn(FAULTS, name));
   const [layer = 0, head = 0] = numbers("broken");
   state.head_off = { layer, head };
   if (values.has("open")) {
@@ -1206,12 +1217,10 @@ function start_header() {
 /** Put a model in: {name, config, tokenizer: parsed tokenizer.json, tensors}. Raises Error for what does not fit. */
 function put_in(name, config_json, tokenizer_json, tensors) {
   const config = paligemma_config(config_json), tokenizer = new Tokenizer(tokenizer_json);
-  const trial = new PaliGemmaForConditionalGeneration(config, tensors); // checks every tensor before anything is replaced
+  new PaliGemmaForConditionalGeneration(config, tensors); // checks every tensor before anything is replaced
   explorer.loaded = { name, config, tokenizer, tensors };
   explorer.run = explorer.whole = null;
-  const { num_hidden_layers, num_attention_heads } = trial.config.text_config;
-  state.faults = state.faults.filter((fault) => fault !== "head_off" || (state.head_off.layer < num_hidden_layers && state.head_off.head < num_attention_heads));
-  Object.assign(explorer, with_faults(state.faults));
+  put_faults_in();
 }
 
 function bytes_of(base64) {
@@ -1278,8 +1287,7 @@ function start_other_model() {
     event.preventDefault();
     const files = await dropped_files(event.dataTransfer);
     if (files.length === 1 && files[0].type.startsWith("image/")) {
-      const photo = await read_photo(files[0]);
-      change(() => (state.picture = { ...state.picture, items: [], photo }));
+      await put_photo_in(files[0]);
     } else if (files.length) {
       $("part-other").open = true;
       await open_files(files);
@@ -1296,7 +1304,7 @@ function start() {
   translate();
   window.addEventListener("hashchange", () => {
     read_address();
-    Object.assign(explorer, with_faults(state.faults));
+    if (explorer.loaded) put_faults_in();
     translate();
     ask();
   });

@@ -174,11 +174,12 @@ function text_to_items(text) {
     const isLine = fields[0] === "line", numbers = fields.slice(isLine ? 2 : 3).map(Number);
     const rgb = `#${fields[isLine ? 1 : 2]}`, box = numbers.slice(0, 4).map((edge) => edge / CANVAS);
     if (!/^#[0-9a-f]{6}$/.test(rgb) || !(box[0] < box[2] && box[1] < box[3]) || box.some((edge) => edge < -1 || edge > 2)) continue;
+    if (!Number.isFinite(numbers[4])) continue; // a line's width, a shape's angle
     if (isLine) {
       const flat = (fields[7] ?? "").split(",").map((v) => Number(v) / 100);
       const points = Array.from({ length: flat.length >> 1 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
       if (points.length > 1 && flat.every(Number.isFinite)) items.push({ shape: "line", rgb, box, width: numbers[4] / CANVAS, points });
-    } else if (WORLD.shapes.includes(fields[0]) && fields[1] in WORLD.colours && Number.isFinite(numbers[4])) {
+    } else if (WORLD.shapes.includes(fields[0]) && Object.hasOwn(WORLD.colours, fields[1])) {
       items.push({ shape: fields[0], colour: fields[1], rgb, box, angle: numbers[4] });
     }
   }

@@ -20,7 +20,8 @@ The model, each file from top to bottom
 Around it
     checkpoint.py              open and write checkpoints; names on the hub                        15
     published.py               the sizes of Google's checkpoints                                   15
-    config_checks.py           checks that the configurations share
+    config_checks.py           checks of configurations and arguments
+    options.py                 options on the command line
     attention_maps.py          record attention, roll it out, ablate heads                         14
     swap.py                    your class in place of the package's, in the trained model          03 to 12
     files.py                   write a file whole or not at all

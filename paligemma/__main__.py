@@ -16,6 +16,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +26,13 @@ import transformers
 from PIL import Image, UnidentifiedImageError
 
 from . import ASSETS, generate, load_pretrained
-from .checkpoint import find_folder
+from .checkpoint import check_device, find_folder
 from .generation import check_sampling, stream
 from .locations import box_iou, box_to_pixels, parse_detections
-from .processing_paligemma import to_rgb
-from .segmentation import load_mask_tokenizer
+from .modeling_gemma import PaliGemmaForConditionalGeneration
+from .options import print_any_letter
+from .processing_paligemma import PaliGemmaProcessor, to_rgb
+from .segmentation import MaskTokenizer, load_mask_tokenizer, mask_tokenizer_folder
 from .world import scenes
 
 # matplotlib is imported inside the functions that draw: it takes half as long as everything else together.
@@ -166,7 +169,7 @@ def explore_parser() -> Parser:
 
 def figure_file(name: str) -> Path:
     """A name that matplotlib can save a picture under; checked before any work is done."""
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg"):
         raise argparse.ArgumentTypeError(f"{name!r} must end in .png, .jpg, .webp, .pdf or .svg")
     if path.is_dir():
@@ -194,8 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(command: Callable[[argparse.Namespace], None], parser: Parser, arguments: list[str]) -> int:
     """One command with its options; what goes wrong becomes one line on standard error. Returns the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
-        sys.stdout.reconfigure(errors="replace")  # terminals that lack a letter show a question mark
+    print_any_letter()
     try:
         command(parser.parse_args(arguments))
     except KeyboardInterrupt:
@@ -221,7 +223,7 @@ def say(text: str) -> None:
 
 def ask(options: argparse.Namespace) -> None:
     """One prompt or several about one picture."""
-    check_sampling(options.max_new_tokens, options.temperature, options.top_k, options.top_p)
+    check_sampling(options.max_new_tokens, options.temperature, options.top_k, options.top_p, options.seed)
     if options.temperature == 0 and (options.top_k or options.top_p < 1):
         say("note: --top-k and --top-p matter only with a --temperature above 0")
     image = open_picture(options.image)
@@ -247,7 +249,9 @@ def ask(options: argparse.Namespace) -> None:
         draw_answers(image, options.prompts, answers, masks, options.output)
 
 
-def draw_answers(image: Image.Image, prompts: list[str], answers: list[str], masks, output: Path) -> None:
+def draw_answers(
+    image: Image.Image, prompts: list[str], answers: list[str], masks: MaskTokenizer | None, output: Path
+) -> None:
     """One panel a prompt, saved; says what could not be drawn."""
     from matplotlib import pyplot as plt
 
@@ -266,7 +270,7 @@ def draw_answers(image: Image.Image, prompts: list[str], answers: list[str], mas
     say(f"saved {visualize.save_figure(figure, output)}")
 
 
-def open_picture(name: str):
+def open_picture(name: str) -> Image.Image:
     """The file as an upright RGB picture. Raises ValueError or OSError that say what is wrong."""
     if name.startswith(("http://", "https://", "ftp://", "data:", "s3://")):
         raise ValueError(f"{name[:80]} is an address, expected a file: download the picture and give its name")
@@ -286,12 +290,11 @@ def open_picture(name: str):
         raise ValueError(f"{name}: {error}") from error
 
 
-def open_masks(options: argparse.Namespace):
+def open_masks(options: argparse.Namespace) -> MaskTokenizer | None:
     """The mask tokenizer that goes with the model, or None. Codes mean nothing to any other model's."""
     if options.masks:
         return load_mask_tokenizer(Path(options.masks).expanduser())
-    folder = Path(options.model).expanduser().resolve()
-    own = MASKS if folder == TINY else folder / "mask-tokenizer"
+    own = mask_tokenizer_folder(options.model)
     return load_mask_tokenizer(own) if options.output and own.is_dir() else None
 
 
@@ -301,29 +304,27 @@ def open_model(
     device: str | None = None,
     attention: str = "sdpa",
     revision: str | None = None,
-):
-    """(model, processor), with a progress bar for large files."""
+) -> tuple[PaliGemmaForConditionalGeneration, PaliGemmaProcessor]:
+    """Model and processor, with a progress bar for large files."""
     transformers.logging.set_verbosity_error()
     if Path(name) == TINY and not TINY.exists():
         raise FileNotFoundError(
             f"the small model is not at {TINY}: it comes with the repository, so install from a clone of it "
             "(pip install -e .), or name another --model"
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"this computer (or this PyTorch) has no device {device!r}: leave --device out") from error
+    device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = find_folder(name, revision)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     dtype = getattr(torch, dtype) if dtype else None
     return load_pretrained(folder, dtype=dtype, device=device, attention=attention, progress=size > LARGE)
 
 
-def draw_answer(ax, image, prompt: str, answer: str, masks=None, columns: int = 70) -> list[str]:
+def draw_answer(
+    ax, image: Image.Image, prompt: str, answer: str, masks: MaskTokenizer | None = None, columns: int = 70
+) -> list[str]:
     """Draw a picture with the boxes and masks of an answer into `ax`, the words below; returns what it left out.
 
-    `masks` is a MaskTokenizer or None; `columns` is how many letters of text fit across the picture.
+    `ax` is one of matplotlib's Axes; `columns` is how many letters of text fit across the picture.
     """
     from . import visualize
 
@@ -370,7 +371,8 @@ def demo(options: argparse.Namespace) -> None:
     scene = scenes.make_scene(options.seed)
     image = scenes.draw(scene, 384)
     model, processor = open_model(options.model)
-    masks = load_mask_tokenizer(MASKS)
+    own = mask_tokenizer_folder(options.model)
+    masks = load_mask_tokenizer(own if own.is_dir() else MASKS)
     rng = np.random.default_rng(options.seed)
     prompts, truths = demo_questions(scene, rng, masks)
     answers = generate(model, processor, images=[image], text=prompts, max_new_tokens=100)
@@ -389,8 +391,6 @@ def demo(options: argparse.Namespace) -> None:
 
 def explore(options: argparse.Namespace) -> None:
     """Write the live page."""
-    import webbrowser
-
     from .visualize.explorer import write_explorer
 
     page = write_explorer(options.output, options.model, options.single_file)

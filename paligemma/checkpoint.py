@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from .config_checks import check_choice, check_object, inside, is_number
 from .files import write_files_atomically
@@ -85,10 +86,11 @@ def load_pretrained(
     revision="bfloat16" is half the download (https://huggingface.co/blog/paligemma).
 
     Raises FileNotFoundError for what is not there, ValueError for what is not a PaliGemma, does not fit its
-    configuration (each wrong tensor is named) or would be processed in another way than here, and ConnectionError or
-    PermissionError when the hub cannot be reached or wants a licence accepted first.
+    configuration (each wrong tensor is named) or would be processed in another way than here, and for a device that
+    this computer has not; ConnectionError or PermissionError when the hub cannot be reached or wants a licence
+    accepted first.
     """
-    dtype = check_dtype(dtype)
+    dtype, device = check_dtype(dtype), check_device(device)
     folder = find_folder(name_or_path, revision)
     config = read_config(folder, attention)
     model = load_weights(config, folder, dtype, device, progress)
@@ -101,6 +103,17 @@ def check_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if found is None or (isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize > 1):
         return found
     raise ValueError(f"dtype is {dtype!r}, expected float32, bfloat16, float16 or float64 (of torch, or its name)")
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """`device` as torch has it. Raises ValueError for one that is not there."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # what torch says depends on it
+        raise ValueError(
+            f"this computer (or this PyTorch) has no device {str(device)!r}, expected cpu, or cuda or mps where they "
+            "are: leave it out"
+        ) from error
 
 
 def read_config(folder: Path, attention: str = "sdpa") -> PaliGemmaConfig:
@@ -271,7 +284,7 @@ def check_image_settings(config: PaliGemmaConfig, folder: Path) -> None:
                 raise ValueError(f"rescale_factor is {reprlib.repr(factor)}, expected 1 / 255")
 
 
-def load_tokenizer(config: PaliGemmaConfig, folder: Path):
+def load_tokenizer(config: PaliGemmaConfig, folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in `folder`, from transformers. Raises ValueError unless it is one of Gemma's kind, undamaged."""
     from transformers import AutoTokenizer  # 1.3 s of import, and only loading needs it
 
@@ -321,7 +334,7 @@ def load_tokenizer(config: PaliGemmaConfig, folder: Path):
     return tokenizer
 
 
-def check_tokenizer(tokenizer) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ValueError unless the parts of a Gemma tokenizer are there and do what they do in Gemma's."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     model = getattr(backend, "model", None)
@@ -552,8 +565,8 @@ def processor_to_dict(processor: PaliGemmaProcessor) -> dict:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        "image_mean": list(IMAGENET_STANDARD_MEAN),
+        "image_std": list(IMAGENET_STANDARD_STD),
     }
 
 

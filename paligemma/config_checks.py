@@ -1,4 +1,4 @@
-"""Checks that the configurations share: each names the field, what it holds and what was expected."""
+"""Checks of configurations and arguments: each names the field, what it holds and what was expected."""
 
 import reprlib
 from collections.abc import Iterator
@@ -40,9 +40,13 @@ def is_number(value) -> bool:
 def check_whole(config, *names: str, least: int = 1) -> None:
     """Raise ValueError for the first of the named fields that is not a whole number of `least` or more."""
     for name in names:
-        value = getattr(config, name)
-        if not is_whole(value) or value < least:
-            raise ValueError(f"{name} is {reprlib.repr(value)}, expected a whole number of {least} or more")
+        check_count(name, getattr(config, name), least)
+
+
+def check_count(name: str, value, least: int = 1) -> None:
+    """Raise ValueError unless `value` is a whole number of `least` or more."""
+    if not is_whole(value) or value < least:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, expected a whole number of {least} or more")
 
 
 def check_number(config, name: str, low: float, high: float) -> None:

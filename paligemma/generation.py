@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from PIL import Image
+from torch import nn
 
-from .config_checks import is_number, is_whole
+from .config_checks import check_count, is_number, is_whole
 from .kv_cache import KVCache
 from .modeling_gemma import PaliGemmaForConditionalGeneration
 from .processing_paligemma import PaliGemmaProcessor
@@ -38,12 +39,12 @@ def generate(
 
     Raises ValueError for settings out of range, and what the processor raises for pictures and prompts.
     """
-    rows = [images] if isinstance(images, Image.Image) else images
-    if isinstance(text, (list, tuple)) and isinstance(rows, (list, tuple)) and len(rows) == 1:
-        images = list(rows) * len(text)
+    pictures = [images] if isinstance(images, Image.Image) else images
+    if isinstance(text, (list, tuple)) and isinstance(pictures, (list, tuple)) and len(pictures) == 1:
+        images = list(pictures) * len(text)
     inputs = processor(text=text, images=images)
-    rows = [[] for _ in inputs["input_ids"]]
-    probabilities = [[] for _ in rows]
+    rows: list[list[int]] = [[] for _ in inputs["input_ids"]]
+    probabilities: list[list[float]] = [[] for _ in rows]
     for tokens, logits in decode(model, inputs, max_new_tokens, temperature, top_k, top_p, seed):
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.append(token)
@@ -149,7 +150,7 @@ def decode(
         logits = model(tokens[:, None], None, mask, types, kv_cache=kv_cache, logits_to_keep=1).logits[:, -1]  # [B, V]
 
 
-def encode_each_picture_once(model, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def encode_each_picture_once(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Where pictures repeat, `image_features` take the place of `pixel_values`: several prompts about one picture.
 
     The encoder sees the picture alone, so its features serve every prompt. The decoder's keys and values do not: in
@@ -202,8 +203,7 @@ def sample(
 
 def check_sampling(max_new_tokens: int, temperature: float, top_k: int, top_p: float, seed: int | None = None) -> None:
     """Raise ValueError for settings that mean nothing."""
-    if not is_whole(max_new_tokens) or max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {reprlib.repr(max_new_tokens)}, expected a whole number of 1 or more")
+    check_count("max_new_tokens", max_new_tokens)
     if not is_number(temperature) or not (temperature == 0 or 1e-4 <= temperature <= 1e4):
         raise ValueError(
             f"temperature is {reprlib.repr(temperature)}, expected 0 (greedy) or a number from 0.0001 to 10000"

@@ -84,12 +84,19 @@ def tokens_to_box(tokens: str | Sequence[int], divisor: int = NUM_LOCATIONS - 1)
     which is invisible in a picture 224 pixels wide, and they never reach the far edge. For the results of such code
     pass `divisor=1024`.
 
-    Returns the four numbers even if they are no proper box. Raises ValueError unless there are four of 0..1023.
+    Returns the four numbers even if they are no proper box. Raises ValueError unless there are four of 0..1023, and
+    for another divisor than these two.
     """
+    _check_divisor(divisor)
     bins = [int(number) for number in re.findall(r"<loc([0-9]{4})>", tokens)] if isinstance(tokens, str) else tokens
     if len(bins) != 4 or not all(0 <= bin < NUM_LOCATIONS for bin in bins):
         raise ValueError(f"the tokens of a box are {tokens!r}, expected four from <loc0000> to <loc1023>")
-    return tuple(min(bin / divisor, 1.0) for bin in bins)
+    return tuple(bin / divisor for bin in bins)
+
+
+def _check_divisor(divisor: int) -> None:
+    if divisor not in (NUM_LOCATIONS - 1, NUM_LOCATIONS):
+        raise ValueError(f"divisor is {divisor!r}, expected {NUM_LOCATIONS - 1}, or {NUM_LOCATIONS} for other code's")
 
 
 def box_to_pixels(box: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:
@@ -143,7 +150,7 @@ def format_detections(detections: Iterable[Detection]) -> str:
 
 
 def parse_detections(text: str, divisor: int = NUM_LOCATIONS - 1) -> tuple[list[Detection], list[str]]:
-    """Read what the model wrote: (the objects understood, what was dropped and why). Never raises on a str.
+    """Read what the model wrote: (the objects understood, what was dropped and why). No text raises an error.
 
     An object counts if it has exactly four location tokens with y1 < y2 and x1 < x2, and either no segmentation
     tokens or exactly 16 of 0..127; this is the official evaluator's rule for a valid prediction. An object whose box
@@ -153,6 +160,7 @@ def parse_detections(text: str, divisor: int = NUM_LOCATIONS - 1) -> tuple[list[
 
     An empty text is an answer ("there is no such object"), so it drops nothing.
     """
+    _check_divisor(divisor)
     detections, dropped = [], []
     for piece in _pieces(_SPECIAL.sub(" ", text)):
         match = _OBJECT.fullmatch(piece.strip())

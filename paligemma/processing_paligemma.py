@@ -43,6 +43,21 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     numbers; a warning says so. Raises TypeError for other types and ValueError for pictures that cannot be read, are
     empty, or hold numbers that are not finite.
     """
+    image = upright(image)
+    if image.mode.startswith(("I", "F")):  # 16 or 32 bits
+        return _from_wide(image)
+    try:
+        if image.mode == "La":  # grey and transparency, multiplied
+            image = image.convert("LA")
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return image.convert("RGB")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the picture's mode {image.mode} cannot be turned into RGB: save it as PNG first") from error
+
+
+def upright(image: Image.Image | np.ndarray) -> Image.Image:
+    """The picture read from its file and turned as its EXIF data say; its mode stays. Raises as `to_rgb` does."""
     if isinstance(image, np.ndarray):
         image = _from_array(image)
     if not isinstance(image, Image.Image):
@@ -58,19 +73,9 @@ def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     except (ValueError, AssertionError, AttributeError) as error:  # what PIL says depends on the format
         raise ValueError("the picture was closed before it was read: use it inside `with`, or image.copy()") from error
     try:
-        image = ImageOps.exif_transpose(image)  # cameras store the sensor's picture and a note on how to turn it
+        return ImageOps.exif_transpose(image)  # cameras store the sensor's picture and a note on how to turn it
     except Exception as error:  # a damaged note: the readers of PIL raise anything
         raise ValueError(f"the picture's EXIF data cannot be read ({error}): save it again without them") from error
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits
-        return _from_wide(image)
-    try:
-        if image.mode == "La":  # grey and transparency, multiplied
-            image = image.convert("LA")
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return image.convert("RGB")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"the picture's mode {image.mode} cannot be turned into RGB: save it as PNG first") from error
 
 
 def upright_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
@@ -79,7 +84,7 @@ def upright_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
     `image.size` is that of the stored pixels: in a photograph with an EXIF orientation the two may be swapped. Boxes
     and masks that the model writes belong to the upright picture.
     """
-    return to_rgb(image).size
+    return upright(image).size
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -15,6 +15,8 @@ This file also trains such a tokenizer on any masks: `python -m paligemma.segmen
 
 import argparse
 import json
+import os
+import sys
 import time
 import zipfile
 import zlib
@@ -31,7 +33,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from . import ASSETS
+from .config_checks import check_count
 from .files import write_atomically, write_files_atomically
+from .options import print_any_letter, seed, whole
 
 MASK_SIZE = 64  # a mask is encoded at 64 x 64 ...
 GRID = 4  # ... as 4 x 4 codes
@@ -262,6 +267,15 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
 # -------------------------------------------------------------------------------------------------- load and save
 
 
+def mask_tokenizer_folder(model: str | os.PathLike) -> Path:
+    """Where the mask tokenizer of a model's folder is: inside it; that of the course's small model lies beside it.
+
+    The codes of one mean nothing to any other. A model without masks has none there.
+    """
+    folder = Path(model).expanduser().resolve()
+    return ASSETS / "mask-tokenizer" if folder == ASSETS / "tiny-paligemma" else folder / "mask-tokenizer"
+
+
 def load_mask_tokenizer(path: str | Path) -> MaskTokenizer:
     """Open a folder written by `save_mask_tokenizer`, or the published `vae-oid.npz`, in evaluation mode.
 
@@ -406,8 +420,10 @@ def train_mask_tokenizer(
     - some codes are replaced by those of another mask (`corrupt`, a share, less and less), so that one wrong code
       does not ruin the drawing.
     `log` is called with a dict of figures every 100 steps. The caller's random numbers are not disturbed. Raises
-    ValueError for masks of another shape.
+    ValueError for masks of another shape, and for steps or a batch below 1.
     """
+    check_count("steps", steps)
+    check_count("batch", batch)
     if masks.ndim != 3 or masks.shape[1:] != (MASK_SIZE, MASK_SIZE) or not len(masks):
         raise ValueError(
             f"the masks are {list(masks.shape)}, expected [N, {MASK_SIZE}, {MASK_SIZE}] with N of 1 or more"
@@ -510,6 +526,8 @@ def shape_masks(per_shape: int, seed: int) -> tuple[torch.Tensor, list[tuple[str
 
 def folder_masks(folder: Path) -> torch.Tensor:
     """Every picture of a folder as a mask (white inside, black outside), cropped to what is white: [N, 64, 64]."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}, expected one of pictures, each one mask, white inside")
     masks = []
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".bmp", ".tif", ".tiff", ".gif")):
         with Image.open(path) as image:
@@ -524,19 +542,35 @@ def folder_masks(folder: Path) -> torch.Tensor:
     return torch.stack(masks)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m paligemma.segmentation", description="Train the mask tokenizer.")
     train = parser.add_subparsers(dest="command", required=True).add_parser("train", help="train and save one")
     train.add_argument(
         "--output", type=Path, required=True, help="folder for the weights, the log and what was measured"
     )
     train.add_argument("--masks", type=Path, help="folder of masks, white inside; default: the little world's shapes")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--steps", type=int, default=STEPS)
-    train.add_argument("--batch", type=int, default=48, help="masks a step")
-    train.add_argument("--width", type=int, default=5, help="16 is the published one's")
-    train.add_argument("--code-dim", type=int, default=16, help="512 is the published one's")
-    options = parser.parse_args(arguments)
+    train.add_argument("--seed", type=seed, default=0)
+    train.add_argument("--steps", type=whole, default=STEPS)
+    train.add_argument("--batch", type=whole, default=48, help="masks a step")
+    train.add_argument("--width", type=whole, default=5, help="16 is the published one's")
+    train.add_argument("--code-dim", type=whole, default=16, help="512 is the published one's")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, save and measure; returns 0, or 1 after one line that says what is wrong."""
+    print_any_letter()
+    options = parse_arguments(arguments)
+    try:
+        train_and_measure(options)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train_and_measure(options: argparse.Namespace) -> None:
+    """Write the weights, training.jsonl and measured.json into the output folder."""
     options.output.mkdir(parents=True, exist_ok=True)
     config = MaskTokenizerConfig(code_dim=options.code_dim, width=options.width)
     masks = folder_masks(options.masks) if options.masks else shape_masks(400, options.seed)[0]
@@ -563,4 +597,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from . import ASSETS
+from . import ASSETS, visualize
 from . import __main__ as command
 from .attention_maps import AnswerAttention, answer_attention, box_patches
 from .files import write_files_atomically
@@ -29,6 +30,7 @@ from .locations import parse_detections
 from .modeling_gemma import PaliGemmaForConditionalGeneration
 from .processing_paligemma import PaliGemmaProcessor, to_rgb
 from .segmentation import MaskTokenizer
+from .visualize.attention_html import save_attention_html
 
 RECORD, PAGE = "showcase.json", "README.md"
 MOST_PATCHES = 1024  # the encoder's attention at 448 pixels is 1.8 GB in float32, at 896 pixels it would be 29 GB
@@ -81,8 +83,6 @@ def ask(model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor,
 
 def draw_answers(shot: Shot, answers: list[str], masks: MaskTokenizer | None = None) -> Figure:
     """Four panels: the picture with the answer to each prompt, its box and its mask."""
-    from matplotlib import pyplot as plt
-
     figure, axes = plt.subplots(2, 2, figsize=(9, 8))
     for ax, prompt, answer in zip(axes.flat, shot.prompts, answers, strict=True):
         command.draw_answer(ax, shot.image, prompt, answer, masks, columns=48)
@@ -104,8 +104,6 @@ def pointing_head(attention: AnswerAttention, answer: str) -> tuple[int, int]:
 
 def draw_attention(shot: Shot, attention: AnswerAttention, layer: int, head: int) -> Figure:
     """One panel for each word of the caption: the patches that this head looked at when the word was chosen."""
-    from . import visualize
-
     tokens = attention.tokens[:MOST_WORDS]
     maps = [attention.to_image(layer, head, token) for token in range(len(tokens))]
     axes = visualize.show_answer_attention(shot.image, maps, tokens)
@@ -126,11 +124,6 @@ def record(
     unless given. An earlier recording is replaced as a whole, at the end. Raises ValueError, before the model is asked,
     for a folder that holds other files, and OSError when it cannot be written.
     """
-    from matplotlib import pyplot as plt
-
-    from . import visualize
-    from .visualize.attention_html import save_attention_html
-
     check_output(folder)
     visualize.set_style()
     shots = photographs() if shots is None else shots

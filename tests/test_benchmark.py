@@ -14,7 +14,7 @@ from paligemma.checkpoint import canonical_name
 from paligemma.kv_cache import KVCache
 from paligemma.modeling_gemma import PaliGemmaConfig
 from paligemma.published import PUBLISHED
-from paligemma.speed import benchmark, timing
+from paligemma.speed import benchmark, gpu, timing
 from paligemma.speed.compiled import compile_for_decode
 from paligemma.speed.fast import load_library
 
@@ -114,6 +114,7 @@ def test_training_steps_have_the_same_loss_and_gradients(text_model, pictures, q
     config = small_config(text_model)
     ours, theirs = benchmark.make_models(config, torch.float32)
     losses = benchmark.training_losses(ours, theirs, config, pictures, questions)
+    assert list(losses) == ["ours", f"transformers, {theirs.config.get_text_config()._attn_implementation}"]
     (our_loss, their_loss) = (function() for function in losses.values())
     assert_close(our_loss, their_loss)
     our_loss.backward()
@@ -192,6 +193,16 @@ def test_bad_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         benchmark.main(arguments)
     assert "error" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_for_the_report(tmp_path, capsys, monkeypatch):
+    """Said before the minutes of measuring, not after."""
+    monkeypatch.setattr(benchmark, "run", lambda *_: pytest.fail("it measured"))
+    (tmp_path / "report").write_text("years of work", encoding="utf-8")
+    for command in (benchmark.main, lambda arguments: gpu.main([*arguments, "--device", "cpu"])):
+        with pytest.raises(SystemExit):
+            command(["--output", str(tmp_path / "report")])
+        assert "report, a file, expected a folder" in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch, capsys):

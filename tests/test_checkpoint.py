@@ -194,6 +194,12 @@ def test_dtype_by_name(folder, dtype, expected):
     assert load_pretrained(folder, dtype=dtype)[0].dtype == expected
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", 5.5])
+def test_device_that_is_not_there(folder, device):
+    with pytest.raises(ValueError, match=f"has no device '{device}', expected cpu"):
+        load_pretrained(folder, device=device)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat", "int8", torch.int64, "nn", 16, float, "float8_e4m3fn", torch.complex64])
 def test_dtype_that_weights_cannot_have(folder, dtype):
     with pytest.raises(ValueError, match="dtype is .*, expected float32, bfloat16"):

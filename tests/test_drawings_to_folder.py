@@ -1,6 +1,8 @@
 """From drawings to a folder of examples: paper, places and boxes, names, splits, and what is refused."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -120,6 +122,39 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["notes.txt"]
 
 
+def test_an_interruption_leaves_no_half_of_a_folder(tmp_path, monkeypatch):
+    """Ctrl-C while `valid` is drawn: the same command can simply be given again."""
+    real = drawings.place
+    for stop in (2, 4):
+        calls = []
+
+        def place(*arguments, calls=calls, stop=stop):
+            calls.append(arguments)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        monkeypatch.setattr(drawings, "place", place)
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            write_folder(tmp_path / "folder", {"dog": [without_paper(on_paper())]}, per_drawing=3)
+        assert [path.name for path in tmp_path.iterdir()] == ["folder"] and not any((tmp_path / "folder").iterdir())
+    monkeypatch.setattr(drawings, "place", real)
+    counts = write_folder(tmp_path / "folder", {"dog": [without_paper(on_paper())]}, per_drawing=3)
+    assert counts == {"train": 3, "valid": 1}
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["train", "valid"]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_damaged_drawing_is_named(tmp_path, capsys, mode):
+    save(tmp_path / "mine", dog=without_paper(on_paper()).convert(mode))
+    path = tmp_path / "mine/dog.png"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"IDAT") + 12])  # cut off in the middle of its pixels
+    assert drawings.main([str(tmp_path / "mine"), str(tmp_path / "folder")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {path}: the picture cannot be read")
+
+
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
@@ -141,3 +176,12 @@ def test_a_held_out_name_must_be_trained_on(tmp_path, capsys):
     save(tmp_path / "mine/held-out", cat=on_paper())
     assert drawings.main([str(tmp_path / "mine"), str(tmp_path / "folder")]) == 1
     assert "cat" in capsys.readouterr().err
+
+
+def test_a_letter_that_standard_output_lacks_ends_nothing(tmp_path, monkeypatch):
+    """A file on standard output in Windows's cp1252 has no Korean."""
+    save(tmp_path / "mine", dog=on_paper())
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="cp1252", write_through=True))
+    assert drawings.main([str(tmp_path / "mine"), str(tmp_path / "강아지"), "--per-drawing", "1"]) == 0
+    assert b"???: 1 pictures to train on" in output.getvalue()

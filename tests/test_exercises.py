@@ -24,7 +24,7 @@ from PIL import Image
 from paligemma import modeling_gemma
 from paligemma.exercises import CheckFailed, NotStarted, check, checking, comparing, predict, progress, reset
 from paligemma.exercises import undisturbed as undisturbed_module
-from paligemma.exercises.checking import attempt, examine, same_outcome
+from paligemma.exercises.checking import attempt, examine, explain_error, same_outcome
 from paligemma.exercises.comparing import compare, explain_shape
 from paligemma.exercises.exposing import ONE_CASE, exposing_task, matching_task
 from paligemma.exercises.predicting import form, show_prediction, understood
@@ -245,6 +245,15 @@ def test_what_is_not_started_is_not_scolded(dots):
             check(task_id, thing)
 
 
+def test_what_einsum_says_of_an_ellipsis_is_no_line_left_to_write():
+    with pytest.raises(RuntimeError) as raised:
+        torch.einsum("bnd->bn", torch.ones(2, 3))
+    assert explain_error(raised.value).name == "raised"
+    with pytest.raises(TypeError) as raised:
+        torch.ones(2) + ...
+    assert explain_error(raised.value).name == "not started"
+
+
 def test_what_is_not_a_solution_at_all():
     from paligemma.modeling_gemma import GemmaRMSNorm
 
@@ -302,6 +311,25 @@ def test_passing_shows_something(capsys):
     assert check("06.1", lambda x, eps=1e-6: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)) is None
     text = capsys.readouterr().out
     assert text.startswith("06.1 · divide by the root mean square: passed (2 points)\n") and len(text.splitlines()) > 1
+
+
+def test_a_solution_that_overwrites_its_own_tensors_passes_and_is_told(capsys):
+    def softmax(x, dim):
+        shifted = x - x.amax(dim, keepdim=True)
+        shifted.exp_()
+        return shifted.div_(shifted.sum(dim, keepdim=True))
+
+    check("03.1", softmax)
+    assert "passed" in (said := capsys.readouterr().out) and "training would stop here" in said
+
+
+def test_the_display_of_a_layer_norm_keeps_to_its_docstring(capsys):
+    def layer_norm(x, weight, bias, eps=1e-6):
+        var, mean = torch.var_mean(x, dim=-1, correction=0)
+        return torch.einsum("bnd,bn->bnd", x - mean[..., None], (var + eps).rsqrt()) * weight + bias
+
+    check("04.1", layer_norm)
+    assert "[1.0, 2.0, 3.0, 6.0] -> [" in (said := capsys.readouterr().out) and "cannot be shown" not in said
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
@@ -724,6 +752,17 @@ def test_an_input_exposes_its_own_version_and_no_other():
     assert examine(exposing(), lambda: [], seeds=(0,)).name == "type"
     text = examine(exposing(), lambda: {"first": row([-3.0, 2.0]), "unsigned": row([1.0, -2.0])}, seeds=(0,)).observed
     assert "1 of 2 inputs expose their version and no other" in text and "exposes it, and unsigned, too" in text
+
+
+@pytest.mark.parametrize("chapter, name", [
+    ("01", "EXPOSE"), ("02", "EXPOSE"), ("04", "EXPOSE"), ("06", "EXPOSE"), ("08", "EXPOSE"), ("11", "EXPOSE"),
+    ("12", "WRITE"), ("15", "STRICT"),
+])  # fmt: skip
+def test_inputs_that_expose_one_version_alone_exist(chapter, name):
+    """What a task asks for has to be possible: the reference's inputs expose their own version and no other."""
+    task = getattr(importlib.import_module(f"paligemma.exercises.ch{chapter}"), name)
+    exposed = task.use(task.reference)
+    assert exposed == {version: [version] for version in exposed}
 
 
 def test_a_sentence_about_a_table_stands_on_a_line_of_its_own():

@@ -769,13 +769,46 @@ def test_photograph_and_damaged_input(page, folder, tmp_path, root):
     page.evaluate("explorer.model.config.text_config.vocab_size = 400")  # as if the tokenizer were another model's
     page.locator("#ask-form button").click()
     page.locator("#answer-text", has_text="Token 408 is not among the 400").wait_for()
+    page.goto("about:blank")
+    open_page(page, folder)
+    page.evaluate(  # what only calls itself a picture, dropped on the page
+        """() => {
+            const dataTransfer = new DataTransfer();
+            $("status").textContent = "";
+            dataTransfer.items.add(new File(["no picture"], "broken.png", {type: "image/png"}));
+            document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+        }"""
+    )
+    page.wait_for_function("$('status').textContent.includes('could not be decoded')")
+    page.evaluate("explorer.run.done = false")
+    page.evaluate("location.hash = '#scene=3&broken=head_off.99.99&lang=en'")  # another link in the page that is open
+    answered(page)
+    assert page.evaluate("state.scene === 3 && !state.faults.length")
     for address in (
+        "#lang=constructor&broken=constructor",
+        "#items=line.ff0000.300.300.400.420.x.0,0,50,100~circle.toString.ff0000.1.1.90.90.0",
         "#items=~~..,circle&prompt=&token=999999&at=9.9.9&broken=x.y&forced=a.b",
         "#scene=-5&lang=xx&open=",
         "#%%%",
     ):
         page.goto("about:blank")
         open_page(page, folder, address)
+    assert page.wrong == []
+
+
+def test_an_object_that_is_gone_is_the_chosen_one_no_longer(page, folder):
+    two = "circle.red.e11e23.60.60.200.200.0~star.blue.2d50c8.300.300.460.460.0"
+    open_page(page, folder, f"#items={two}&lang=en")
+    page.locator("#object").select_option("1")
+    assert "small blue star" in page.locator("#attention-twin").inner_text().replace("large", "small")
+    page.locator('[data-index="1"]').focus()
+    page.evaluate("explorer.run.done = false")
+    page.keyboard.press("Delete")
+    answered(page)
+    assert page.locator("#object").input_value() == "auto"
+    assert "red circle" in page.locator("#attention-twin").inner_text()
+    page.locator("#clear").click()  # what was selected is gone with the picture
+    assert page.evaluate("state.selected") is None and page.locator("#item-tools").is_hidden()
     assert page.wrong == []
 
 

@@ -93,7 +93,7 @@ def test_bfloat16_is_nearer_to_float32_than_the_plain_path(text_model):
 @needs_compiler
 @settings(max_examples=60, deadline=None)
 @given(
-    B=st.integers(1, 3),
+    B=st.integers(0, 3),
     L=st.integers(1, 300),
     K=st.integers(1, 600),
     rows=st.integers(1, 200),
@@ -598,6 +598,12 @@ def test_without_a_compiler_the_plain_path_is_taken(monkeypatch, tmp_path, failu
     for _ in range(2):  # each time it is asked for
         with pytest.warns(UserWarning, match="decoding takes the plain path"):
             assert prepare_for_decode(ours) is ours
+    for product in (
+        lambda: fast.tiled_linear(torch.ones(8, 4), torch.ones(3, 4)),
+        lambda: fast.fast_gelu(torch.ones(8)),
+    ):
+        with pytest.raises(RuntimeError, match="use F.linear and F.gelu"):
+            product()
 
 
 @needs_compiler

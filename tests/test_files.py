@@ -118,3 +118,55 @@ def test_a_failed_rename_puts_the_earlier_set_back(tmp_path, monkeypatch, fails_
     assert names(folder) == ["a.json", "model-1.bin", "model-2.bin"]
     assert all(path.read_text(encoding="utf-8") == "old" for path in folder.iterdir())
     assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("stops_at", range(5))
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_ctrl_c_between_the_renames_puts_the_earlier_set_back(tmp_path, monkeypatch, stops_at, is_renamed):
+    """Python raises KeyboardInterrupt between two instructions: just before a file is renamed, or just after."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("a.json", "b.json"):
+        (folder / name).write_text("old", encoding="utf-8")
+    rename, calls = os.replace, []
+
+    def replace(source, destination):
+        calls.append(source)
+        if len(calls) != stops_at + 1:
+            return rename(source, destination)
+        if is_renamed:
+            rename(source, destination)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt), write_files_atomically(folder) as fresh:
+        for name in ("a.json", "b.json", "c.json"):
+            (fresh / name).write_text("new", encoding="utf-8")
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == {
+        "a.json": "old",
+        "b.json": "old",
+    }
+    assert names(tmp_path) == ["model"]
+
+
+def test_earlier_files_that_cannot_go_back_are_kept(tmp_path, monkeypatch):
+    """The new files cannot be moved in, and one of the old ones cannot be moved back: it is not thrown away."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("a.json", "b.json"):
+        (folder / name).write_text("old", encoding="utf-8")
+    rename, calls = os.replace, []
+
+    def replace(source, destination):
+        calls.append(source)
+        if len(calls) in (3, 4):  # the first new file on its way in, then b.json on its way back
+            raise PermissionError(13, "the file is open in another program", str(destination))
+        rename(source, destination)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    with pytest.raises(OSError, match="model could not be written"), write_files_atomically(folder) as fresh:
+        for name in ("a.json", "b.json"):
+            (fresh / name).write_text("new", encoding="utf-8")
+    assert names(folder) == ["a.json"]
+    (kept,) = tmp_path.glob(".*/.earlier/*")
+    assert kept.name == "b.json" and kept.read_text(encoding="utf-8") == "old"

@@ -257,6 +257,15 @@ def test_the_shares_of_three_processes_add_up_to_the_whole(unequal, monkeypatch)
         torch.testing.assert_close(sum(share[2][name] for share in shares), gradient, atol=1e-4, rtol=1e-3)
 
 
+def test_a_process_without_an_example_adds_nothing(unequal, monkeypatch):
+    """17 examples in batches of 16: the last batch is one example, and the other processes have none."""
+    model, processor = load_pretrained(TINY)
+    monkeypatch.setattr(recipe, "process_share", lambda count: slice(0, 0))
+    loss, metrics, found = gradients(model, processor, unequal)
+    assert loss == 0 and metrics == {"answers right": Metric(0, 0)}
+    assert all(gradient is not None and not gradient.any() for gradient in found.values())
+
+
 def test_the_memory_of_a_large_model_is_computed_before_it_is_loaded():
     """3 thousand million weights in bfloat16; rank 8 on the decoder trains 9,805,824 numbers (Gemma 2B, 18 layers)."""
     config = PaliGemmaConfig.from_dict(PUBLISHED["paligemma-3b-pt-224"])

@@ -239,6 +239,37 @@ def test_problems_of_a_coco_file_are_named(tmp_path):
     assert "this is no COCO file" in read_folder(tmp_path).problems[0].what
 
 
+@pytest.mark.parametrize(
+    ("changes", "where", "what"),
+    [
+        ({"images": [{"id": 7, "width": 200, "height": 100}]}, "", "no COCO file: KeyError 'file_name'"),
+        ({"images": [{"id": 7, "file_name": "one.png", "width": 200, "height": 0}]}, ": annotations[0]", "200 x 0"),
+        ({"categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue; sky"}]}, "", "'blue; sky'"),
+        (
+            {"annotations": [{"image_id": 7, "category_id": [1], "bbox": [0, 0, 9, 9]}]},
+            ": annotations[0]",
+            "unhashable",
+        ),
+    ],
+)
+def test_no_coco_file_ends_in_a_traceback(tmp_path, changes, where, what):
+    problem = coco(tmp_path, **changes).problems[0]
+    assert problem.where == f"train/_annotations.coco.json{where}" and what in problem.what
+
+
+def test_files_of_windows_may_begin_with_a_byte_order_mark(tmp_path):
+    coco(tmp_path / "coco")
+    two_objects(tmp_path / "lines/train")
+    (tmp_path / "lines/train/annotations.jsonl").write_text(
+        '{"image": "one.png", "prefix": "caption en", "suffix": "red"}\n', encoding="utf-8-sig"
+    )
+    path = tmp_path / "coco/train/_annotations.coco.json"
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    for folder in (tmp_path / "coco", tmp_path / "lines"):
+        found = read_folder(folder)
+        assert len(found.splits["train"]) == 1 and not found.problems
+
+
 def test_outlines_become_masks(tmp_path):
     """A triangle in COCO's pixels and one in YOLO's fractions; a picture with one box without outline stays boxes."""
     tokenizer = load_mask_tokenizer(ASSETS / "mask-tokenizer")
@@ -286,7 +317,8 @@ def test_yolo_boxes_become_answers(tmp_path, names, polygons):
 
 
 @pytest.mark.parametrize(
-    "line", ["5 0.5 0.5 0.1 0.1", "0 0.5 0.5 0.1", "0 a b c d", "0 1.5 0.5 0.1 0.1", "0 0.5 0.5 0 0.1"]
+    "line",
+    ["5 0.5 0.5 0.1 0.1", "-1 0.5 0.5 0.1 0.1", "0 0.5 0.5 0.1", "0 a b c d", "0 1.5 0.5 0.1 0.1", "0 0.5 0.5 0 0.1"],
 )
 def test_lines_of_yolo_that_are_none_are_named(tmp_path, line):
     two_objects(tmp_path / "train/images")
@@ -295,3 +327,35 @@ def test_lines_of_yolo_that_are_none_are_named(tmp_path, line):
     (tmp_path / "train/labels/one.txt").write_text(f"0 0.2 0.3 0.2 0.4\n{line}\n", encoding="utf-8")
     (problem,) = read_folder(tmp_path).problems
     assert problem.where == "train/labels/one.txt:2" and "cannot be read" in problem.what
+
+
+@pytest.mark.parametrize("names", ["names: {1: red, 2: blue}\n", "names: {'1': red, '2': blue}\n"])
+def test_yolo_classes_have_the_numbers_that_they_are_given(tmp_path, names):
+    two_objects(tmp_path / "train/images")
+    (tmp_path / "train/labels").mkdir()
+    (tmp_path / "data.yaml").write_text(names, encoding="utf-8")
+    (tmp_path / "train/labels/one.txt").write_text("1 0.2 0.3 0.2 0.4\n", encoding="utf-8")
+    found = read_folder(tmp_path)
+    assert found.splits["train"][0].answer.endswith(" red") and not found.problems
+
+
+def test_one_word_is_no_list_of_yolo_classes(tmp_path):
+    two_objects(tmp_path / "train/images")
+    (tmp_path / "train/labels").mkdir()
+    (tmp_path / "data.yaml").write_text("names: red\n", encoding="utf-8")
+    (tmp_path / "train/labels/one.txt").write_text("0 0.2 0.3 0.2 0.4\n", encoding="utf-8")
+    (problem,) = read_folder(tmp_path).problems
+    assert problem.where == "data.yaml" and "'red', expected a list" in problem.what
+
+
+def test_a_yolo_picture_without_labels_is_named(tmp_path):
+    """YOLO takes it for a picture of nothing; whether it is one, or was forgotten, only its owner can say."""
+    for name in ("one.png", "two.png"):
+        two_objects(tmp_path / "train/images", name)
+    (tmp_path / "train/labels").mkdir()
+    (tmp_path / "data.yaml").write_text("names: [red]\n", encoding="utf-8")
+    (tmp_path / "train/labels/one.txt").write_text("0 0.2 0.3 0.2 0.4\n", encoding="utf-8")
+    found = read_folder(tmp_path)
+    assert len(found.splits["train"]) == 1
+    (problem,) = found.problems
+    assert problem.where == "train/images/two.png" and "no labels/two.txt" in problem.what and not problem.is_error

@@ -221,3 +221,11 @@ def test_box_iou_is_the_share_of_points_in_both(a, b):
 def test_box_iou_by_hand():
     assert box_iou((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
     assert box_iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+
+
+@pytest.mark.parametrize("divisor", [0, 512, 1022, 1025])
+def test_divisors_are_the_two_in_use(divisor):
+    """By a smaller one, sides beyond the edge would all become 1 and boxes lose their area."""
+    for read in (tokens_to_box, parse_detections):
+        with pytest.raises(ValueError, match=f"divisor is {divisor}, expected 1023, or 1024"):
+            read("<loc0600><loc0600><loc0700><loc0700>", divisor)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from paligemma import segmentation
+from paligemma import ASSETS, segmentation
 from paligemma.locations import box_to_tokens, tokens_to_box
 from paligemma.segmentation import (
     MaskTokenizer,
@@ -384,6 +384,36 @@ def test_the_command_trains_on_a_folder_of_any_masks(tmp_path):
     again = load_mask_tokenizer(tmp_path / "out").state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not list((tmp_path / "out").glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--masks", "nowhere"], 1, "there is no folder nowhere"),
+        (["--steps", "0"], 2, "argument --steps: it is '0', expected a whole number of 1 or more"),
+        (["--batch", "-4"], 2, "--batch: it is '-4', expected a whole number"),
+        (["--seed", "-1"], 2, "--seed: it is '-1', expected a whole number of 0 or more"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys, options, code, message):
+    try:
+        found = segmentation.main(["train", "--output", str(tmp_path / "out"), *options])
+    except SystemExit as stop:  # argparse's own
+        found = stop.code
+    assert found == code
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["steps", "batch"])
+def test_training_for_no_steps_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is 0, expected a whole number of 1 or more"):
+        segmentation.train_mask_tokenizer(torch.zeros(2, 64, 64), SMALL, **{"steps": 1, name: 0})
+
+
+def test_the_mask_tokenizer_of_a_model_is_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(ASSETS)
+    assert segmentation.mask_tokenizer_folder("tiny-paligemma") == ASSETS / "mask-tokenizer"
+    assert segmentation.mask_tokenizer_folder(tmp_path) == tmp_path.resolve() / "mask-tokenizer"
 
 
 def test_training_refuses_what_is_not_masks(tmp_path):

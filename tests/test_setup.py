@@ -1,11 +1,16 @@
 """The set-up: project file, exact versions, conda environment, Makefile and README say the same; any system will do."""
 
 import ast
+import http.server
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 
@@ -172,6 +177,50 @@ def test_makefile_says_what_is_missing(root, tmp_path):
     old.chmod(0o755)
     run = subprocess.run(["make", "demo", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode != 0 and "3.11" in run.stdout
+
+
+@pytest.fixture
+def slow_index():
+    """An address that hangs up on the first visitor, and answers the second after six seconds."""
+    visits = []
+
+    class Index(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            visits.append(self.path)
+            if len(visits) > 1:
+                time.sleep(6)
+                self.send_response(200)
+                self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@with_make
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("nvidia-smi") is not None, reason="only Linux without a GPU asks the index"
+)
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_slow_index_of_cpu_builds_is_used_and_a_missing_one_costs_no_time(root, tmp_path, slow_index, answers):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(root / name, tmp_path / name)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\n[ "$1" = -m ] || exec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    index, begin = slow_index if answers else "http://127.0.0.1:9", time.monotonic()
+    environment = os.environ | {"no_proxy": "127.0.0.1"}
+    command = ["make", ".venv/.course", f"CPU_INDEX={index}"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=True)
+    assert (f"--extra-index-url {index} --editable" in run.stderr) == answers
+    assert ("does not answer" in run.stdout) != answers
+    assert time.monotonic() - begin < (60 if answers else 30)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The training stages: the loss is the formula, and interruptions, processes and full disks change nothing."""
 
+import copy
 import json
 import os
 import subprocess
@@ -1031,6 +1032,68 @@ def test_a_model_that_is_not_finite_stays_as_it_was(processor, lesson):
         finetune(model, processor, *examples, steps=2, progress=False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not model.training or model.training == build_model(processor, width=32).training
+
+
+def test_gradients_from_before_are_not_trained_on(processor, lesson):
+    """Of a look at the loss that the caller took, and of a step that was refused because it was not finite."""
+    model, *examples = lesson
+    settings = {"steps": 2, "per_step": 4, "progress": False}
+    start = copy.deepcopy(model.state_dict())
+    expected = finetune(model, processor, *examples, **settings)
+    model.load_state_dict(start)
+    model(**processor(examples[1], examples[0], examples[2])).loss.backward()
+    assert finetune(model, processor, *examples, **settings) == expected
+    model.load_state_dict(start)
+    schedule = Schedule(cycles=((2, 1.0),))
+    optimizers = make_optimizers(model, schedule)
+    with pytest.raises(FloatingPointError):
+        training.update(model, optimizers, schedule, 0, torch.nan * model.language_model.model.norm.weight.sum())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_processes_share_the_examples_of_a_step(processor, lesson, monkeypatch):
+    """Their gradients add up to those of one process, also where a process has no example at all."""
+    model, *examples = lesson
+    module, found = sys.modules["paligemma.training.finetune"], []
+
+    def update(model, optimizers, schedule, step, loss):
+        loss.backward()
+        found.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+        return loss.item(), 0.0
+
+    monkeypatch.setattr(module, "update", update)
+    settings = {"steps": 1, "per_step": 4, "progress": False}
+    (loss,) = finetune(model, processor, *examples, **settings)
+    shares = []
+    for share in (slice(0, 1), slice(1, 1), slice(1, 4)):
+        monkeypatch.setattr(module, "process_share", lambda count, share=share: share)
+        shares += finetune(model, processor, *examples, **settings)
+    assert sum(shares) == pytest.approx(loss, rel=1e-5) and shares[1] == 0
+    whole, *parts = found
+    for name, gradient in whole.items():
+        torch.testing.assert_close(sum(part[name] for part in parts), gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_stage3_is_written_by_one_process_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "is_main_process", lambda: False)
+    command = ["stage3", "--steps", "1", "--examples", "2", "--out", str(tmp_path)]
+    assert main(command) == 0 and not list(tmp_path.iterdir())
+
+
+def test_easy_steps_need_an_easy_picture(processor):
+    """A search for a picture of one or two objects among pictures that have more would not end."""
+
+    class Crowded:
+        count, max_things = 3, 4
+
+        def scene(self, index):
+            return next(scene for scene in map(make_scene, range(index, 99)) if len(scene.things) > 2)
+
+    stage = training.ModelWithPatchHeads(build_model(processor, width=32), None)
+    with pytest.raises(ValueError, match="none of the 3 training pictures"):
+        training.mixture_loss(
+            stage, processor.tokenizer, Crowded(), 2, 1, 0, None, {"caption": 1.0}, torch.device("cpu"), easy_steps=1
+        )
 
 
 def test_training_leaves_the_callers_random_numbers_alone(processor, lesson):

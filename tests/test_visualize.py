@@ -370,6 +370,33 @@ def test_show_patches_refuses_what_does_not_divide(picture):
         vis.show_patches(picture, 5)
 
 
+def test_what_cannot_be_drawn_is_refused_in_one_sentence(picture):
+    """Nothing to draw, names and numbers that do not fit: no trace from the depths of NumPy or matplotlib."""
+    nothing = "there is nothing to draw, expected one panel or more"
+    for draw, message in (
+        (lambda: vis.show_images([]), nothing),
+        (lambda: vis.show_matrices({}), nothing),
+        (lambda: vis.show_histograms({}), nothing),
+        (lambda: vis.show_filters(np.zeros((0, 3, 2, 2))), nothing),
+        (lambda: vis.show_similarity_maps(np.ones((4, 2)), (2, 2), []), nothing),
+        (lambda: vis.show_answer_attention(picture, [], []), nothing),
+        (lambda: vis.show_patches(picture, 0), "patches of 0"),
+        (lambda: vis.show_masks(picture, np.ones((2, 12, 16)), ["one"]), "2 masks but 1 labels"),
+        (lambda: vis.show_batch([], {}), "expected one row or more"),
+        (lambda: vis.show_batch([["pad"], ["pad", "pad"]], {}), "all of one length"),
+        (lambda: vis.show_batch([["word"]], {}), "unknown kinds .*word"),
+        (lambda: vis.show_model_sizes({"a": {"x": 1}, "b": {"y": 1}}), "b has the parts .*expected"),
+        (lambda: vis.drawings.head_sharing(8, 0), "expected a divisor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw()
+
+
+def test_more_parts_than_colours_are_drawn_all_the_same():
+    ax = vis.show_model_sizes({"model": {f"part {i}": 10**9 for i in range(9)}})
+    assert len(ax.containers) == 9
+
+
 def test_show_filters_scales_each_filter_and_keeps_zero_grey():
     filters = torch.zeros(3, 3, 2, 2)
     filters[1, 0, 0, 1] = 4.0

@@ -15,9 +15,10 @@ import torch
 from .. import ASSETS
 from ..checkpoint import EMBEDDING, find_folder, load_pretrained, load_processor, read_config
 from ..locations import box_to_pixels, parse_detections
+from ..options import number, print_any_letter, seed, whole
 from ..segmentation import load_mask_tokenizer
 from ..training import read_log, redraw_collapsed_embeddings
-from ..training.__main__ import available_device, number, seed, whole
+from ..training.__main__ import available_device
 from ..training.loop import open_folder
 from ..training.parallel import is_main_process, start_processes, stop_processes
 from .check import MAX_ANSWER, check_examples
@@ -60,6 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Check, train, validate, save; returns 0, or 1 after a line for each thing that is wrong."""
+    print_any_letter()
     args = parse_arguments(arguments)
     device = start_processes(args.device)
     try:

@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..files import write_folder_atomically
 from ..locations import box_to_tokens
-from ..processing_paligemma import to_rgb
+from ..options import print_any_letter, seed, whole
+from ..processing_paligemma import to_rgb, upright
 from ..stickers.scenes import ground, visible_box
 from .folder import JSONL, PICTURES
 
@@ -35,7 +37,7 @@ def read_drawings(folder: str | Path) -> dict[str, list[Image.Image]]:
     """The drawings in a folder by name, as RGBA pictures cropped to what is drawn; the paper is transparent.
 
     `dog.png`, `dog 2.png` and `dog-3.jpg` are three drawings named `dog`. Raises FileNotFoundError when there is
-    none, ValueError for a picture on which nothing is drawn, OSError for one that cannot be opened.
+    none, ValueError for a damaged picture and one on which nothing is drawn, OSError for one that cannot be opened.
     """
     folder = Path(folder)
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES) if folder.is_dir() else []
@@ -59,8 +61,10 @@ def read_drawings(folder: str | Path) -> dict[str, list[Image.Image]]:
 def without_paper(picture: Image.Image) -> Image.Image:
     """The drawing alone: RGBA, cropped, the white around it made transparent; white inside an outline stays.
 
-    A picture that has transparent pixels is taken as it is. Raises ValueError when nothing is left.
+    A picture that has transparent pixels is taken as it is. Raises ValueError when nothing is left, and for a picture
+    that cannot be read.
     """
+    picture = upright(picture)
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         drawing = picture.convert("RGBA")
         if drawing.getchannel("A").getextrema()[0] == 255:
@@ -105,8 +109,8 @@ def place(drawing: Image.Image, seed: int, size: int = SIZE) -> tuple[Image.Imag
 def write_split(
     folder: Path, drawings: Mapping[str, Sequence[Image.Image]], per_drawing: int, seed: int = 0, detect: bool = True
 ) -> int:
-    """Write `per_drawing` pictures of each drawing and annotations.jsonl into `folder`; returns how many pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `per_drawing` pictures of each drawing and annotations.jsonl into a new folder; returns how many."""
+    folder.mkdir()
     lines, count = [], 0
     for name, versions in drawings.items():
         for drawing in versions:
@@ -135,30 +139,27 @@ def write_folder(
     """Write the folder that `python -m paligemma.finetune` reads; returns the number of pictures of each split.
 
     `train` and `held_out` are drawings by name (RGBA). Without `held_out`, `valid` shows the drawings of `train` in
-    other places. Each drawing there gets `per_held_out` pictures, a quarter of `per_drawing` unless given. Raises
-    FileExistsError for a folder that has something in it.
+    other places. Each drawing there gets `per_held_out` pictures, a quarter of `per_drawing` unless given. The folder
+    is written whole or not at all. Raises FileExistsError for one that has something in it.
     """
-    out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} has something in it, expected a new or empty folder: nothing was changed")
-    valid = held_out or train
-    return {
-        "train": write_split(out / "train", train, per_drawing, seed, detect),
-        "valid": write_split(out / "valid", valid, per_held_out or max(1, per_drawing // 4), seed + 500_000, detect),
-    }
+    per_valid = per_held_out or max(1, per_drawing // 4)
+    with write_folder_atomically(out) as fresh:
+        return {
+            "train": write_split(fresh / "train", train, per_drawing, seed, detect),
+            "valid": write_split(fresh / "valid", held_out or train, per_valid, seed + 500_000, detect),
+        }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the drawings, write the folder; returns 0, or 1 after a line that says what is wrong."""
+    print_any_letter()
     parser = argparse.ArgumentParser(prog="python -m paligemma.finetune.drawings", description=__doc__.split("\n")[0])
     parser.add_argument("drawings", metavar="DRAWINGS", help="a folder of drawings named by what they show")
     parser.add_argument("folder", metavar="DIR", help="the folder of examples to write")
-    parser.add_argument("--per-drawing", type=int, default=24, help="pictures of each drawing (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--per-drawing", type=whole, default=24, help="pictures of each drawing (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0)
     args = parser.parse_args(arguments)
     try:
-        if args.per_drawing < 1 or args.seed < 0:
-            raise ValueError("--per-drawing is to be 1 or more, --seed 0 or more")
         train = read_drawings(args.drawings)
         others = Path(args.drawings) / HELD_OUT
         held_out = read_drawings(others) if others.is_dir() else None

@@ -16,8 +16,9 @@ mask tokenizer, and outlines for all objects of a picture, it is asked `segment 
 Nothing is skipped silently: what cannot be read is a problem with file and line.
 """
 
+import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class Examples:
     problems: list[Problem] = field(default_factory=list)
     mask_tokenizer: MaskTokenizer | None = None  # turns outlines into <seg> tokens
 
-    def __iter__(self) -> Iterable[Example]:
+    def __iter__(self) -> Iterator[Example]:
         return (example for examples in self.splits.values() for example in examples)
 
     def name(self, path: Path) -> str:
@@ -118,7 +119,8 @@ def read_split(found: Examples, part: Path) -> list[Example]:
 def read_jsonl(found: Examples, path: Path) -> list[Example]:
     """Lines {"image", "prefix", "suffix"}; the picture lies beside the file, or below the whole folder."""
     examples = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors of Windows write one
+    for number, line in enumerate(content.splitlines(), start=1):
         where = f"{found.name(path)}:{number}"
         if not line.strip():
             continue
@@ -164,21 +166,24 @@ def read_coco(found: Examples, path: Path) -> list[Example]:
     """COCO: `bbox` is x, y, width, height in pixels of the picture."""
     name = found.name(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        classes = {one["id"]: str(one["name"]) for one in values["categories"]}
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        classes = {one["id"]: label_of(one["name"]) for one in values["categories"]}
         images = {one["id"]: one for one in values["images"]}
+        pictures = {key: path.parent / str(one["file_name"]) for key, one in images.items()}
         annotations = list(values["annotations"])
     except (ValueError, KeyError, TypeError) as error:
         found.problems.append(Problem(name, f"this is no COCO file: {type(error).__name__} {error}"))
         return []
-    used = {one.get("category_id") for one in annotations if isinstance(one, dict)}
+    used = [one.get("category_id") for one in annotations if isinstance(one, dict)]
     asked = sorted({label for key, label in classes.items() if key in used})  # Roboflow adds a class that none has
-    objects: dict = {key: [] for key in images}
+    objects: dict[object, list[Detection]] = {key: [] for key in images}
     for index, one in enumerate(annotations):
         where = f"{name}: annotations[{index}]"
         try:
             image, label, (x, y, width, height) = images[one["image_id"]], classes[one["category_id"]], one["bbox"]
             across, down = image["width"], image["height"]
+            if not across > 0 or not down > 0:
+                raise ValueError(f"the picture is {across} x {down} pixels, expected 1 x 1 or more")
             box = clipped(label, y / down, x / across, (y + height) / down, (x + width) / across)
             polygons = one.get("segmentation")
             polygons = polygons if isinstance(polygons, list) else []  # run lengths stay boxes
@@ -187,8 +192,8 @@ def read_coco(found: Examples, path: Path) -> list[Example]:
         except (KeyError, TypeError, ValueError) as error:
             found.problems.append(Problem(where, f"it cannot be read: {type(error).__name__} {error}"))
     return [
-        example_of_objects(path.parent / str(image["file_name"]), asked, objects[key], f"{name}: {image['file_name']}")
-        for key, image in images.items()
+        example_of_objects(picture, asked, objects[key], f"{name}: {images[key]['file_name']}")
+        for key, picture in pictures.items()
     ]
 
 
@@ -203,14 +208,12 @@ def read_yolo(found: Examples, part: Path) -> list[Example]:
         found.problems.append(Problem(found.name(part / "labels"), "there is no data.yaml, which names the classes"))
         return []
     try:
-        classes = yaml.safe_load(names[0].read_text(encoding="utf-8"))["names"]
-        classes = (
-            [str(classes[key]) for key in sorted(classes)] if isinstance(classes, dict) else list(map(str, classes))
-        )
+        classes = yolo_classes(yaml.safe_load(names[0].read_text(encoding="utf-8"))["names"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         found.problems.append(Problem(found.name(names[0]), f"it names no classes: {type(error).__name__} {error}"))
         return []
     pictures = {path.stem: path for path in sorted((part / "images").glob("*")) if path.suffix.lower() in PICTURES}
+    known, labels = ", ".join(map(str, classes)), list(classes.values())
     examples = []
     for path in sorted((part / "labels").glob("*.txt")):
         objects = []
@@ -220,12 +223,33 @@ def read_yolo(found: Examples, part: Path) -> list[Example]:
             where = f"{found.name(path)}:{number}"
             try:
                 index, *numbers = line.split()
+                if int(index) not in classes:
+                    raise ValueError(f"the class is {index}, expected one of those in {names[0].name}: {known}")
                 objects.append(yolo_object(classes[int(index)], list(map(float, numbers)), found.mask_tokenizer))
-            except (ValueError, IndexError) as error:
+            except ValueError as error:
                 found.problems.append(Problem(where, f"{line.strip()[:60]!r} cannot be read: {error}"))
-        image = pictures.get(path.stem, part / "images" / f"{path.stem}.png")
-        examples.append(example_of_objects(image, classes, objects, found.name(path)))
+        image = pictures.pop(path.stem, part / "images" / f"{path.stem}.png")
+        examples.append(example_of_objects(image, labels, objects, found.name(path)))
+    for stem, image in pictures.items():
+        what = f"it is left out, as there is no labels/{stem}.txt: an empty one says that it shows none of the classes"
+        found.problems.append(Problem(found.name(image), what, False))
     return examples
+
+
+def yolo_classes(names: list | dict) -> dict[int, str]:
+    """The classes in data.yaml by their numbers: a list counts from 0. Raises TypeError or ValueError otherwise."""
+    if not isinstance(names, list | dict):
+        raise TypeError(f"names is {names!r}, expected a list")
+    numbered = names.items() if isinstance(names, dict) else enumerate(names)
+    return {int(number): label_of(name) for number, name in numbered}
+
+
+def label_of(name: object) -> str:
+    """The name of a class as a label. Raises ValueError for one that holds `;`, `<` or `>`, which separate objects."""
+    label = str(name)
+    if any(sign in label for sign in ";<>"):
+        raise ValueError(f"a class is named {label!r}, expected none of ';', '<' and '>': rename it")
+    return label
 
 
 def yolo_object(label: str, numbers: list[float], tokenizer: MaskTokenizer | None = None) -> Detection:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..checkpoint import EMBEDDING, HEAD_NAMES, canonical_name, read_json
+from ..config_checks import check_count
 from ..files import write_files_atomically
 from ..modeling_gemma import PaliGemmaForConditionalGeneration
 
@@ -94,8 +95,7 @@ def add_lora(
     +-1 / sqrt(in), so the two halves of a product start alike however wide the map is. Raises ValueError for a rank
     below 1 and for a model that has LoRA already.
     """
-    if type(rank) is not int or rank < 1:
-        raise ValueError(f"rank is {rank!r}, expected a whole number of 1 or more")
+    check_count("rank", rank)
     if lora_maps(model):
         raise ValueError("the model has LoRA already, expected a plain one: call merge_lora first")
     maps = linear_maps(model, part)

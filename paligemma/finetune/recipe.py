@@ -17,6 +17,7 @@ from ..modeling_gemma import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from ..processing_paligemma import PaliGemmaProcessor
 from ..training import AnswerLoss, Metric, Schedule, answer_lengths, autocast, finetune, questions_loss, train
 from ..training.loop import open_folder, parse_line
+from ..training.losses import empty_loss
 from ..training.parallel import is_main_process, process_share, wait_for_all
 from ..world.evaluation import detection_ious
 from .folder import Example
@@ -130,6 +131,8 @@ def epoch_loss(
         batch = [examples[i] for i in order[place * plan.batch : (place + 1) * plan.batch]]
         total_weight = sum(length**0.5 for length in answer_lengths(processor.tokenizer, [one.answer for one in batch]))
         mine = batch[process_share(len(batch))]
+        if not mine:  # a last batch of fewer examples than processes
+            return empty_loss(model), {"answers right": Metric(0, 0)}
         while True:
             try:
                 pieces = [mine[i * len(mine) // parts : (i + 1) * len(mine) // parts] for i in range(parts)]

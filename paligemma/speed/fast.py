@@ -85,6 +85,14 @@ def try_to_load() -> tuple[ctypes.CDLL | None, str]:
     return None, problem
 
 
+def needed_library() -> ctypes.CDLL:
+    """The compiled library for those who cannot do without. Raises RuntimeError that says why there is none."""
+    library, problem = try_to_load()
+    if library is None:
+        raise RuntimeError(f"{problem}, expected g++ or clang++: install one, or use F.linear and F.gelu")
+    return library
+
+
 class CompileError(Exception):
     """The compiler's first line of complaint."""
 
@@ -222,10 +230,11 @@ def tiled_linear(
 
     All float32 or all bfloat16; sums are float32 in both, and rounded once. `workspace`: float32 memory that it may
     write into, enlarged in place when it is too small. (Memory that is used again is faster than fresh memory.)
-    Raises ValueError for other types, devices and shapes, and where gradients are asked for.
+    Raises ValueError for other types, devices and shapes, and where gradients are asked for; RuntimeError where the
+    .cpp files can't be compiled.
     """
     check_suitable(x, weight, bias)
-    library, (rows, K), threads = load_library(), weight.shape, torch.get_num_threads()
+    library, (rows, K), threads = needed_library(), weight.shape, torch.get_num_threads()
     x, weight = x.contiguous(), weight.contiguous()
     M = x.numel() // K
     workspace = torch.empty(0) if workspace is None else workspace
@@ -243,13 +252,14 @@ def tiled_linear(
 def fast_gelu(x: torch.Tensor) -> torch.Tensor:
     """F.gelu(x, approximate="tanh") by gemm.cpp, float32 or bfloat16: torch's takes two to five times as long.
 
-    Raises ValueError for other types and devices, and where gradients are asked for.
+    Raises ValueError for other types and devices, and where gradients are asked for; RuntimeError where the .cpp
+    files can't be compiled.
     """
     check_suitable(x)
     x = x.contiguous()
     output = torch.empty_like(x)
     is_float32 = x.dtype == torch.float32
-    load_library().gelu_tanh(x.data_ptr(), output.data_ptr(), x.numel(), torch.get_num_threads(), is_float32)
+    needed_library().gelu_tanh(x.data_ptr(), output.data_ptr(), x.numel(), torch.get_num_threads(), is_float32)
     return output
 
 

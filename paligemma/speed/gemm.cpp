@@ -177,7 +177,7 @@ static void linear(
 }
 
 static int tokens_at_once(int M) {  // equal parts: a part of few tokens would read the whole matrix for them
-    const int parts = round_up(M, AT_ONCE) / AT_ONCE;
+    const int parts = std::max(1, round_up(M, AT_ONCE) / AT_ONCE);
     return round_up(round_up(M, parts) / parts, PANEL);
 }
 

@@ -253,6 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("there is no GPU that torch can use here: --device cpu --shape tiny shows that the command runs")
     if not (options.minutes > 0 and options.part_minutes > 0):
         parser.error("--minutes and --part-minutes must be more than 0")
+    if options.output.exists() and not options.output.is_dir():
+        parser.error(f"--output is {options.output}, a file, expected a folder: give another name")
     if options.part is None:
         run_parts(options)
         return

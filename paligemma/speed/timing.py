@@ -273,7 +273,7 @@ def training_losses(ours, theirs, config: PaliGemmaConfig, pictures: int, questi
         return F.cross_entropy(ours.language_model.lm_head(states).float(), targets)
 
     their_batch = batch | {"pixel_values": batch["pixel_values"][image_index].to(theirs.dtype)}
-    return {"ours": our_loss, "transformers, sdpa": lambda: theirs(**their_batch).loss}
+    return {"ours": our_loss, f"transformers, {their_attention(config)[0]}": lambda: theirs(**their_batch).loss}
 
 
 def training_step(model: torch.nn.Module, loss_of_batch: Callable[[], torch.Tensor]) -> Callable[[], None]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ..segmentation import load_mask_tokenizer
+from ..options import number, print_any_letter, seed, whole
+from ..segmentation import load_mask_tokenizer, mask_tokenizer_folder
 from ..training import Schedule
-from ..training.__main__ import available_device, cycles, number, seed, task_weights, whole
+from ..training.__main__ import available_device, cycles, task_weights
 from . import capstone, evaluation
 from .card import draw_confusions, draw_curves
 from .encoder import BOX_WEIGHT
@@ -91,12 +92,13 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
 
 
 def main(arguments=None) -> int:
+    print_any_letter()
     args = parse_arguments(arguments)
     try:
         if args.command == "masks":
             train_masks(args.out, args.seed, args.steps)
         elif args.command == "evaluate":
-            masks = args.masks or Path(args.model) / "mask-tokenizer"
+            masks = args.masks or mask_tokenizer_folder(args.model)
             evaluation.run(args.model, masks, args.splits.split(","), args.scenes, args.json)
         elif args.command == "export":
             steps = export(args.run, args.masks, args.out, tuple(args.earlier_runs), tuple(args.encoder_runs))

@@ -56,7 +56,7 @@ BY_NAME = {thing.name: thing for thing in THINGS}
 def artists(split: str | None = None) -> tuple[str, ...]:
     """Names of the artists of a split (train, choice, unseen), or of all. Raises ValueError for another split."""
     if split is not None and split not in SPLITS:
-        raise ValueError(f"The split is {split!r}, expected one of {', '.join(SPLITS)}.")
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
     table = json.loads((FOLDER / "artists.json").read_text(encoding="utf-8"))
     return tuple(name for name, artist in table.items() if split in (None, artist["split"]))
 
@@ -64,7 +64,7 @@ def artists(split: str | None = None) -> tuple[str, ...]:
 @cache
 def _atlas(artist: str) -> Image.Image:
     if artist not in artists():
-        raise ValueError(f"The artist is {artist!r}, expected one of {', '.join(artists())}.")
+        raise ValueError(f"artist is {artist!r}, expected one of {', '.join(artists())}")
     path = Path(FOLDER / f"{artist}.png")
     with Image.open(path) as picture:
         return picture.convert("RGBA")
@@ -77,7 +77,7 @@ def drawing(name: str, artist: str) -> Image.Image | None:
     Its longer side fills the cell but for a margin of one pixel. Raises ValueError for an unknown name or artist.
     """
     if name not in BY_NAME:
-        raise ValueError(f"The thing is {name!r}, expected one of the {len(NAMES)} names in {FOLDER / 'things.tsv'}.")
+        raise ValueError(f"name is {name!r}, expected one of the {len(NAMES)} names in {FOLDER / 'things.tsv'}")
     atlas = _atlas(artist)
     columns = atlas.width // CELL
     row, column = divmod(NAMES.index(name), columns)

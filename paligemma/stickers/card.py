@@ -28,7 +28,7 @@ def draw_curves(folder: Path) -> Path:
     )
     stages = [(read_log(folder / name), title, shares) for name, title, shares in stages if (folder / name).exists()]
     if not stages:
-        raise FileNotFoundError(f"{folder / 'training.jsonl'} is missing, expected a folder that `export` wrote.")
+        raise FileNotFoundError(f"{folder / 'training.jsonl'} is missing, expected a folder that `export` wrote")
     figure, axes = plt.subplots(1, len(stages), figsize=(4.5 * len(stages), 3.2), layout="constrained", squeeze=False)
     for ax, (of, title, shares) in zip(axes.flat, stages, strict=True):
         # Runs follow one another, each counting its steps from 1.
@@ -43,7 +43,7 @@ def draw_curves(folder: Path) -> Path:
             ax.axvline(end, color="0.6", linewidth=0.8, linestyle=":")
         ax.set_ylim(0, 1)
         if ax.get_legend():
-            ax.legend(loc="lower right", bbox_to_anchor=(1, 0.24), fontsize=8)
+            ax.legend(loc="lower right", bbox_to_anchor=(1, 0.32), fontsize=8)
     return save_figure(figure, folder / "curves.png")
 
 

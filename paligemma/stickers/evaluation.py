@@ -99,7 +99,7 @@ def ask_all(
     for an unknown split or number.
     """
     if not 1 <= scenes <= TRAIN_SEEDS:
-        raise ValueError(f"The number of scenes is {scenes}, expected 1 to {TRAIN_SEEDS:,}.")
+        raise ValueError(f"scenes is {scenes}, expected 1 to {TRAIN_SEEDS:,}, the number of held-out scenes")
     hands = artists(split)
     alone = single(scenes, hands)
     mixed = [make_scene(seed, hands) for seed in range(scenes)]

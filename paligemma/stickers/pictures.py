@@ -33,7 +33,7 @@ def patch_truth(found: np.ndarray, names: list[str], patch: int) -> tuple[np.nda
     cannot be cut so.
     """
     if patch % FINE:
-        raise ValueError(f"A patch is {patch} pixels wide, expected a multiple of {FINE}.")
+        raise ValueError(f"patch is {patch} pixels, expected a multiple of {FINE}")
     count, S, _ = found.shape
     side = S // patch
     cells = found.reshape(count, side * FINE, patch // FINE, side * FINE, patch // FINE).mean(axis=(2, 4))
@@ -96,7 +96,7 @@ class Pictures:
         self.folder = folder = Path(folder)
         stem = f"stickers-{split}-{checksum()}-{size}px-patch{patch}-{count}"
         pixels_path, truth_path = folder / f"{stem}.npy", folder / f"{stem}-truth.npz"
-        if not truth_path.exists():
+        if not (truth_path.exists() and pixels_path.exists()):
             folder.mkdir(parents=True, exist_ok=True)
             self._draw(pixels_path, truth_path, workers)
         self.pixels = np.load(pixels_path, mmap_mode="r")  # [count, S, S, 3] uint8

@@ -30,6 +30,7 @@ from ..segmentation import (
     MaskTokenizerConfig,
     crop_mask,
     load_mask_tokenizer,
+    mask_tokenizer_folder,
     save_mask_tokenizer,
     train_mask_tokenizer,
 )
@@ -155,7 +156,7 @@ def read_weights(state: Path) -> dict[str, torch.Tensor]:
     """The weights in a run's state.pt, finished or not. Raises FileNotFoundError when it is missing."""
     if not state.is_file():
         raise FileNotFoundError(
-            f"{state} is missing, expected the state.pt of a run: run the stage before this one first."
+            f"{state} is missing, expected the state.pt of a run: run the stage before this one first"
         )
     return torch.load(state, map_location="cpu", weights_only=True)["model"]
 
@@ -402,7 +403,7 @@ def export(
     stage, processor = new_stage()
     stage.load_state_dict(read_weights(run / "state.pt"))
     save_half(stage.model, processor, folder)
-    save_mask_tokenizer(mask_tokenizer, folder / "mask-tokenizer")
+    save_mask_tokenizer(mask_tokenizer, mask_tokenizer_folder(folder))
     if encoder_logs:
         write_log(folder / "encoder-training.jsonl", [line for log in encoder_logs for line in shorten(log)])
     write_log(folder / "training.jsonl", [line for log in logs for line in shorten(log)])

@@ -100,9 +100,9 @@ def make_scene(
     training wants them. Raises ValueError for a negative seed, an unknown artist or `most` outside 1 to 4.
     """
     if seed < 0:
-        raise ValueError(f"A scene's seed is {seed}, expected 0 or more.")
+        raise ValueError(f"seed is {seed}, expected 0 or more")
     if not 1 <= most <= MAX_STICKERS:
-        raise ValueError(f"A scene has at most {most} stickers, expected a number from 1 to {MAX_STICKERS}.")
+        raise ValueError(f"most is {most}, expected 1 to {MAX_STICKERS}")
     hands = artists("train") if hands is None else hands
     rng = np.random.default_rng([seed, most, varied])
     count = int(rng.integers(1, most + 1))
@@ -174,7 +174,7 @@ def cutout(cut: Cut) -> Image.Image:
     """The drawing with its outline changed as `cut` says, cropped to what is visible: RGBA of any size."""
     picture = drawing(cut.name, cut.artist)
     if picture is None:
-        raise ValueError(f"The artist {cut.artist!r} drew no {cut.name!r}; `drawn_by` lists the things of each.")
+        raise ValueError(f"the artist {cut.artist!r} drew no {cut.name!r}: `drawn_by` lists the things of each")
     if cut.mirrored:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if cut.angle or cut.shear:
@@ -275,7 +275,7 @@ def _in_place(scene: Scene, index: int, fine: int) -> tuple[Image.Image, tuple[i
 def draw(scene: Scene, size: int = 96) -> Image.Image:
     """Draw the scene as an RGB picture of `size` x `size` pixels (32 to 1024). Takes some milliseconds at 96."""
     if not 32 <= size <= 1024:
-        raise ValueError(f"A scene's picture is {size} pixels a side, expected 32 to 1024.")
+        raise ValueError(f"size is {size}, expected 32 to 1024 pixels a side")
     fine = _fine(size)
     canvas = ground(scene.seed, fine)
     for index in scene.stack:

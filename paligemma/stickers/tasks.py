@@ -56,7 +56,7 @@ def find(scene: Scene, query: str) -> list[int]:
     Raises ValueError for another word.
     """
     if query not in BY_NAME and query not in CATEGORIES and query != "sticker":
-        raise ValueError(f"Cannot look for {query!r}, expected a name, a category or `sticker`.")
+        raise ValueError(f"query is {query!r}, expected a name, a category or `sticker`")
     return [index for index, thing in enumerate(scene.things) if query in (thing.name, thing.category, "sticker")]
 
 
@@ -69,7 +69,7 @@ def caption(scene: Scene, language: str = "en") -> str:
     Raises ValueError for a language other than `en` and `ko`.
     """
     if language not in ("en", "ko"):
-        raise ValueError(f"The language of a caption is {language!r}, expected 'en' or 'ko'.")
+        raise ValueError(f"language is {language!r}, expected 'en' or 'ko'")
     clauses = []
     for first in range(0, len(scene.things), 2):
         pair = scene.things[first : first + 2]
@@ -92,7 +92,7 @@ def parse_caption(text: str, language: str = "en") -> list[tuple[str, str | None
     def name(text: str) -> str:
         found = (_ENGLISH_OF if language == "ko" else _NAME_OF).get(text)
         if found is None:
-            raise ValueError(f"{text!r} names nothing of the sticker world.")
+            raise ValueError(f"{text!r} is no name of this world, expected one of things.tsv")
         return found
 
     words = {KOREAN[word]: word for word in RELATIONS}
@@ -210,13 +210,15 @@ def ask(
         return f"detect {thing.name} ; {other}", detection(scene, [thing.name, other])
     if task == "segment":
         if codes is None:
-            raise ValueError("A 'segment' question needs codes=, a function from a sticker to its 16 codes.")
+            raise ValueError(
+                "codes is None, expected a function from a sticker to its 16 mask codes for a 'segment' question"
+            )
         options = [t for t in scene.things if _only(scene, t.name) and codes(t) is not None]
         if not options:
             return None
         thing = _choose(rng, options)
         return f"segment {thing.name}", segmentation(thing, thing.name, codes(thing))
-    raise ValueError(f"The task is {task!r}, expected one of {', '.join(TASKS)}.")
+    raise ValueError(f"task is {task!r}, expected one of {', '.join(TASKS)}")
 
 
 def detection(scene: Scene, queries: list[str]) -> str:

@@ -1,7 +1,6 @@
 """`python -m paligemma.training STAGE`: the command line of the stages."""
 
 import argparse
-import math
 import re
 import sys
 from collections.abc import Iterable
@@ -9,6 +8,8 @@ from collections.abc import Iterable
 import torch
 
 from .. import ASSETS
+from ..checkpoint import check_device
+from ..options import number, print_any_letter, seed, whole
 from . import stages
 from .parallel import start_processes, stop_processes
 from .stages import TASK_WEIGHTS
@@ -17,30 +18,6 @@ SHIPPED = ASSETS / "tiny-paligemma"
 
 
 # ----------------------------------------------------------------------------------------------- values of options
-
-
-def whole(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not re.fullmatch("[0-9]{1,12}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is {text!r}, expected a whole number of 1 or more")
-    return int(text)
-
-
-def seed(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,12}", text):
-        raise argparse.ArgumentTypeError(f"it is {text!r}, expected a whole number of 0 or more")
-    return int(text)
-
-
-def number(text: str) -> float:
-    """A finite number of 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"it is {text!r}, expected a number of 0 or more")
-    return value
 
 
 def cycles(text: str) -> tuple[tuple[int, float], ...]:
@@ -66,12 +43,11 @@ def task_weights(text: str, tasks: Iterable[str] = tuple(TASK_WEIGHTS)) -> dict[
 
 
 def available_device(text: str) -> torch.device:
+    """A device that this computer has."""
     try:
-        device = torch.device(text)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise argparse.ArgumentTypeError(f"this computer (or this PyTorch) has no device {text!r}") from None
-    return device
+        return check_device(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 # ----------------------------------------------------------------------------------------------------- the parsers
@@ -152,6 +128,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage; returns 0, or 1 after one line that says what is wrong."""
+    print_any_letter()
     args = parse_arguments(arguments)
     device = start_processes(args.device)
     try:

@@ -73,6 +73,7 @@ def train(
     seconds, saved = log[-1].get("seconds", 0.0) if log else 0.0, time.monotonic()
     sums: dict[str, Metric] = {}
     model.train()
+    model.zero_grad(set_to_none=True)
     bar = tqdm(
         range(first, last),
         initial=first,

@@ -258,6 +258,11 @@ def questions_loss(
     return total, metrics
 
 
+def empty_loss(model: nn.Module) -> torch.Tensor:
+    """A loss of 0 with gradients of 0: the share of a process that has none of a step's examples."""
+    return sum(0 * parameter.sum() for parameter in model.parameters() if parameter.requires_grad)
+
+
 def answer_lengths(tokenizer, answers: list[str]) -> list[int]:
     """How many tokens each answer has, <eos> included."""
     return [len(ids) + 1 for ids in tokenizer(answers, add_special_tokens=False)["input_ids"]]
@@ -293,6 +298,11 @@ def mixture_loss(
     """
     answer_loss = AnswerLoss(tokenizer).to(device)
     model, heads = stage.model, stage.heads
+    if easy_steps and not any(len(pictures.scene(index).things) <= 2 for index in range(pictures.count)):
+        raise ValueError(
+            f"none of the {pictures.count} training pictures shows one or two objects, as the first {easy_steps} steps "
+            "need: draw more pictures"
+        )
 
     def choose_scenes(rng, most: int) -> tuple[list[Scene], np.ndarray]:
         scenes, indices = [], []

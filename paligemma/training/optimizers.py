@@ -86,6 +86,7 @@ def update(
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), schedule.clip))
     total = all_reduce_sum(loss)
     if not (math.isfinite(total) and math.isfinite(norm)):
+        model.zero_grad(set_to_none=True)  # they would spoil the next step, too
         raise FloatingPointError(
             f"at step {step} the loss is {total} and the norm of its gradient {norm}, expected finite numbers: lower "
             "the learning rates, or look for examples that the model cannot fit"

@@ -211,5 +211,7 @@ def run_stage3(args: Namespace, device: torch.device) -> None:
     redraw_collapsed_embeddings(model, processor.tokenizer, prompts + answers, seed=args.seed)
     pictures = [draw(scene) for scene in new + old]
     losses = finetune(model, processor, pictures, prompts, answers, steps=args.steps, seed=args.seed)
+    if not is_main_process():
+        return
     save_pretrained(model, processor, out / "model")
     write_log(out / "log.jsonl", [{"step": i + 1, "loss": loss} for i, loss in enumerate(losses)])

@@ -77,7 +77,7 @@ def show_answer_attention(
     pixels, maps = to_picture(image), [to_array(weights) for weights in maps]
     if len(maps) != len(tokens):
         raise ValueError(f"show_answer_attention: {len(maps)} maps but {len(tokens)} tokens")
-    columns = min(columns, len(tokens))
+    columns = max(1, min(columns, len(tokens)))
     axes = row_of_axes(len(tokens), min(1.75, 6 / columns + 0.3), columns)  # no gap below narrow panels
     largest = max(float(weights.max()) for weights in maps) if one_scale else None
     for i, (ax, weights, token) in enumerate(zip(axes, maps, tokens, strict=True)):

@@ -152,12 +152,15 @@ def show_model_sizes(sizes: Mapping[str, Mapping[str, int]], title: str | None =
 
     Args: sizes: {model: {part: number of parameters}}, the same parts for all.
     """
+    parts = list(next(iter(sizes.values()), {}))
+    for name, model in sizes.items():
+        if set(model) != set(parts):
+            raise ValueError(f"show_model_sizes: {name} has the parts {list(model)}, expected {parts} for every model")
     ax = new_axes(ax, WIDTH, 0.5 * len(sizes) + 1.1)
-    parts = list(next(iter(sizes.values())))
     left = np.zeros(len(sizes))
     for i, part in enumerate(parts):
         widths = np.array([model[part] for model in sizes.values()]) / 1e9
-        ax.barh(list(sizes), widths, left=left, color=CYCLE[i], edgecolor="white", label=part, height=0.65)
+        ax.barh(list(sizes), widths, left=left, color=CYCLE[i % len(CYCLE)], edgecolor="white", label=part, height=0.65)
         left += widths
     for y, total in enumerate(left):
         ax.text(total + 0.2, y, f"{total:.1f}", va="center", fontsize=8)

@@ -146,7 +146,7 @@ def head_sharing(
     num_heads: int = 8, num_key_value_heads: int = 2, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """Which query heads share keys and values: multi-head, grouped-query and multi-query attention side by side."""
-    if num_heads % num_key_value_heads:
+    if num_key_value_heads < 1 or num_heads % num_key_value_heads:
         raise ValueError(
             f"head_sharing: {num_heads} heads and {num_key_value_heads} of keys and values, expected a divisor"
         )

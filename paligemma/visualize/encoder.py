@@ -27,7 +27,7 @@ def show_filters(
     filters = to_array(filters)
     if filters.ndim != 4 or filters.shape[1] != 3:
         raise ValueError(f"show_filters: filters have shape [n, 3, P, P], not {filters.shape}")
-    columns = min(columns, len(filters))
+    columns = max(1, min(columns, len(filters)))
     axes = row_of_axes(len(filters), WIDTH / columns * 1.08, columns)
     for i, (ax, weights) in enumerate(zip(axes, filters)):
         scale = np.abs(weights).max() or 1.0

@@ -20,7 +20,7 @@ import safetensors.torch
 from .. import ASSETS
 from ..checkpoint import config_to_dict, load_pretrained
 from ..files import write_files_atomically
-from ..segmentation import load_mask_tokenizer
+from ..segmentation import load_mask_tokenizer, mask_tokenizer_folder
 from ..world.scenes import COLOURS, KOREAN, SHAPES, make_scene
 
 SOURCE = ASSETS.parent / "explorer"  # the page's own files, in the repository
@@ -59,7 +59,7 @@ def write_explorer(
             f"the weights of {model} are {size / 1e6:.0f} MB, expected {LARGEST / 1e6:.0f} at most: a browser cannot "
             "hold more; paligemma.visualize.save_attention_html shows the attention of large models"
         )
-    own = Path(model) / "mask-tokenizer"
+    own = mask_tokenizer_folder(model)
     data = {
         "name": Path(model).resolve().name,
         "config": config_to_dict(paligemma.config, paligemma.dtype),

@@ -106,7 +106,7 @@ def show_patches(
     """
     pixels, highlight = to_picture(image), list(highlight)
     height, width = pixels.shape[:2]
-    if height % patch_size or width % patch_size:
+    if patch_size < 1 or height % patch_size or width % patch_size:
         raise ValueError(
             f"show_patches: {height} x {width} pixels can't be cut into patches of {patch_size}; "
             "resize the picture to a multiple first"
@@ -202,13 +202,18 @@ def show_masks(
     ax: Axes | None = None,
     alpha: float = 0.55,
 ) -> Axes:
-    """Masks [n, H, W] (bool, or 0..1) laid over a picture, one colour each, with a legend. Returns Axes."""
+    """Masks [n, H, W] (bool, or 0..1) laid over a picture, one colour each. Returns Axes.
+
+    With a legend of `labels`; an empty list leaves it out.
+    """
     pixels, masks = to_picture(image), to_array(masks).astype(float)
     if masks.ndim != 3 or masks.shape[1:] != pixels.shape[:2]:
         raise ValueError(
             f"show_masks: masks must be [n, {pixels.shape[0]}, {pixels.shape[1]}] like the picture, not {masks.shape}"
         )
     labels = labels if labels is not None else [f"mask {i}" for i in range(len(masks))]
+    if len(labels) not in (0, len(masks)):
+        raise ValueError(f"show_masks: {len(masks)} masks but {len(labels)} labels")
     ax = show_image(image, title, new_axes(ax, 3.6, 3.6))
     for i, mask in enumerate(masks):
         colour = CYCLE[i % len(CYCLE)]

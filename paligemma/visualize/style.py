@@ -205,7 +205,12 @@ def new_axes(ax: Axes | None, width: float = WIDTH, height: float = 3.0) -> Axes
 
 
 def row_of_axes(n: int, height: float, columns: int | None = None, width: float = WIDTH) -> np.ndarray:
-    """A row (or several) of n axes in a new figure: array of n Axes. Places left over are taken away."""
+    """A row (or several) of n axes in a new figure: array of n Axes. Places left over are taken away.
+
+    Raises ValueError for less than one panel.
+    """
+    if n < 1:
+        raise ValueError("there is nothing to draw, expected one panel or more: give something to show")
     columns = columns or n
     rows = -(-n // columns)
     _, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False)

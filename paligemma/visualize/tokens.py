@@ -60,9 +60,7 @@ def show_tokens(
     """
     if len(tokens) != len(kinds):
         raise ValueError(f"show_tokens: {len(tokens)} tokens but {len(kinds)} kinds")
-    unknown = sorted(set(kinds) - set(TOKEN_COLOURS))
-    if unknown:
-        raise ValueError(f"show_tokens: unknown kinds {unknown}; known are {', '.join(TOKEN_COLOURS)}")
+    check_kinds("show_tokens", set(kinds))
     if columns < 1 or longest_run < 1:
         raise ValueError(f"show_tokens: columns is {columns} and longest_run {longest_run}, expected 1 or more")
 
@@ -90,6 +88,13 @@ def show_tokens(
         columnspacing=1.2,
     )
     return ax
+
+
+def check_kinds(function: str, kinds: set[str]) -> None:
+    """Raise ValueError for a kind of token that has no colour."""
+    unknown = sorted(kinds - set(TOKEN_COLOURS))
+    if unknown:
+        raise ValueError(f"{function}: unknown kinds {unknown}; known are {', '.join(TOKEN_COLOURS)}")
 
 
 def _legend_handles(kinds: set[str]) -> list[Patch]:
@@ -145,6 +150,10 @@ def show_batch(
         rows: names of the rows.
     Returns an array of Axes: the kinds first, then the panels in order.
     """
+    check_kinds("show_batch", {kind for row in kinds for kind in row})
+    if not kinds or {len(row) for row in kinds} != {len(kinds[0])}:
+        lengths = [len(row) for row in kinds]
+        raise ValueError(f"show_batch: the rows have lengths {lengths}, expected one row or more, all of one length")
     count, length = len(kinds), len(kinds[0])
     for name, panel in panels.items():
         if to_array(panel).shape != (count, length):

@@ -23,6 +23,7 @@ from ..checkpoint import load_pretrained
 from ..files import write_atomically
 from ..generation import generate
 from ..locations import box_iou, parse_detections
+from ..options import whole
 from ..segmentation import load_mask_tokenizer, mask_iou
 from .pictures import TRAIN_SEEDS, mask_codes
 from .scenes import Scene, ask, caption_is_true, draw, find, make_query, make_scene, mask
@@ -299,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and print; returns 0, or 1 after one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m paligemma.world.evaluation", description=__doc__.split("\n")[0])
     parser.add_argument("model", nargs="?", default=str(ASSETS / "tiny-paligemma"), help="folder of the model")
-    parser.add_argument("--scenes", type=int, default=1000, help="how many held-out scenes")
+    parser.add_argument("--scenes", type=whole, default=1000, help="how many held-out scenes")
     parser.add_argument("--renderer", choices=[*RENDERERS, "both"], default="both")
     parser.add_argument("--masks", default=str(ASSETS / "mask-tokenizer"), help="folder of the mask tokenizer")
     parser.add_argument("--json", help="also write the figures to this file")
