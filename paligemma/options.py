@@ -5,6 +5,7 @@ import io
 import math
 import re
 import sys
+from pathlib import Path
 
 
 def whole(text: str) -> int:
@@ -30,6 +31,12 @@ def number(text: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"it is {text!r}, expected a number of 0 or more")
     return value
+
+
+def refuse_file(parser: argparse.ArgumentParser, output: Path) -> None:
+    """End the program with the parser's error if the folder to write into is a file: before the work, not after it."""
+    if output.exists() and not output.is_dir():
+        parser.error(f"--output is {output}, a file, expected a folder: give another name")
 
 
 def print_any_letter() -> None:

@@ -23,6 +23,7 @@ import torch
 from ..files import write_atomically
 from ..kv_cache import KVCache
 from ..modeling_gemma import PaliGemmaConfig
+from ..options import refuse_file
 from . import timing
 from .compiled import CompiledPaliGemma
 from .loading import time_loading
@@ -387,8 +388,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("there is no GPU that torch can use here: leave --device out")
     if options.cpu_time and (options.threads != 1 or options.device != "cpu"):
         parser.error("--cpu-time adds up all threads: it needs --threads 1, and says nothing about a GPU")
-    if options.output.exists() and not options.output.is_dir():
-        parser.error(f"--output is {options.output}, a file, expected a folder: give another name")
+    refuse_file(parser, options.output)
     if options.threads:
         torch.set_num_threads(options.threads)
     timing.clock = time.process_time if options.cpu_time else time.perf_counter

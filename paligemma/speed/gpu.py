@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from ..options import refuse_file
 from .benchmark import describe_machine
 from .compiled import capture_for_decode, compile_for_decode
 from .shapes import DTYPES, count_work, make_inputs, make_models, shape_config, their_attention
@@ -253,8 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("there is no GPU that torch can use here: --device cpu --shape tiny shows that the command runs")
     if not (options.minutes > 0 and options.part_minutes > 0):
         parser.error("--minutes and --part-minutes must be more than 0")
-    if options.output.exists() and not options.output.is_dir():
-        parser.error(f"--output is {options.output}, a file, expected a folder: give another name")
+    refuse_file(parser, options.output)
     if options.part is None:
         run_parts(options)
         return

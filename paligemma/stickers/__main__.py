@@ -19,6 +19,7 @@ from .recipe import ENCODER_CYCLES, MODEL_CYCLES, export, open_pictures, train_e
 from .tasks import TASKS
 
 RUNS = Path("runs/stickers")
+ENCODER = RUNS / "encoder/state.pt"
 SHIPPED = "assets/sticker-paligemma"
 
 
@@ -58,7 +59,7 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     stages[1].add_argument(
         "--encoder",
         type=Path,
-        help=f"state.pt of the encoder (default: {(RUNS / 'encoder/state.pt').as_posix()}, or with --start its own)",
+        help=f"state.pt of the encoder (default: {ENCODER.as_posix()}, or with --start its own)",
     )
     stages[1].add_argument("--freeze-encoder", action="store_true", help="train all but the image encoder")
     stages[1].add_argument(
@@ -128,10 +129,9 @@ def main(arguments=None) -> int:
                 )
             else:
                 masks = load_mask_tokenizer(args.masks)
-                default = None if args.start else RUNS / "encoder/state.pt"
                 train_model(
                     args.out,
-                    args.encoder or default,
+                    args.encoder or (None if args.start else ENCODER),
                     pictures,
                     masks,
                     schedule,
