@@ -507,9 +507,17 @@ class PaliGemmaForConditionalGeneration(nn.Module):
         loss); logits_to_keep: how many positions from the end get logits (0: all).
 
         The loss is the mean over all tokens of the batch that have a label, each predicted from the tokens before
-        it, in float32. Raises ValueError for shapes that do not fit one another, and for labels without
-        token_type_ids (the answer would be visible to the prompt, and training would learn to copy).
+        it, in float32. Raises ValueError for shapes that do not fit one another, for a negative logits_to_keep, and
+        for labels without token_type_ids (the answer would be visible to the prompt, and training would learn to
+        copy).
         """
+        if input_ids.ndim != 2:
+            raise ValueError(
+                f"input_ids has shape {list(input_ids.shape)}, expected [B, L], a row for each prompt: ids[None] makes "
+                "a batch of one prompt"
+            )
+        if logits_to_keep < 0:
+            raise ValueError(f"logits_to_keep is {logits_to_keep}, expected 0 (all positions) or a number from the end")
         B, L = input_ids.shape
         T = L if kv_cache is None else kv_cache.length + L
         if attention_mask is None:

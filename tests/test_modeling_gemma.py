@@ -411,6 +411,19 @@ def test_image_tokens_must_match_the_features():
         model(**fewer)
 
 
+def test_one_prompt_needs_a_batch_of_one():
+    model, _ = make_pair(shape())
+    for ids in (torch.tensor([2, 3, 4]), torch.zeros(1, 1, 3, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"input_ids has shape \[.*3\], expected \[B, L\]"):
+            model(ids)
+
+
+def test_logits_are_not_kept_from_the_front():
+    model, _ = make_pair(shape())
+    with pytest.raises(ValueError, match="logits_to_keep is -1, expected 0"):
+        model(**make_inputs(shape()), logits_to_keep=-1)
+
+
 @pytest.mark.parametrize("name", ["attention_mask", "token_type_ids"])
 def test_masks_must_have_the_shape_of_the_tokens(name):
     model, _ = make_pair(shape())

@@ -505,6 +505,34 @@ def test_mixture_is_the_loss_of_the_model_itself(pictures, processor):
     assert sum(metric.count for name, metric in metrics.items() if not name.startswith("patch")) == 12
 
 
+def test_one_task_may_have_all_questions_if_each_picture_gets_one(pictures, processor):
+    from paligemma.segmentation import load_mask_tokenizer
+
+    stage = ModelWithPatchHeads(build_sticker_model(processor), PatchHeads(192))
+    masks_with = load_mask_tokenizer(ASSETS / "mask-tokenizer")
+    weights = dict.fromkeys(TASKS, 0.0) | {"segment": 1e9, "caption": 1.0}
+
+    def asked(per_picture: int) -> dict[str, float]:
+        batch_loss = recipe.mixture_loss(
+            stage,
+            processor.tokenizer,
+            pictures,
+            masks_with,
+            per_step=8,
+            seed=0,
+            device=torch.device("cpu"),
+            task_weights=weights,
+            per_picture=per_picture,
+        )
+        return {name: metric.count for name, metric in batch_loss(0)[1].items() if not name.startswith("patch")}
+
+    one, two = asked(1), asked(2)
+    assert (
+        sum(one.values()) == 8 and one["segment"] > 4
+    )  # where the same thing is there twice, no mask can be asked for
+    assert two == {"segment": one["segment"], "caption": 8}
+
+
 def test_word_loss_is_cross_entropy_over_the_names(processor):
     """By the definition: patch by patch, form by form; patches beside the stickers do not count."""
     torch.manual_seed(0)

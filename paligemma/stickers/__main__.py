@@ -15,7 +15,16 @@ from ..training.__main__ import available_device, cycles, task_weights
 from . import capstone, evaluation
 from .card import draw_confusions, draw_curves
 from .encoder import BOX_WEIGHT
-from .recipe import ENCODER_CYCLES, MODEL_CYCLES, export, open_pictures, train_encoder, train_masks, train_model
+from .recipe import (
+    ENCODER_CYCLES,
+    MODEL_CYCLES,
+    PER_PICTURE,
+    export,
+    open_pictures,
+    train_encoder,
+    train_masks,
+    train_model,
+)
 from .tasks import TASKS
 
 RUNS = Path("runs/stickers")
@@ -64,6 +73,9 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     stages[1].add_argument("--freeze-encoder", action="store_true", help="train all but the image encoder")
     stages[1].add_argument(
         "--weights", type=partial(task_weights, tasks=TASKS), default={}, help="of tasks, such as detect=3,relation=1"
+    )
+    stages[1].add_argument(
+        "--per-picture", type=whole, default=PER_PICTURE, help="questions about each picture (default %(default)s)"
     )
     sub = command("export", "write what a run of `model` has come to as a folder in bfloat16", seeded=False)
     sub.add_argument("run", type=Path, nargs="?", default=RUNS / "model", help="folder of the run")
@@ -141,6 +153,7 @@ def main(arguments=None) -> int:
                     args.stop_at,
                     args.freeze_encoder,
                     args.weights,
+                    args.per_picture,
                 )
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -58,7 +58,7 @@ from .tasks import ask
 # model that can be used, and the next makes it better.
 ENCODER_CYCLES = ((1500, 1.0), (3000, 1.0), (6000, 0.7))
 MODEL_CYCLES = ((1000, 1.0), (2000, 0.8), (4000, 0.6), (8000, 0.5))
-PER_PICTURE = 3  # questions about each picture
+PER_PICTURE = 3  # questions about each picture, each of another task
 EASY_STEPS = 300  # the first steps of a new model see pictures of one or two stickers only
 HELD_OUT = 64  # pictures by the artist of `choice`, whose loss is logged
 HEADS_WEIGHT = 0.3  # of the labels for each patch, beside the answers
@@ -272,8 +272,9 @@ def mixture_loss(
     easy_steps: int = 0,
     heads_weight: float = HEADS_WEIGHT,
     task_weights: dict[str, float] = TASK_WEIGHTS,
+    per_picture: int = PER_PICTURE,
 ) -> Callable:
-    """The function that `train` calls: all tasks mixed, PER_PICTURE questions about each of `per_step` pictures.
+    """The function that `train` calls: all tasks mixed, `per_picture` questions about each of `per_step` pictures.
 
     Beside the answers, the patches are aligned with the words (`word_loss`) and a head with the stickers
     (`grounding_loss`). The first `easy_steps` see pictures of one or two stickers only: which word belongs to which
@@ -295,7 +296,7 @@ def mixture_loss(
         known = mask_tokenizer.encode(pictures.mask(indices)).tolist()
         for scene, number, its_codes in zip(scenes, pictures.truth["segmented"][indices], known, strict=True):
             codes[scene.things[number]] = its_codes
-        rows = draw_questions(scenes, task_weights, PER_PICTURE, rng, codes.get, ask)
+        rows = draw_questions(scenes, task_weights, per_picture, rng, codes.get, ask)
         labels = {name: tensor.to(device) for name, tensor in pictures.labels(indices).items()}
         with autocast(device):
             patches = model.vision_tower(pictures.batch(indices).to(device))  # [P, N, D_image]
@@ -337,6 +338,7 @@ def train_model(
     stop_at: int | None = None,
     freeze_encoder: bool = False,
     weights: dict[str, float] | None = None,
+    per_picture: int = PER_PICTURE,
 ) -> None:
     """The second stage: the whole model on all tasks.
 
@@ -345,7 +347,8 @@ def train_model(
 
     With `freeze_encoder` the image encoder stays as it is and the decoder learns to read it, which is quicker and does
     not spoil it: the first gradients of an untrained decoder mean little. `weights` of tasks replace those of
-    TASK_WEIGHTS. Writes cycle1, cycle2 ... as folders in bfloat16.
+    TASK_WEIGHTS. The `per_picture` questions about a picture are of different tasks, so with three of them no task gets
+    more than a third of all, whatever its weight. Writes cycle1, cycle2 ... as folders in bfloat16.
     """
     weights = weights or {}
     stage, processor = new_stage(schedule.seed)
@@ -369,6 +372,7 @@ def train_model(
         easy_steps=EASY_STEPS if start is None else 0,
         heads_weight=0 if freeze_encoder else HEADS_WEIGHT,
         task_weights=TASK_WEIGHTS | weights,
+        per_picture=per_picture,
     )
 
     def finish(cycle: int) -> None:
@@ -378,6 +382,7 @@ def train_model(
         "encoder": encoder and encoder.as_posix(),
         "freeze encoder": freeze_encoder,
         "weights": weights,
+        "per picture": per_picture,
     }
     train(stage, batch_loss, schedule, out, finish, stop_at, settings)
 
