@@ -440,6 +440,13 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
         short = (tmp_path / "export" / name).read_text(encoding="utf-8").splitlines()
         assert [json.loads(line)["step"] for line in short] == steps
 
+    mean = tmp_path / "mean"
+    assert run("export", tmp_path / "frozen", "--out", mean, *kept, "--average", tmp_path / "both", encoder) == 1
+    assert run("export", tmp_path / "frozen", "--out", mean, *kept, "--average", tmp_path / "both") == 0
+    weight = load_pretrained(mean, dtype=torch.float32)[0].state_dict()["multi_modal_projector.linear.weight"]
+    two = [state["model.multi_modal_projector.linear.weight"] for state in (frozen, found)]
+    assert not torch.equal(*two) and torch.allclose(weight, (two[0] + two[1]) / 2, atol=1e-3)
+
     mine, my_processor = load_pretrained(tmp_path / "export")
     assert mine.dtype == torch.bfloat16
     mine.float()

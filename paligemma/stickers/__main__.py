@@ -82,6 +82,9 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     sub.add_argument("--out", type=Path, default=RUNS / "export", help="folder to write (default %(default)s)")
     for option, what in (("--earlier-runs", "the model's runs before this one"), ("--encoder-runs", "the encoder's")):
         sub.add_argument(option, type=Path, nargs="*", default=[], help=f"folders of {what}, to keep their logs")
+    sub.add_argument(
+        "--average", type=Path, nargs="*", default=[], help="folders of runs whose weights to average with this one's"
+    )
     for needing in (stages[1], sub):
         needing.add_argument("--masks", type=Path, default=RUNS / "masks", help="folder of the mask tokenizer")
     sub = command("evaluate", "measure a model on held-out scenes", seeded=False)
@@ -114,7 +117,8 @@ def main(arguments=None) -> int:
             masks = args.masks or mask_tokenizer_folder(args.model)
             evaluation.run(args.model, masks, args.splits.split(","), args.scenes, args.json)
         elif args.command == "export":
-            steps = export(args.run, args.masks, args.out, tuple(args.earlier_runs), tuple(args.encoder_runs))
+            logs = tuple(args.earlier_runs), tuple(args.encoder_runs)
+            steps = export(args.run, args.masks, args.out, *logs, tuple(args.average))
             print(f"{args.out}: the model after {steps} steps")
         elif args.command == "card":
             print(f"{draw_curves(Path(args.model))} and {draw_confusions(Path(args.model))}")

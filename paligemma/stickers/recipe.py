@@ -15,7 +15,7 @@ Only drawings of the artists for training are used. Choose between recipes on th
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -392,11 +392,30 @@ def save_half(model: PaliGemmaForConditionalGeneration, processor, folder: Path)
     save_pretrained(copy.deepcopy(model).to(torch.bfloat16), processor, folder)
 
 
+def average_weights(runs: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The mean of each weight over the state.pt of these runs.
+
+    Runs of which one began where another ended are close enough for their mean to be a good model, often a better one
+    than each of them (Wortsman et al. 2022, "Model soups", arXiv:2203.05482). Raises FileNotFoundError when a state is
+    missing, and ValueError when it is of another kind of run.
+    """
+    states = [read_weights(run / "state.pt") for run in runs]
+    for run, state in zip(runs, states, strict=True):
+        if state.keys() != states[0].keys():
+            raise ValueError(f"{run} has other weights than {runs[0]}, expected runs of `model` only")
+    return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
+
+
 def export(
-    run: Path, masks: Path, folder: Path, earlier_runs: tuple[Path, ...] = (), encoder_runs: tuple[Path, ...] = ()
+    run: Path,
+    masks: Path,
+    folder: Path,
+    earlier_runs: tuple[Path, ...] = (),
+    encoder_runs: tuple[Path, ...] = (),
+    average: tuple[Path, ...] = (),
 ) -> int:
-    """Write the model of a run's state.pt, finished or not, in bfloat16; returns the steps that it has had, those of
-    `earlier_runs` included.
+    """Write the model of a run's state.pt, finished or not, in bfloat16, its weights averaged with those of the runs
+    `average`; returns the steps that it has had, those of `earlier_runs` included.
 
     With it go the mask tokenizer, as `mask-tokenizer/`, and in short the logs of the runs that led to it:
     `training.jsonl` from the model's `earlier_runs` and this one, `encoder-training.jsonl` from the encoder's. Raises
@@ -406,7 +425,7 @@ def export(
     logs = [read_run(each) for each in (*earlier_runs, run)]
     encoder_logs = [read_run(each) for each in encoder_runs]
     stage, processor = new_stage()
-    stage.load_state_dict(read_weights(run / "state.pt"))
+    stage.load_state_dict(average_weights((run, *average)))
     save_half(stage.model, processor, folder)
     save_mask_tokenizer(mask_tokenizer, mask_tokenizer_folder(folder))
     if encoder_logs:
