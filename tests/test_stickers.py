@@ -14,6 +14,7 @@ from PIL import Image
 from paligemma import ASSETS, record_attention
 from paligemma.finetune import read_folder
 from paligemma.locations import box_iou, parse_detections
+from paligemma.segmentation import load_mask_tokenizer
 from paligemma.stickers import __main__ as command
 from paligemma.stickers import capstone, evaluation, recipe
 from paligemma.stickers.atlas import CELL, NAMES, SPLITS, THINGS, artists, drawing, drawn_by
@@ -442,6 +443,7 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
 
     mean = tmp_path / "mean"
     assert run("export", tmp_path / "frozen", "--out", mean, *kept, "--average", tmp_path / "both", encoder) == 1
+    assert "has other weights than" in capsys.readouterr().err
     assert run("export", tmp_path / "frozen", "--out", mean, *kept, "--average", tmp_path / "both") == 0
     weight = load_pretrained(mean, dtype=torch.float32)[0].state_dict()["multi_modal_projector.linear.weight"]
     two = [state["model.multi_modal_projector.linear.weight"] for state in (frozen, found)]
@@ -464,7 +466,7 @@ def test_commands_resume_export_and_open_in_transformers(tmp_path, processor, ca
         assert torch.allclose(ours, reference, atol=1e-4)
     assert isinstance(generate(mine, my_processor, [picture], ["caption en"], max_new_tokens=4)[0], str)
     scores = evaluation.evaluate(
-        mine, my_processor, command.load_mask_tokenizer(tmp_path / "export/mask-tokenizer"), "choice", scenes=3
+        mine, my_processor, load_mask_tokenizer(tmp_path / "export/mask-tokenizer"), "choice", scenes=3
     )
     assert {"name", "detect: mean IoU"} <= set(scores)
     capsys.readouterr()
@@ -513,8 +515,6 @@ def test_mixture_is_the_loss_of_the_model_itself(pictures, processor):
 
 
 def test_one_task_may_have_all_questions_if_each_picture_gets_one(pictures, processor):
-    from paligemma.segmentation import load_mask_tokenizer
-
     stage = ModelWithPatchHeads(build_sticker_model(processor), PatchHeads(192))
     masks_with = load_mask_tokenizer(ASSETS / "mask-tokenizer")
     weights = dict.fromkeys(TASKS, 0.0) | {"segment": 1e9, "caption": 1.0}
@@ -534,9 +534,8 @@ def test_one_task_may_have_all_questions_if_each_picture_gets_one(pictures, proc
         return {name: metric.count for name, metric in batch_loss(0)[1].items() if not name.startswith("patch")}
 
     one, two = asked(1), asked(2)
-    assert (
-        sum(one.values()) == 8 and one["segment"] > 4
-    )  # where the same thing is there twice, no mask can be asked for
+    # Where the same thing is there twice, no mask can be asked for.
+    assert sum(one.values()) == 8 and one["segment"] > 4
     assert two == {"segment": one["segment"], "caption": 8}
 
 
@@ -586,8 +585,6 @@ def test_grounding_is_the_attention_of_the_models_own_first_head(pictures, proce
 
 
 def test_scores_of_perfect_and_empty_answers():
-    from paligemma.segmentation import load_mask_tokenizer
-
     scenes = [make_scene(seed) for seed in range(12)]
     rows = evaluation.make_questions(scenes)
     masks_with = load_mask_tokenizer(ASSETS / "mask-tokenizer")

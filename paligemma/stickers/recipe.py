@@ -419,7 +419,8 @@ def export(
 
     With it go the mask tokenizer, as `mask-tokenizer/`, and in short the logs of the runs that led to it:
     `training.jsonl` from the model's `earlier_runs` and this one, `encoder-training.jsonl` from the encoder's. Raises
-    FileNotFoundError when a run has no state or log yet or `masks` holds no mask tokenizer.
+    FileNotFoundError when a run has no state or log yet or `masks` holds no mask tokenizer, and ValueError when a run
+    in `average` is of another kind.
     """
     mask_tokenizer = load_mask_tokenizer(masks)
     logs = [read_run(each) for each in (*earlier_runs, run)]
